@@ -1,0 +1,97 @@
+"""What the dependency analysis hands on: groups of channels that can only be cut together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from hwprune.dependency.extent import Extent
+
+
+@dataclass(frozen=True)
+class Run:
+    """Units ``unit .. unit+count-1`` sit at ``start + i*inner .. start + (i+1)*inner - 1``.
+
+    ``inner`` is the number of consecutive positions that belong to one unit (H*W behind a
+    flatten). A unit may occur in several runs (a grouped convolution ties one position per group;
+    a tensor concatenated with itself).
+    """
+
+    start: int
+    unit: int
+    count: int
+    inner: int = 1
+
+
+@dataclass(frozen=True)
+class Member:
+    """One dimension of one parameter or buffer that is cut with the group.
+
+    ``role`` is ``"producer"`` (output channels of a convolution or linear layer),
+    ``"consumer"`` (their input channels), or ``"channelwise"`` (BatchNorm vectors, depthwise
+    filters, biases and other per-channel tensors).
+    """
+
+    param: str
+    dim: int
+    role: str
+    node: str
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A tensor of the graph (node name, dimension) that carries every unit of the group.
+
+    Gates and activation hooks go to ``taps[-1]``: the last point at which all producers of the
+    group have been normalised and summed.
+    """
+
+    node: str
+    dim: int
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that must be removed together, numbered ``0 .. size-1`` as *units*.
+
+    ``channels_per_unit`` is 1 except for grouped convolutions, where one unit is the same
+    position of every group.
+    """
+
+    name: str
+    size: int
+    channels_per_unit: int
+    members: tuple[Member, ...]
+    taps: tuple[Tap, ...]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A ledger line: channels that stay, and why."""
+
+    name: str
+    channels: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Dependencies:
+    """The result of the analysis.
+
+    ``groups`` can be pruned; ``extents`` gives, for every tensor of the graph (by node name,
+    parameters and buffers included under their ``get_attr`` node's name), the size of each
+    dimension as a function of the widths of ``groups``; ``ledger`` lists what cannot be pruned.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    extents: Mapping[str, tuple[Extent, ...]]
+    ledger: tuple[Refusal, ...] = field(default=())
+
+    def group(self, name: str) -> ChannelGroup:
+        return next(g for g in self.groups if g.name == name)
+
+    @property
+    def dense_widths(self) -> dict[str, int]:
+        return {g.name: g.size for g in self.groups}

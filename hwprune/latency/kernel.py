@@ -1,0 +1,183 @@
+"""Kernels and kernel families: what is built, timed, looked up and shipped.
+
+A *kernel* is one fused loop nest: an anchor (convolution, dense layer, pooling) and the
+elementwise operators behind it. ``KernelSpec`` describes it completely, so that the profiler can
+build it alone and the compiler can build the same one inside a network.
+A *family* is a kernel whose channel counts are left open, as sums of group widths.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hwprune.dependency.extent import Extent
+
+AttributeValue = int | float | str | tuple[int, ...]
+
+#: Every operator a kernel may hold: arguments and attributes. Shapes are logical (NCHW).
+OP_KINDS: dict[str, str] = {
+    # anchors
+    "conv2d": "(x, weight[O,I/groups,KH,KW], bias|-1) dilation=(2) groups padding=(top,left,bottom,right) stride=(2)",
+    "depthwise_conv2d": "(x, weight[C,1,KH,KW], bias|-1) dilation=(2) padding=(4) stride=(2)",
+    "linear": "(x[N,K], weight[O,K], bias|-1)",
+    "max_pool2d": "(x) ceil_mode dilation=(2) kernel=(2) padding=(2) stride=(2)",
+    "avg_pool2d": "(x) ceil_mode count_include_pad kernel=(2) padding=(2) stride=(2)",
+    "adaptive_avg_pool2d": "(x) output=(2)",
+    "mean_hw": "(x[N,C,H,W]) keepdim: mean over H and W, giving [N,C] or [N,C,1,1]",
+    "cat": "(x, y, ...) along channels",
+    # elementwise: may stand alone or follow an anchor
+    "scale_shift": "(x, scale[C], shift[C]): x*scale + shift per channel",
+    "add": "(x, y) same shape, or y (or x) [N,C,1,1]",
+    "mul": "(x, y) likewise",
+    "sub": "(x, y) likewise",
+    "relu": "(x)",
+    "clamp": "(x) max min: ReLU6 is clamp 0..6",
+    "leaky_relu": "(x) slope",
+    "hardswish": "(x)",
+    "hardsigmoid": "(x)",
+    "silu": "(x)",
+    "sigmoid": "(x)",
+    "gelu": "(x) approximate=none|tanh",
+    "tanh": "(x)",
+    # layout
+    "flatten": "(x[N,C,H,W]) -> [N, C*H*W]; fused in front of a linear",
+}
+
+ANCHORS = frozenset(list(OP_KINDS)[:8])
+
+
+@dataclass(frozen=True)
+class KernelOp:
+    """One operator inside a kernel.
+
+    ``args`` are value numbers: 0..len(inputs)-1 are the kernel's inputs, the following ones the
+    results of ``ops`` in order; -1 stands for an absent optional argument. ``attributes`` are
+    sorted by name. ``OP_KINDS`` lists the kinds, their arguments and attributes.
+    """
+
+    kind: str
+    args: tuple[int, ...]
+    attributes: tuple[tuple[str, AttributeValue], ...] = ()
+
+    def attribute(self, name: str) -> AttributeValue:
+        return dict(self.attributes)[name]
+
+
+@dataclass(frozen=True)
+class KernelInput:
+    """One input tensor: its logical shape (unpacked, NCHW order) and what it holds.
+
+    ``role`` is ``"data"`` for activations made by another kernel, ``"input"`` for an input of the
+    network (always stored plain, as the user gives it) and ``"weight"`` for constants.
+    """
+
+    shape: tuple[int, ...]
+    role: str
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class KernelSpec:
+    """A fused kernel with all shapes known. The last op's value is the only output.
+
+    ``plain_output`` marks a four-dimensional result that leaves the network and so must be
+    stored plain NCHW; every other four-dimensional tensor between kernels has whatever packed
+    layout the pipeline prefers.
+    """
+
+    inputs: tuple[KernelInput, ...]
+    ops: tuple[KernelOp, ...]
+    plain_output: bool = False
+
+    @property
+    def anchor(self) -> str:
+        """Kind of the operator that decides the schedule."""
+        return next((op.kind for op in self.ops if op.kind in ANCHORS), self.ops[0].kind)
+
+    def canonical(self) -> str:
+        """One line of JSON that determines the kernel; equal specs have equal lines."""
+        return json.dumps(
+            {
+                "inputs": [[list(i.shape), i.role, i.dtype] for i in self.inputs],
+                "ops": [[op.kind, list(op.args), dict(op.attributes)] for op in self.ops],
+                "plain_output": self.plain_output,
+            },
+            separators=(",", ":"),
+            sort_keys=True,
+        )
+
+    def digest(self) -> str:
+        """First 16 hex digits of the SHA-256 of :meth:`canonical`."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]
+
+    @staticmethod
+    def parse(canonical: str) -> KernelSpec:
+        """Inverse of :meth:`canonical`."""
+        data = json.loads(canonical)
+
+        def value(v: object) -> AttributeValue:
+            return tuple(v) if isinstance(v, list) else v  # type: ignore[return-value]
+
+        return KernelSpec(
+            tuple(KernelInput(tuple(shape), role, dtype) for shape, role, dtype in data["inputs"]),
+            tuple(
+                KernelOp(kind, tuple(args), tuple(sorted((k, value(v)) for k, v in attrs.items())))
+                for kind, args, attrs in data["ops"]
+            ),
+            data["plain_output"],
+        )
+
+    def label(self) -> str:
+        """For people: ``conv2d 3x3/1 64->128 @56x56 +relu``."""
+        chain = "+".join(op.kind for op in self.ops)
+        shapes = ",".join("x".join(map(str, i.shape)) for i in self.inputs if i.role == "data")
+        weights = [i.shape for i in self.inputs if i.role == "weight"]
+        return f"{chain} {shapes}" + (f" w{'x'.join(map(str, weights[0]))}" if weights else "")
+
+
+@dataclass(frozen=True)
+class KernelKey:
+    """What a row of a latency table is about: a kernel, on a target, through a pipeline."""
+
+    spec: KernelSpec
+    target: str
+    pipeline: str
+
+    def digest(self) -> str:
+        text = f"{self.spec.canonical()}|{self.target}|{self.pipeline}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class FamilyInput:
+    """An input whose dimensions may depend on group widths."""
+
+    shape: tuple[Extent, ...]
+    role: str
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class KernelFamily:
+    """A kernel with the group widths left open."""
+
+    name: str
+    inputs: tuple[FamilyInput, ...]
+    ops: tuple[KernelOp, ...]
+    plain_output: bool = False
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Groups whose widths decide the latency, in order of first appearance."""
+        return tuple(dict.fromkeys(g for i in self.inputs for e in i.shape for g in e.groups))
+
+    def at(self, widths: Mapping[str, int]) -> KernelSpec:
+        """The kernel for the given widths."""
+        return KernelSpec(
+            tuple(KernelInput(tuple(e.at(widths) for e in i.shape), i.role, i.dtype) for i in self.inputs),
+            self.ops,
+            self.plain_output,
+        )

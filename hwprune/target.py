@@ -1,0 +1,218 @@
+"""Targets: what a device is, for the compiler, the solver and the profiler.
+
+A target is a TOML file in ``targets/``. ``host`` is resolved on the machine that reads it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hwprune.errors import TargetError
+
+#: SIMD instruction sets: (float32 lanes, vector registers).
+ISA: dict[str, tuple[int, int]] = {
+    "avx512": (16, 32),
+    "avx2": (8, 16),
+    "neon": (4, 32),
+    "scalar": (1, 16),
+}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Alignment(_Strict):
+    """Multiples that kept channel counts must have, per layer kind, for one dtype."""
+
+    conv2d: int = Field(1, ge=1)
+    depthwise: int = Field(1, ge=1)
+    linear: int = Field(1, ge=1)
+
+
+class Target(_Strict):
+    """A resolved target.
+
+    Attributes
+    ----------
+    name
+        Name of the TOML file without its ending.
+    kind
+        Family of back ends: ``cpu``, ``cuda``, ``edge`` or ``fpga``.
+    tvm
+        TVM target dictionary, passed on as it is.
+    isa
+        Key of :data:`ISA` (CPU targets); ``"auto"`` in a file means: ask this machine.
+    threads
+        Threads of the compiled module (and so of every measurement).
+    pipeline
+        Name of the compile pipeline.
+    runner
+        How kernels reach the device: ``local``, ``rpc``, ``carry``, ``emulate``, ``simulate``.
+    provenance
+        What the numbers of this target are: ``measured``, ``emulated``, ``simulated``,
+        ``estimated``. Different kinds are never mixed.
+    unit
+        Unit of those numbers: ``ns``, ``instructions`` or ``cycles``.
+    alignment
+        Per dtype (``float32``): multiples per layer kind.
+    """
+
+    format: Literal[1] = 1
+    name: str
+    description: str = ""
+    kind: Literal["cpu", "cuda", "edge", "fpga"]
+    tvm: dict[str, Any]
+    isa: str = "scalar"
+    threads: int = Field(1, ge=1)
+    pipeline: str = "cpu-packed"
+    runner: Literal["local", "rpc", "carry", "emulate", "simulate"] = "local"
+    provenance: Literal["measured", "emulated", "simulated", "estimated"] = "measured"
+    unit: Literal["ns", "instructions", "cycles"] = "ns"
+    alignment: dict[str, Alignment] = Field(default_factory=dict)
+
+    @property
+    def simd_lanes(self) -> int:
+        """float32 lanes of one vector register."""
+        return ISA[self.isa][0]
+
+    @property
+    def vector_registers(self) -> int:
+        return ISA[self.isa][1]
+
+    def multiple(self, layer: str, dtype: str = "float32") -> int:
+        """Alignment for ``conv2d``, ``depthwise`` or ``linear``; 1 where the file is silent."""
+        alignment = self.alignment.get(dtype)
+        return int(getattr(alignment, layer)) if alignment else 1
+
+
+def targets_directory() -> Path:
+    """Where the shipped target files lie."""
+    package = Path(__file__).resolve().parent
+    installed = package / "_targets"
+    return installed if installed.is_dir() else package.parent / "targets"
+
+
+def available() -> list[str]:
+    """Names of the shipped targets."""
+    return sorted(p.stem for p in targets_directory().glob("*.toml"))
+
+
+def load_target(name_or_path: str | Path, *, threads: int | None = None) -> Target:
+    """Load a target by shipped name or by the path of a TOML file.
+
+    Raises
+    ------
+    TargetError
+        Unknown name (with the nearest ones), unknown key (with the nearest valid one),
+        malformed file, or an instruction set this machine cannot name.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = targets_directory() / f"{name_or_path}.toml"
+        if not path.is_file():
+            near = difflib.get_close_matches(str(name_or_path), available(), n=3, cutoff=0.3)
+            raise TargetError(
+                f"unknown target '{name_or_path}'",
+                hint=f"use one of {', '.join(near or available())}, or the path of a .toml file",
+            )
+    try:
+        data = tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise TargetError(f"target file {path} does not exist") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise TargetError(f"target file {path} is not valid TOML: {error}") from error
+    data.setdefault("name", path.stem)
+    if threads is not None:
+        data["threads"] = threads
+    return _resolve(_validate(data, path))
+
+
+def _validate(data: dict[str, Any], path: Path) -> Target:
+    try:
+        return Target.model_validate(data)
+    except ValidationError as error:
+        lines: list[str] = []
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"])
+            if problem["type"] == "extra_forbidden":
+                model = Alignment if where.startswith("alignment.") else Target
+                key = str(problem["loc"][-1])
+                near = difflib.get_close_matches(key, list(model.model_fields), n=1, cutoff=0.0)
+                lines.append(f"unknown key '{where}' (nearest valid: '{near[0]}')")
+            else:
+                lines.append(f"'{where}': {problem['msg'].lower()}")
+        raise TargetError(f"target file {path}: " + "; ".join(lines)) from error
+
+
+def _resolve(target: Target) -> Target:
+    if target.isa == "auto":
+        return _resolve_host(target)
+    if target.kind == "cpu" and target.isa not in ISA:
+        raise TargetError(
+            f"target '{target.name}': unknown isa '{target.isa}'", hint=f"one of {', '.join(ISA)}, auto"
+        )
+    return target
+
+
+def _resolve_host(target: Target) -> Target:
+    """Fill in instruction set, CPU name, cores and alignment of the machine we run on."""
+    flags = cpu_flags()
+    if {"avx512f", "avx512dq", "avx512bw", "avx512vl"} <= flags:
+        isa, tvm = "avx512", {"kind": "llvm", "mcpu": "skylake-avx512"}
+    elif {"avx2", "fma"} <= flags:
+        isa, tvm = "avx2", {"kind": "llvm", "mcpu": "core-avx2"}
+    elif "asimd" in flags:
+        isa, tvm = "neon", {"kind": "llvm", "mcpu": "generic", "mattr": ["+neon"]}
+    else:
+        isa, tvm = "scalar", {"kind": "llvm"}
+    lanes = ISA[isa][0]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if target.threads > cores:
+        raise TargetError(
+            f"target '{target.name}' asks for {target.threads} threads but this machine gives {cores}",
+            hint=f"use --threads {cores} or fewer",
+        )
+    aligned = Alignment(conv2d=lanes, depthwise=lanes, linear=lanes)
+    return target.model_copy(
+        update={
+            "isa": isa,
+            "tvm": {**tvm, "num-cores": cores, **target.tvm},
+            "alignment": target.alignment or {"float32": aligned},
+        }
+    )
+
+
+def cpu_flags() -> set[str]:
+    """Feature flags of the first processor as the operating system names them (Linux)."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return set()
+    for line in text.splitlines():
+        if line.startswith(("flags", "Features")):
+            return set(line.split(":", 1)[1].split())
+    return set()
+
+
+def require_runnable(target: Target) -> None:
+    """Refuse a CPU target whose instructions this machine lacks, before anything is timed.
+
+    Raises
+    ------
+    TargetError
+        Naming the missing instruction set.
+    """
+    needs = {"avx512": {"avx512f", "avx512bw"}, "avx2": {"avx2", "fma"}, "neon": {"asimd"}}
+    missing = needs.get(target.isa, set()) - cpu_flags()
+    if target.kind == "cpu" and missing:
+        raise TargetError(
+            f"target '{target.name}' needs {', '.join(sorted(missing))}, which this machine lacks",
+            hint="choose another target, or reach the device with a remote runner",
+        )

@@ -20,7 +20,7 @@ AttributeValue = int | float | str | tuple[int, ...]
 #: Every operator a kernel may hold: arguments and attributes. Shapes are logical (NCHW).
 OP_KINDS: dict[str, str] = {
     # anchors
-    "conv2d": "(x, weight[O,I/groups,KH,KW], bias|-1) dilation=(2) groups padding=(top,left,bottom,right) stride=(2)",
+    "conv2d": "(x, weight[O,I/groups,KH,KW], bias|-1) dilation=(2) groups padding=(t,l,b,r) stride=(2)",
     "depthwise_conv2d": "(x, weight[C,1,KH,KW], bias|-1) dilation=(2) padding=(4) stride=(2)",
     "linear": "(x[N,K], weight[O,K], bias|-1)",
     "max_pool2d": "(x) ceil_mode dilation=(2) kernel=(2) padding=(2) stride=(2)",

@@ -160,7 +160,7 @@ class _Fuser:
         current = kernel.node
         self.available.add(current)
         self.steps.append(
-            FusedStep(self.unique(kernel.name), tuple(kernel.ops), tuple(kernel.inputs), current, False)
+            FusedStep(self.unique(kernel.name), tuple(kernel.numbered), tuple(kernel.inputs), current, False)
         )
 
     def unique(self, name: str) -> str:
@@ -184,11 +184,11 @@ class _OpenKernel:
         self.node = node
         self.name = ops.where(node)
         self.inputs: list[fx.Node | Weight] = []
-        self._ops: list[tuple[KernelOp, tuple[object, ...]]] = []
+        self.chain: list[tuple[KernelOp, tuple[object, ...]]] = []
         self.folded = False
 
     @property
-    def ops(self) -> list[KernelOp]:
+    def numbered(self) -> list[KernelOp]:
         """Operators with final value numbers (inputs first, then results in order)."""
         count = len(self.inputs)
 
@@ -198,7 +198,7 @@ class _OpenKernel:
             kind, index = arg  # type: ignore[misc]
             return int(index) if kind == "in" else count + int(index)
 
-        return [KernelOp(op.kind, tuple(number(a) for a in args), op.attributes) for op, args in self._ops]
+        return [KernelOp(op.kind, tuple(number(a) for a in args), op.attributes) for op, args in self.chain]
 
     def add_input(self, item: fx.Node | Weight) -> tuple[str, int]:
         if isinstance(item, fx.Node):
@@ -209,11 +209,11 @@ class _OpenKernel:
         return ("in", len(self.inputs) - 1)
 
     def push(self, op: KernelOp, *args: object) -> tuple[str, int]:
-        self._ops.append((op, args))
-        return ("op", len(self._ops) - 1)
+        self.chain.append((op, args))
+        return ("op", len(self.chain) - 1)
 
     def result(self) -> tuple[str, int]:
-        return ("op", len(self._ops) - 1)
+        return ("op", len(self.chain) - 1)
 
     # -- the first operator -------------------------------------------------------------------
 

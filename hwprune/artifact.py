@@ -111,7 +111,8 @@ def load_json(path: str | Path, kind: str, version: int) -> Loaded:
     envelope = cast("dict[str, Any]", data)
     if envelope["format"] != kind:
         raise ArtifactError(
-            f"{path} is a {envelope['format']} file, not a {kind} file", hint=f"give the path of a {kind} file"
+            f"{path} is a {envelope['format']} file, not a {kind} file",
+            hint=f"give the path of a {kind} file",
         )
     _check_version(path, kind, version, envelope["version"])
     payload = envelope["payload"]

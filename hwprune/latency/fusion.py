@@ -11,7 +11,7 @@ there. Elementwise operators that find no anchor make a kernel of their own.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,18 +55,31 @@ class FusedGraph:
 
     def program(self) -> Program:
         """The network with its present shapes and weights, BatchNorm folded (float32)."""
+        return self._link(self.families(), {}, lambda weight, _: weight.value(self.graph))
+
+    def shape_program(self, families: Sequence[KernelFamily], widths: Mapping[str, int]) -> Program:
+        """The network at other widths, for timing: right shapes, weights that hold no memory."""
+        return self._link(families, widths, lambda _, shape: np.broadcast_to(np.float32(0), shape))
+
+    def _link(
+        self,
+        families: Sequence[KernelFamily],
+        widths: Mapping[str, int],
+        values: Callable[[Weight, tuple[int, ...]], np.ndarray],
+    ) -> Program:
         made: dict[fx.Node, Source] = {p: Source("input", i) for i, p in enumerate(self.placeholders)}
         weights: list[np.ndarray] = []
         steps: list[Step] = []
-        for number, (step, family) in enumerate(zip(self.steps, self.families(), strict=True)):
+        for number, (step, family) in enumerate(zip(self.steps, families, strict=True)):
+            spec = family.at(widths)
             sources: list[Source] = []
-            for item in step.inputs:
+            for item, wanted in zip(step.inputs, spec.inputs, strict=True):
                 if isinstance(item, Weight):
                     sources.append(Source("weight", len(weights)))
-                    weights.append(item.value(self.graph))
+                    weights.append(values(item, wanted.shape))
                 else:
                     sources.append(made[item])
-            steps.append(Step(step.name, family.at({}), tuple(sources)))
+            steps.append(Step(step.name, spec, tuple(sources)))
             made[step.node] = Source("step", number)
         return Program(
             tuple(ops.shape(p) for p in self.placeholders),

@@ -112,9 +112,7 @@ def convolution(node: fx.Node) -> KernelOp:
     if groups > 1 and groups == x[1]:
         if w[0] != x[1]:
             raise unsupported(node, f"with a depth multiplier ({x[1]} -> {w[0]} channels) has no kernel")
-        return KernelOp(
-            "depthwise_conv2d", (), attributes(stride=stride, dilation=dilation, padding=padding)
-        )
+        return KernelOp("depthwise_conv2d", (), attributes(stride=stride, dilation=dilation, padding=padding))
     return KernelOp(
         "conv2d", (), attributes(stride=stride, dilation=dilation, padding=padding, groups=groups)
     )
@@ -208,7 +206,12 @@ UNWEIGHTED: dict[Any, Callable[[fx.Node], KernelOp]] = {
 
 def is_alias(node: fx.Node) -> bool:
     """Whether the node only hands its first input on (at inference)."""
-    if node.target in (aten.dropout.default, aten.contiguous.default, aten.alias.default, aten.detach.default):
+    if node.target in (
+        aten.dropout.default,
+        aten.contiguous.default,
+        aten.alias.default,
+        aten.detach.default,
+    ):
         return True
     if node.target is aten.adaptive_avg_pool2d.default:
         return shape(node) == shape(node.args[0])  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from torch import fx
 
 from hwprune.dependency.extent import Extent
 from hwprune.latency import operators as ops
-from hwprune.latency.folding import Weight, bias_of, batch_norm_affine, fold_weight
+from hwprune.latency.folding import Weight, batch_norm_affine, bias_of, fold_weight
 from hwprune.latency.kernel import FamilyInput, KernelFamily, KernelOp
 from hwprune.latency.program import Program, Source, Step
 

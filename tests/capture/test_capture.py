@@ -1,0 +1,179 @@
+"""Capture: same values, no side effects, functional operators, clear refusals."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hwprune.capture import TrainableGraph, capture
+from hwprune.errors import CaptureError
+from tests.nets import NETS, settle
+
+IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_same_values_also_at_another_batch_size(name: str) -> None:
+    model = settle(NETS[name]()).eval()
+    captured = capture(model, IMAGE)
+    for batch in (2, 5, 1):
+        x = torch.randn(batch, 3, 8, 8)
+        torch.testing.assert_close(captured.graph(x), model(x))
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_no_operator_writes_in_place(name: str) -> None:
+    graph = capture(NETS[name](), IMAGE).graph.graph
+    names = [str(n.target).split(".")[1] for n in graph.nodes if n.op == "call_function"]
+    assert names
+    assert not [n for n in names if n.endswith("_")]
+
+
+def test_model_is_untouched() -> None:
+    model = settle(NETS["residual"]())
+    model.train()
+    model.stem[1].eval()
+    before = copy.deepcopy(model.state_dict())
+    flags = [m.training for m in model.modules()]
+    captured = capture(model, IMAGE)
+    captured.graph.train()
+    captured.graph(IMAGE)
+    with torch.no_grad():
+        for p in captured.graph.parameters():
+            p.zero_()
+    assert [m.training for m in model.modules()] == flags
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert captured.model is model
+
+
+def test_names_are_the_users() -> None:
+    model = NETS["residual"]()
+    captured = capture(model, IMAGE)
+    assert {n for n, _ in captured.graph.named_parameters()} == {n for n, _ in model.named_parameters()}
+    targets = [n.target for n in captured.graph.graph.nodes if n.op == "get_attr"]
+    assert len(targets) == len(set(targets))
+
+
+def test_train_mode_updates_statistics_and_drops() -> None:
+    model = NETS["plain"]()
+    graph = capture(model, IMAGE).graph
+    assert isinstance(graph, TrainableGraph)
+    mean = graph.get_buffer("stem.1.running_mean")
+    graph(IMAGE)
+    assert torch.equal(mean, torch.zeros(8))
+    graph.train()
+    first = graph(IMAGE)
+    once = mean.clone()
+    second = graph(IMAGE)
+    assert not torch.equal(once, torch.zeros(8))
+    assert not torch.equal(mean, once)
+    assert not torch.equal(first, second)  # dropout
+    reference = copy.deepcopy(model).train()
+    reference(IMAGE)
+    reference(IMAGE)
+    torch.testing.assert_close(mean, reference.stem[1].running_mean)
+    graph.eval()
+    torch.testing.assert_close(graph(IMAGE), graph(IMAGE), rtol=0, atol=0)
+
+
+def test_trainable_graph_survives_deepcopy() -> None:
+    graph = copy.deepcopy(capture(NETS["plain"](), IMAGE).graph)
+    assert isinstance(graph, TrainableGraph)
+    graph.train()
+    assert not torch.equal(graph(IMAGE), graph(IMAGE))
+    graph.eval()
+    assert torch.equal(graph(IMAGE), graph(IMAGE))
+
+
+def test_batch_statistics_in_eval_mode_stay() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False)).eval()
+    graph = capture(model, IMAGE).graph
+    graph.train()
+    graph.eval()
+    torch.testing.assert_close(graph(IMAGE), model(IMAGE))
+
+
+class _Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(6, 6)
+        self.b = nn.Linear(6, 6)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.a(self.a(x))))
+
+
+def test_tied_and_reused_parameters_have_one_node() -> None:
+    model = _Tied().eval()
+    x = torch.randn(2, 6)
+    captured = capture(model, x)
+    targets = [n.target for n in captured.graph.graph.nodes if n.op == "get_attr"]
+    assert sorted(targets) == ["a.bias", "a.weight", "b.bias"]
+    torch.testing.assert_close(captured.graph(x), model(x))
+
+
+class _Wrapped(nn.Module):
+    def __init__(self, body: object) -> None:
+        super().__init__()
+        self.body = body
+        self.register_buffer("count", torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(self, x)  # type: ignore[operator]
+
+
+def _view_written(module: nn.Module, x: Tensor) -> Tensor:
+    y = x * 2
+    y[:, :2].relu_()
+    return y + 1
+
+
+def _buffer_written(module: nn.Module, x: Tensor) -> Tensor:
+    module.count.add_(1)
+    return x + module.count.view(1, 3, 1, 1)
+
+
+def _chain(module: nn.Module, x: Tensor) -> Tensor:
+    y = x * 2
+    z = y.relu_()
+    y.add_(z)
+    return nn.functional.hardtanh_(y, 0, 1.5) + z.mul_(3)
+
+
+def _data_dependent(module: nn.Module, x: Tensor) -> Tensor:
+    return x if x.sum() > 0 else -x
+
+
+def test_views_written_in_place_are_refused() -> None:
+    with pytest.raises(CaptureError, match="view"):
+        capture(_Wrapped(_view_written), IMAGE)
+
+
+def test_buffers_written_in_place_are_refused() -> None:
+    with pytest.raises(CaptureError, match="count"):
+        capture(_Wrapped(_buffer_written), IMAGE)
+
+
+def test_data_dependent_control_flow_is_refused_with_torchs_reason() -> None:
+    with pytest.raises(CaptureError, match=r"torch.export cannot take _Wrapped: .*guard"):
+        capture(_Wrapped(_data_dependent), IMAGE)
+
+
+def test_in_place_chain_on_one_value() -> None:
+    # Every name is the same tensor in eager mode; the functional graph must agree.
+    model = _Wrapped(_chain)
+    torch.testing.assert_close(capture(model, IMAGE).graph(IMAGE), model(IMAGE))
+
+
+def test_wrong_shape_names_layer_and_shape() -> None:
+    with pytest.raises(CaptureError, match=r"hidden.*\(1, 12\)|stem\.0.*\(1, 4, 8, 8\)"):
+        capture(NETS["plain"](), torch.randn(1, 4, 8, 8))
+
+
+def test_not_a_tensor() -> None:
+    with pytest.raises(CaptureError, match="example input 0 is a int"):
+        capture(NETS["plain"](), (3,))  # type: ignore[arg-type]

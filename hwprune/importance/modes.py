@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from torch import nn
 
 
 @contextmanager
-def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+def in_mode(model: nn.Module, *, training: bool) -> Generator[None, None, None]:
     """Put the model into one mode; afterwards every submodule has its own mode again.
 
     ``train()`` is called rather than the flag set, because graph models switch node arguments

@@ -65,7 +65,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
         raise ArtifactError(f"the checkpoint {path} cannot be read: {error}", hint=hint) from error
     if header.get("format") != FORMAT or header.get("version") != str(VERSION):
         found = f"{header.get('format')} version {header.get('version')}"
-        raise ArtifactError(f"{path} is not a checkpoint of format {FORMAT} version {VERSION} but {found}", hint=hint)
+        raise ArtifactError(
+            f"{path} is not a checkpoint of format {FORMAT} version {VERSION} but {found}", hint=hint
+        )
     text = header.get("scalars", "")
     if header.get("sha256") != _digest(tensors, text):
         raise ArtifactError(f"the checkpoint {path} does not match its checksum", hint=hint)

@@ -63,6 +63,7 @@ class Objective:
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             shape = tuple(target.shape) if isinstance(target, torch.Tensor) else type(target).__name__
             raise RepairError(
-                f"cross entropy of scores {tuple(logits_of(outputs).shape)} and labels {shape} failed: {error}",
+                f"cross entropy of scores {tuple(logits_of(outputs).shape)} and labels {shape} "
+                f"failed: {error}",
                 hint="labels must be class numbers below the number of classes; else pass loss=",
             ) from error

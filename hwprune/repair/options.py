@@ -42,19 +42,19 @@ class FinetuneOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = Field(0.01, gt=0)
-    final_lr_ratio: float = Field(0.0, ge=0, le=1)
-    momentum: float = Field(0.9, ge=0, lt=1)
+    lr: float = Field(default=0.01, gt=0)
+    final_lr_ratio: float = Field(default=0.0, ge=0, le=1)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = True
-    weight_decay: float = Field(1e-4, ge=0)
-    epochs: int = Field(10, ge=1)
-    steps: int | None = Field(None, ge=1)
-    steps_per_epoch: int | None = Field(None, ge=1)
-    warmup_fraction: float = Field(0.05, ge=0, lt=1)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    clip_norm: float | None = Field(None, gt=0)
-    distill_alpha: float = Field(0.5, ge=0, le=1)
-    temperature: float = Field(4.0, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    epochs: int = Field(default=10, ge=1)
+    steps: int | None = Field(default=None, ge=1)
+    steps_per_epoch: int | None = Field(default=None, ge=1)
+    warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    clip_norm: float | None = Field(default=None, gt=0)
+    distill_alpha: float = Field(default=0.5, ge=0, le=1)
+    temperature: float = Field(default=4.0, gt=0)
     keep_best: bool = False
     seed: int = 0
 

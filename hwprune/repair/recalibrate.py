@@ -88,7 +88,15 @@ class _Recalibration(TorchFunctionMode):
         # The k-th update with momentum 1/k is the plain average of all k batches.
         momentum = 1.0 / self.visits[key] if self._reset else (call["momentum"] or 0.1)
         return torch.batch_norm(
-            x, call["weight"], call["bias"], mean, var, True, momentum, call["eps"], torch.backends.cudnn.enabled
+            x,
+            call["weight"],
+            call["bias"],
+            mean,
+            var,
+            True,
+            momentum,
+            call["eps"],
+            torch.backends.cudnn.enabled,
         )
 
 

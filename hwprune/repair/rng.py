@@ -40,7 +40,7 @@ def rng_state(generators: Iterable[torch.Generator] = ()) -> RngState:
     cuda = tuple(torch.cuda.get_rng_state_all()) if torch.cuda.is_initialized() else ()
     return RngState(
         random.getstate(),
-        cast("dict[str, Any]", np.random.get_state(legacy=False)),
+        np.random.get_state(legacy=False),
         torch.get_rng_state(),
         cuda,
         tuple(generator.get_state() for generator in generators),
@@ -73,7 +73,9 @@ def to_tensors(state: RngState) -> dict[str, torch.Tensor]:
         "python/words": torch.tensor([version, *words], dtype=torch.int64),
         "python/gauss": torch.tensor(float("nan") if gauss is None else gauss, dtype=torch.float64),
         "numpy/key": torch.from_numpy(np.asarray(state.numpy["state"]["key"]).astype(np.int64)),
-        "numpy/rest": torch.tensor([state.numpy["state"]["pos"], state.numpy["has_gauss"]], dtype=torch.int64),
+        "numpy/rest": torch.tensor(
+            [state.numpy["state"]["pos"], state.numpy["has_gauss"]], dtype=torch.int64
+        ),
         "numpy/gauss": torch.tensor(state.numpy["gauss"], dtype=torch.float64),
         "torch": state.torch,
     }

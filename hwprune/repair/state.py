@@ -103,7 +103,7 @@ def copy_tensors(model: nn.Module, values: dict[str, torch.Tensor], *, source: s
     wrong += [name for name in own if name in values and own[name].shape != values[name].shape]
     if wrong:
         raise RepairError(
-            f"{source} is of another model: {', '.join(wrong[:5])} {'differs' if len(wrong) == 1 else 'differ'}",
+            f"{source} is of another model: {', '.join(wrong[:5])} differ",
             hint="resume with the same pruned model, or use another checkpoint path to start again",
         )
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -69,7 +70,7 @@ def test_learning_rate_known_points() -> None:
     rates = [learning_rate(s, 14, peak=1.0, warmup=4, final_ratio=0.1) for s in range(14)]
     assert rates[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
     assert rates[9] == pytest.approx(0.55)  # half way down the cosine
-    assert all(a > b for a, b in zip(rates[4:], rates[5:], strict=False)) and rates[-1] > 0.1
+    assert all(a > b for a, b in itertools.pairwise(rates[4:])) and rates[-1] > 0.1
     assert learning_rate(0, 1, peak=0.3) == 0.3
 
 

@@ -146,7 +146,9 @@ def test_finished_checkpoint_gives_the_result_back_without_training(tmp_path: Pa
     path = tmp_path / "run.ckpt"
     model, again = net(), net(seed=4)
     finetune(model, shuffled(), options=SHORT, checkpoint=path)
-    report = finetune(again, shuffled(), options=SHORT, checkpoint=path, progress=lambda _: pytest.fail("a step"))
+    report = finetune(
+        again, shuffled(), options=SHORT, checkpoint=path, progress=lambda _: pytest.fail("a step")
+    )
     assert _equal(_weights(model), _weights(again)) and report.resumed_at_step == report.steps == 18
 
 
@@ -187,7 +189,9 @@ def test_keep_best_ends_with_the_best_weights() -> None:
 def test_norms_and_biases_are_not_decayed() -> None:
     model = net()
     before = _weights(model)
-    options = FinetuneOptions(lr=0.1, steps=1, weight_decay=0.5, momentum=0.0, nesterov=False, warmup_fraction=0)
+    options = FinetuneOptions(
+        lr=0.1, steps=1, weight_decay=0.5, momentum=0.0, nesterov=False, warmup_fraction=0
+    )
     # A loss without gradient leaves weight decay alone at work.
     finetune(model, fixed(), options=options, loss=lambda outputs, _: outputs.sum() * 0.0)
     for name, parameter in model.named_parameters():
@@ -209,7 +213,9 @@ def test_not_finite_loss_names_the_place(tmp_path: Path) -> None:
     with pytest.raises(RepairError, match=r"the loss is nan at epoch 2, step 5 \(learning rate 0.0293\)"):
         finetune(net(), data, options=options, loss=loss, checkpoint=path)
     tensors, scalars = load_checkpoint(path)
-    assert scalars["step"] == 3 and all(torch.isfinite(t).all() for n, t in tensors.items() if n[:5] == "model")
+    assert scalars["step"] == 3 and all(
+        torch.isfinite(t).all() for n, t in tensors.items() if n[:5] == "model"
+    )
 
 
 def test_captured_graph_trains_with_batch_statistics() -> None:

@@ -6,13 +6,16 @@ import pytest
 import torch
 from torch import nn
 
+from hwprune.capture import capture
 from hwprune.errors import RepairError
 from hwprune.repair.recalibrate import recalibrate_batchnorm
 
 
 def _net() -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(4, 5, 1))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(4, 5, 1)
+    )
 
 
 def _data(count: int = 3) -> list[torch.Tensor]:
@@ -63,9 +66,13 @@ def test_at_most_batches_are_read_and_all_loader_forms_agree() -> None:
 
 def test_downstream_layer_sees_batch_normalised_input_as_in_training() -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.BatchNorm2d(5))
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.BatchNorm2d(5)
+    )
     data = _data()
-    twin = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.BatchNorm2d(5))
+    twin = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.BatchNorm2d(5)
+    )
     twin.load_state_dict(net.state_dict())
     for module in twin:
         if isinstance(module, nn.BatchNorm2d):
@@ -91,10 +98,11 @@ def test_blending_uses_the_layers_own_momentum() -> None:
 
 def test_captured_graph_form_equals_module_form() -> None:
     net, data = _net().eval(), _data()
-    exported = torch.export.export(net, (data[0],)).module(check_guards=False)
-    graph = torch.fx.GraphModule(exported, exported.graph)
+    graph = capture(net, data[0]).graph
+    graph.train()
     assert recalibrate_batchnorm(graph, data) == 1
     mean, var = _expected(net[0], data)
+    assert graph.training and "True, 0.1" in graph.code
     buffers = dict(graph.named_buffers())
     torch.testing.assert_close(buffers["1.running_mean"], mean)
     torch.testing.assert_close(buffers["1.running_var"], var)

@@ -83,8 +83,21 @@ def row_from_cells(cells: list[str], where: str) -> Row:
             hint="the file is damaged: delete the directory and profile again",
         )
     try:
-        numbers = [float(c) for c in cells[4:9]]
-        return Row(*cells[:4], *numbers, int(cells[9]), cells[10], int(cells[11]), cells[12])
+        return Row(
+            digest=cells[0],
+            label=cells[1],
+            spec=cells[2],
+            unit=cells[3],
+            median=float(cells[4]),
+            ci_low=float(cells[5]),
+            ci_high=float(cells[6]),
+            minimum=float(cells[7]),
+            mean=float(cells[8]),
+            samples=int(cells[9]),
+            status=cells[10],
+            copies=int(cells[11]),
+            measured_at=cells[12],
+        )
     except ValueError as error:
         raise TableError(f"{where}: {error}", hint="the file is damaged: profile again") from error
 

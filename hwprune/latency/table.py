@@ -220,7 +220,9 @@ def _distance(one: KernelSpec, other: KernelSpec) -> float | None:
     """Sum of the log ratios of all dimensions; ``None`` where the ranks differ."""
     if [len(i.shape) for i in one.inputs] != [len(i.shape) for i in other.inputs]:
         return None
-    pairs = (p for a, b in zip(one.inputs, other.inputs, strict=True) for p in zip(a.shape, b.shape, strict=True))
+    pairs = (
+        p for a, b in zip(one.inputs, other.inputs, strict=True) for p in zip(a.shape, b.shape, strict=True)
+    )
     shapes = sum(abs(math.log(max(a, 1) / max(b, 1))) for a, b in pairs)
     # Another stride or padding is further away than any plausible change of width.
     return shapes + (100.0 if one.ops != other.ops else 0.0)

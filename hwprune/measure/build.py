@@ -74,7 +74,9 @@ class BuildPool:
 
     def build(self, jobs: Sequence[BuildJob]) -> Iterator[tuple[BuildJob, str | None]]:
         """See :class:`Builder`."""
-        futures: dict[Future[str | None], BuildJob] = {self._threads.submit(self._one, job): job for job in jobs}
+        futures: dict[Future[str | None], BuildJob] = {
+            self._threads.submit(self._one, job): job for job in jobs
+        }
         for future in as_completed(futures):
             yield futures[future], future.result()
 

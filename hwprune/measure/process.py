@@ -53,7 +53,7 @@ class WorkerProcess:
         self._cores = list(cores)
         self._threads = threads
         self._process: subprocess.Popen[bytes] | None = None
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as we do
         self._buffer = b""
 
     @property

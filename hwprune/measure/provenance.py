@@ -41,7 +41,9 @@ def git_state() -> str | None:
     return done.stdout.strip() or None
 
 
-def new_manifest(target: Target, device: Device, pipeline: str, unit: str, kind: str, seed: int) -> TableManifest:
+def new_manifest(
+    target: Target, device: Device, pipeline: str, unit: str, kind: str, seed: int
+) -> TableManifest:
     """Manifest of a table that is begun now; the checksum is filled in by the writer."""
     now = timestamp()
     return TableManifest.model_validate(

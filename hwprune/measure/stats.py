@@ -12,6 +12,7 @@ RESAMPLES = 1000
 OUTLIER_DEVIATIONS = 3.5
 #: Scales the median absolute deviation to the standard deviation of a normal distribution.
 _NORMAL_SCALE = 1.4826
+_BLOCK_ITEMS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,14 @@ def bootstrap_medians(samples: np.ndarray, seed: int, resamples: int = RESAMPLES
     np.ndarray
         Shape (resamples,).
     """
-    drawn = np.random.default_rng(seed).integers(0, len(samples), size=(resamples, len(samples)))
-    return np.median(samples[drawn], axis=1)
+    generator = np.random.default_rng(seed)
+    medians = np.empty(resamples)
+    rows = max(1, _BLOCK_ITEMS // len(samples))  # long series must not fill the memory
+    for start in range(0, resamples, rows):
+        count = min(rows, resamples - start)
+        drawn = generator.integers(0, len(samples), size=(count, len(samples)))
+        medians[start : start + count] = np.median(samples[drawn], axis=1)
+    return medians
 
 
 def percentile_interval(draws: np.ndarray, confidence: float) -> tuple[float, float]:

@@ -90,7 +90,8 @@ class MeasureProfile:
     @staticmethod
     def from_dict(data: dict[str, Any]) -> MeasureProfile:
         """Inverse of :meth:`to_dict`."""
-        return MeasureProfile(**{**data, "stopping": Stopping(**data["stopping"])})
+        values: dict[str, Any] = {**data, "stopping": Stopping(**data["stopping"])}
+        return MeasureProfile(**values)
 
 
 #: Under a tenth of a second a kernel: good enough to rank widths.

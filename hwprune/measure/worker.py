@@ -26,6 +26,7 @@ class Worker:
         self._engine: Any = None
         self._verbs: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "about": self._about,
+            "calibrate": self._calibrate,
             "call": self._call,
             "load": self._load,
             "measure": self._measure,
@@ -49,6 +50,15 @@ class Worker:
         """Call a function once; used for building."""
         resolve(message["function"])(**message["arguments"])
         return {}
+
+    def _calibrate(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Find the number of runs per sample, and warm up with it."""
+        from hwprune.measure.sampling import calibrate, warm_up
+
+        sample_s = float(message["sample_s"])
+        number = calibrate(self._engine, sample_s)
+        warm_up(self._engine, number, limit=20, limit_s=100 * sample_s)
+        return {"number": number}
 
     def _load(self, message: dict[str, Any]) -> dict[str, Any]:
         self._engine = None

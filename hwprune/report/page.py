@@ -155,15 +155,18 @@ def _cards(data: ReportData) -> list[Card]:
     cards = [Card("Latency, pruned", f"{latency}{words.SPACE}ms", f"{shipped.kind}{around}")]
     dense = words.dense_of_same_kind(data)
     if dense is not None:
-        ratio = words.times(dense.value_ms / shipped.value_ms)
-        cards.append(Card("Speed-up", ratio, f"dense {words.ms(dense.value_ms)}, {dense.kind}"))
+        ratio = dense.value_ms / shipped.value_ms
+        label, ratio = ("Speed-up", ratio) if ratio >= 1 else ("Slow-down", 1 / ratio)
+        cards.append(Card(label, words.times(ratio), f"dense {words.ms(dense.value_ms)}, {dense.kind}"))
     used = shipped.value_ms / data.budget_ms
     cards.append(
         Card("Budget", f"{budget}{words.SPACE}ms", f"{words.percent(used)} used; asked “{data.budget_asked}”")
     )
     accuracy = data.accuracy
     if accuracy is not None and accuracy.final is not None:
-        change = "" if accuracy.dense is None else f"{_points(accuracy.final - accuracy.dense)} against dense, "
+        change = (
+            "" if accuracy.dense is None else f"{_points(accuracy.final - accuracy.dense)} against dense, "
+        )
         cards.append(Card("Accuracy", words.percent(accuracy.final), f"{change}{accuracy.dataset}"))
     if data.measured is not None:
         error = data.predicted.value_ms / data.measured.value_ms - 1
@@ -175,7 +178,9 @@ def _cards(data: ReportData) -> list[Card]:
         cards.append(Card("Channels kept", words.percent(kept / dense_channels), detail))
     if data.max_rel_error is not None:
         cards.append(
-            Card("Against PyTorch", words.number(data.max_rel_error), "largest relative error, compiled module")
+            Card(
+                "Against PyTorch", words.number(data.max_rel_error), "largest relative error, compiled module"
+            )
         )
     if data.solver is not None and data.solver.gap is not None:
         cards.append(Card("Optimality gap", words.percent(data.solver.gap, 2), f"proven, {data.solver.name}"))

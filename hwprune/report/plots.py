@@ -39,14 +39,16 @@ def latency(data: ReportData) -> str:
         axes.axvline(data.budget_ms, color=BUDGET, linewidth=1.6, linestyle=(0, (4, 3)))
         axes.text(
             data.budget_ms,
-            len(rows) - 0.28,
-            f"budget {words.ms(data.budget_ms)}",
+            len(rows) - 0.48,
+            f"{words.SPACE}budget {words.ms(data.budget_ms)}{words.SPACE}",
             color=BUDGET,
             ha="right" if data.budget_ms > 0.5 * top else "left",
             va="center",
         )
-        _bar_axes(axes, len(rows) + 0.35, top, "latency (ms)")
-        return inline(drawing, "latency", "Latency, dense and pruned, predicted and measured, with the budget")
+        _bar_axes(axes, len(rows) + 0.45, top, "latency (ms)")
+        return inline(
+            drawing, "latency", "Latency, dense and pruned, predicted and measured, with the budget"
+        )
 
 
 def comparison(contenders: Sequence[Contender]) -> str:
@@ -72,19 +74,26 @@ def accuracy(stages: Accuracy) -> str:
         axes = drawing.subplots()
         values = [100 * value for _, value in points]
         low, high = min(values), max(values)
-        pad = max(0.15 * (high - low), 0.5)
-        axes.set_xlim(max(0, low - pad), min(100.0, high + pad) + 0.02 * pad)
+        pad = max(0.12 * (high - low), 0.5)
+        left = max(0.0, low - pad)
+        right = left + 1.3 * (high - left)  # the numbers stand on the right, clear of the dots
         if stages.dense is not None:
             axes.axvline(100 * stages.dense, color=DENSE, linewidth=1.4, linestyle=(0, (4, 3)))
         for row, (name, value) in enumerate(points):
             axes.axhline(row, color=GRID, linewidth=0.8)
             colour = DENSE if name == "dense" else PRUNED
             axes.plot([100 * value], [row], "o", color=colour, markersize=9, clip_on=False)
-            _bar_label(axes, row, name, words.percent(value))
+            place = axes.get_yaxis_transform()
+            axes.text(0, row - 0.36, name, transform=place, ha="left", va="center")
+            number = f"{words.SPACE}{words.percent(value)}"
+            axes.text(1, row - 0.36, number, transform=place, ha="right", va="center", fontweight="bold")
         axes.set_ylim(len(points) - 0.6, -0.75)
         axes.yaxis.set_visible(False)
         axes.spines["left"].set_visible(False)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.set_xlim(left, right)
+        ticks = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(left, high)
+        axes.set_xticks([tick for tick in ticks if left <= tick <= high])
+        axes.tick_params(length=0)
         axes.set_xlabel("accuracy (%); the axis does not begin at 0")
         return inline(drawing, "accuracy", f"Accuracy on {stages.dataset} by stage")
 
@@ -132,14 +141,15 @@ def staircase(stairs: Staircase, number: int, multiple: int) -> str:
         if len(x) <= 40:
             axes.plot(x, y, ".", color=INK, markersize=5)
         top = max(*stairs.high, *y) or 1.0
-        for width, colour, name in ((stairs.dense, DENSE, "dense"), (stairs.chosen, PRUNED, "chosen")):
+        marks = ((stairs.dense, DENSE, "dense", 1.22), (stairs.chosen, PRUNED, "chosen", 1.10))
+        for width, colour, name, height in marks:
             if name == "dense" and width == stairs.chosen:
                 continue
             axes.axvline(width, color=colour, linewidth=1.6, linestyle=(0, (4, 3)))
             axes.text(
                 width,
-                1.10 * top,
-                f"{name} {width}{words.SPACE}",
+                height * top,
+                f"{words.SPACE}{name} {width}{words.SPACE}",
                 color=MUTED if name == "dense" else PRUNED,
                 ha="right" if width > 0.5 * right else "left",
                 va="center",
@@ -147,7 +157,7 @@ def staircase(stairs: Staircase, number: int, multiple: int) -> str:
             if width in x:
                 axes.plot([width], [y[x.index(width)]], "o", color=colour, markersize=9, zorder=3)
         axes.set_xlim(0, right * 1.02)
-        axes.set_ylim(0, 1.18 * top)
+        axes.set_ylim(0, 1.28 * top)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 4, 8], integer=True))
         if blocks:
             stride = multiple * -(-len(blocks) // 7)
@@ -159,9 +169,7 @@ def staircase(stairs: Staircase, number: int, multiple: int) -> str:
         return inline(drawing, f"staircase-{number}", f"Latency over width of {stairs.label}")
 
 
-def _bar(
-    axes: Axes, row: float, value: float, low: float, high: float, colour: str, *, hollow: bool
-) -> None:
+def _bar(axes: Axes, row: float, value: float, low: float, high: float, colour: str, *, hollow: bool) -> None:
     if hollow:
         axes.barh(row, value, height=0.34, color=colour, alpha=0.25, linewidth=0)
         axes.barh(row, value, height=0.34, fill=False, edgecolor=colour, linewidth=1.6)
@@ -169,7 +177,13 @@ def _bar(
         axes.barh(row, value, height=0.34, color=colour, linewidth=0)
     if low < high:
         axes.errorbar(
-            value, row, xerr=[[value - low], [high - value]], color=INK, linewidth=1.4, capsize=4, capthick=1.4
+            value,
+            row,
+            xerr=[[value - low], [high - value]],
+            color=INK,
+            linewidth=1.4,
+            capsize=4,
+            capthick=1.4,
         )
 
 
@@ -187,7 +201,7 @@ def _bar_axes(axes: Axes, rows: float, top: float, label: str) -> None:
     axes.set_ylim(rows - 0.6, -0.75)
     axes.yaxis.set_visible(False)
     axes.spines["left"].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.grid(True)
     axes.tick_params(length=0)
     axes.set_xlabel(label)

@@ -30,11 +30,13 @@ _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", DENSE: "dense", PRUNED: 
 _DPI = 72
 
 _SETTINGS: dict[str, Any] = {
+    "svg.hashsalt": "hwprune",  # the same data gives the same page
     "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and styled
     "text.parse_math": False,  # a layer name may hold a dollar sign
     "font.family": ["DejaVu Sans"],
     "font.size": 12,
     "text.color": INK,
+    "axes.facecolor": "none",
     "axes.edgecolor": GRID,
     "axes.labelcolor": MUTED,
     "axes.titlecolor": INK,

@@ -105,8 +105,8 @@ def verdict(data: ReportData) -> Verdict:
         f"Budget {budget}{SPACE}ms: {_budget(data, met)}."
     )
     if not met or relation == "slower":
-        missed = "Budget missed" if not met else "Slower than dense"
-        return Verdict(sentence, "bad", missed)
+        faults = ["budget missed"] * (not met) + ["slower than dense"] * (relation == "slower")
+        return Verdict(sentence, "bad", " and ".join(faults).capitalize())
     if shipped.kind != "measured":
         return Verdict(sentence, "open", f"Only {shipped.kind}")
     if relation == "equal":
@@ -127,9 +127,15 @@ def _against_dense(data: ReportData) -> tuple[str, str]:
     if dense.low_ms <= shipped.high_ms and shipped.low_ms <= dense.high_ms:
         return f", no measurable difference from dense ({ms(dense.value_ms)})", "equal"
     if shipped.value_ms < dense.value_ms:
-        return f", {times(dense.value_ms / shipped.value_ms)} faster than dense ({ms(dense.value_ms)})", "faster"
+        return (
+            f", {times(dense.value_ms / shipped.value_ms)} faster than dense ({ms(dense.value_ms)})",
+            "faster",
+        )
     slower = percent(shipped.value_ms / dense.value_ms - 1)
-    return f", {slower} slower than dense ({ms(dense.value_ms)}): pruning did not pay on this device", "slower"
+    return (
+        f", {slower} slower than dense ({ms(dense.value_ms)}): pruning did not pay on this device",
+        "slower",
+    )
 
 
 def _accuracy(data: ReportData) -> str:

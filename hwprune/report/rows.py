@@ -95,7 +95,7 @@ class GroupRow(Strict):
     name: str
     dense: int = Field(ge=1)
     kept: Count
-    multiple: int = Field(1, ge=1)
+    multiple: int = Field(default=1, ge=1)
     exempt: str | None = None
     importance_kept: Fraction | None = None
 

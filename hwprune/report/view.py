@@ -41,7 +41,9 @@ def context(data: ReportData) -> dict[str, Any]:
         "channels": {"dense": dense, "kept": kept, "fraction": kept / dense if dense else 1.0},
         "widest": max((g.dense for g in data.groups), default=1),
         "has_importance": any(g.importance_kept is not None for g in data.groups),
+        # One kind is said once above a table; only mixed kinds need a word in every row.
         "kernel_kinds": " and ".join(dict.fromkeys(k.kind for k in kernels)),
+        "contender_kinds": " and ".join(dict.fromkeys(c.kind for c in data.contenders)),
         "kernel_sums": {
             "dense": sum(k.dense_us for k in kernels),
             "pruned": sum(k.pruned_us or 0.0 for k in kernels),

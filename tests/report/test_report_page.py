@@ -117,8 +117,8 @@ def test_every_number_appears_with_its_unit_and_kind(small: ReportData, page: Re
         "pruned measured 1.90 ms 1.88–1.92 ms",
         "budget asked “50%” 2.00 ms",
         "Speed-up 2.11×",
-        "PyTorch eager dense measured 6.31 ms 6.10–6.72 ms 3.32×",
-        "ONNX Runtime pruned measured 2.02 ms 1.99–2.06 ms 1.06×",
+        "PyTorch eager dense 6.31 ms 6.10–6.72 ms 3.32×",
+        "ONNX Runtime pruned 2.02 ms 1.99–2.06 ms 1.06×",
         "after recalibration 94.2 %",
         "−0.3 points against dense",
         "2.4 × 10⁻⁶",
@@ -130,6 +130,8 @@ def test_every_number_appears_with_its_unit_and_kind(small: ReportData, page: Re
         "head.weight 10 output of the network",
         "features.3.conv2 alignment exempt: feeds a pixel shuffle, 21 units 21 64 16 100.0 %",
         "Threads 1",
+        "Medians, measured.",
+        "Fused kernels in execution order, measured.",
     ):
         assert expected in text, expected
     for group in small.groups:
@@ -139,7 +141,7 @@ def test_every_number_appears_with_its_unit_and_kind(small: ReportData, page: Re
         )
     for kernel in small.kernels:
         pruned = "gone" if kernel.pruned_us is None else "µs"
-        row = rf"{kernel.name} {re.escape(kernel.label)} [\d.,]+ µs (?:[\d.]+ )?{pruned} [\d.]+ % measured"
+        row = rf"{kernel.name} {re.escape(kernel.label)} [\d.,]+ µs (?:[\d.]+ )?{pruned} [\d.]+ %"
         assert re.search(row, text), kernel.name
     for key, value in small.provenance.items():
         assert f"{key} {value}" in text
@@ -194,6 +196,21 @@ def test_hostile_names_stay_text(small: ReportData) -> None:
     assert "<script" not in html
     assert reader.text.count("{{ 7*7 }}") > 40
     assert "49" not in [word.strip() for word in reader.words]
+
+
+def test_mixed_kinds_are_told_apart_in_every_row(small: ReportData) -> None:
+    first, *rest = small.kernels
+    entrant, *others = small.contenders
+    data = small.model_copy(
+        update={
+            "kernels": (first.model_copy(update={"kind": "predicted"}), *rest),
+            "contenders": (entrant, *(c.model_copy(update={"kind": "simulated"}) for c in others)),
+        }
+    )
+    text = Reader(render(data)).text
+    assert "execution order, predicted and measured." in text
+    assert re.search(rf"{first.name}.{{0,90}}% predicted {2} ", text)
+    assert "dense (TVM) simulated 4.00 ms" in text and "pruned (this bundle) measured 1.90 ms" in text
 
 
 @pytest.mark.filterwarnings("error")

@@ -16,6 +16,7 @@ from hwprune.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.typing import RcKeyType
 
 #: CSS variable -> the colour that stands for it while drawing.
 INK = "#010101"
@@ -26,10 +27,14 @@ PRUNED = "#050505"
 BUDGET = "#060606"
 _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", DENSE: "dense", PRUNED: "pruned", BUDGET: "budget"}
 
+#: Drawn for a phone's width; two fit side by side on a wide screen.
+NARROW = 400
+WIDE = 960
+
 #: One unit of the drawing is one CSS pixel.
 _DPI = 72
 
-_SETTINGS: dict[str, Any] = {
+_SETTINGS: dict[RcKeyType, Any] = {
     "svg.hashsalt": "hwprune",  # the same data gives the same page
     "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and styled
     "text.parse_math": False,  # a layer name may hold a dollar sign
@@ -98,7 +103,8 @@ def inline(drawing: Figure, name: str, description: str) -> str:
         drawing.savefig(sink, format="svg", metadata={"Date": None})
     text = sink.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # A style element would apply to the whole page; style.css has its rules.
+    text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL)
     text = re.sub(r"<svg[^>]*?viewBox=\"([^\"]*)\"[^>]*>", r'<svg viewBox="\1">', text, count=1)
     text = re.sub(r"((?:fill|stroke): ?)(#0[1-6]0[1-6]0[1-6])\b", _variable, text)
     text = re.sub(r"(<[^>]*\bid=\")", rf"\g<1>{name}-", text)

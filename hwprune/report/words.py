@@ -57,13 +57,20 @@ def signed_percent(fraction: float) -> str:
     return f"{sign}{abs(fraction) * 100:.1f}{SPACE}%"
 
 
+def count(value: int) -> str:
+    """A whole number with its thousands set apart."""
+    return f"{value:,}"
+
+
 def times(ratio: float) -> str:
     """A ratio as ``2.11×``."""
     return f"{number(ratio)}×"
 
 
 def interval(low_ms: float, high_ms: float) -> str:
-    """The ends of an interval with as many digits as tell them apart: ``1.89–1.93 ms``."""
+    """The ends of an interval with as many digits as tell them apart: ``1.89–1.93 ms``, or ``none``."""
+    if low_ms == high_ms:
+        return "none"
     low, high = apart(low_ms, high_ms)
     return f"{low}–{high}{SPACE}ms"
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hwprune.errors import MissingExtraError, ReportError
-from hwprune.report.data import LedgerRow, ReportData, read_report
+from hwprune.report.data import Accuracy, GroupRow, KernelRow, LedgerRow, Measurement, ReportData, read_report
 from hwprune.report.page import render, write_report
 from tests.report.samples import least, network
 
@@ -80,6 +80,7 @@ def test_page_is_valid_and_needs_nothing_from_outside(data: ReportData) -> None:
     reader = Reader(html)
     assert html.startswith("<!DOCTYPE html>")
     assert reader.tags["script"] == 0 and reader.tags["link"] == 0 and reader.tags["img"] == 0
+    assert reader.tags["style"] == 1, "a style element inside a drawing would apply to the whole page"
     for tag, name, value in reader.attributes:
         assert not name.startswith("on"), (tag, name)
         if name in {"src", "href", "xlink:href", "data", "action", "srcset", "poster"}:
@@ -116,8 +117,8 @@ def test_every_number_appears_with_its_unit_and_kind(small: ReportData, page: Re
         "pruned measured 1.90 ms 1.88–1.92 ms",
         "budget asked “50%” 2.00 ms",
         "Speed-up 2.11×",
-        "PyTorch eager dense measured 6.31 ms 6.10–6.72 ms 3.32×",
-        "ONNX Runtime pruned measured 2.02 ms 1.99–2.06 ms 1.06×",
+        "PyTorch eager dense 6.31 ms 6.10–6.72 ms 3.32×",
+        "ONNX Runtime pruned 2.02 ms 1.99–2.06 ms 1.06×",
         "after recalibration 94.2 %",
         "−0.3 points against dense",
         "2.4 × 10⁻⁶",
@@ -129,6 +130,8 @@ def test_every_number_appears_with_its_unit_and_kind(small: ReportData, page: Re
         "head.weight 10 output of the network",
         "features.3.conv2 alignment exempt: feeds a pixel shuffle, 21 units 21 64 16 100.0 %",
         "Threads 1",
+        "Medians, measured.",
+        "Fused kernels in execution order, measured.",
     ):
         assert expected in text, expected
     for group in small.groups:
@@ -138,7 +141,7 @@ def test_every_number_appears_with_its_unit_and_kind(small: ReportData, page: Re
         )
     for kernel in small.kernels:
         pruned = "gone" if kernel.pruned_us is None else "µs"
-        row = rf"{kernel.name} {re.escape(kernel.label)} [\d.,]+ µs (?:[\d.]+ )?{pruned} [\d.]+ % measured"
+        row = rf"{kernel.name} {re.escape(kernel.label)} [\d.,]+ µs (?:[\d.]+ )?{pruned} [\d.]+ %"
         assert re.search(row, text), kernel.name
     for key, value in small.provenance.items():
         assert f"{key} {value}" in text
@@ -193,6 +196,56 @@ def test_hostile_names_stay_text(small: ReportData) -> None:
     assert "<script" not in html
     assert reader.text.count("{{ 7*7 }}") > 40
     assert "49" not in [word.strip() for word in reader.words]
+
+
+def test_mixed_kinds_are_told_apart_in_every_row(small: ReportData) -> None:
+    first, *rest = small.kernels
+    entrant, *others = small.contenders
+    data = small.model_copy(
+        update={
+            "kernels": (first.model_copy(update={"kind": "predicted"}), *rest),
+            "contenders": (entrant, *(c.model_copy(update={"kind": "simulated"}) for c in others)),
+        }
+    )
+    text = Reader(render(data)).text
+    assert "execution order, predicted and measured." in text
+    assert re.search(rf"{first.name}.{{0,90}}% predicted {2} ", text)
+    assert "dense (TVM) simulated 4.00 ms" in text and "pruned (this bundle) measured 1.90 ms" in text
+
+
+@pytest.mark.filterwarnings("error")
+def test_odd_but_valid_data_is_drawn(small: ReportData) -> None:
+    one = small.staircases[0].model_copy(
+        update={
+            "widths": (8,),
+            "latency_us": (0.0,),
+            "low": (0.0,),
+            "high": (0.0,),
+            "chosen": 0,
+            "dense": 700,
+        }
+    )
+    data = small.model_copy(
+        update={
+            "budget_ms": 5000.0,
+            "measured": Measurement.exact(2e-5, "measured"),
+            "accuracy": Accuracy(dataset="all right", dense=1.0, after_pruning=1.0),
+            "contenders": small.contenders[:1],
+            "kernels": (KernelRow(name="名" * 300, label="", dense_us=0.0, share=0.0),),
+            "groups": (GroupRow(name="g" * 300, dense=4096, kept=0), GroupRow(name="h", dense=1, kept=1)),
+            "staircases": (one,),
+        }
+    )
+    text = Reader(render(data)).text
+    assert "2.0 × 10⁻⁵ ms" in text and "5,000 ms" in text and "100.0 %" in text
+
+
+def test_more_than_six_staircases_fold(small: ReportData) -> None:
+    many = tuple(small.staircases[0].model_copy(update={"label": f"layer {i}"}) for i in range(9))
+    reader = Reader(render(small.model_copy(update={"staircases": many})))
+    assert "3 more layers" in reader.text
+    assert all(f"layer {i} " in reader.text for i in range(9))
+    assert len(reader.ids()) == len(set(reader.ids()))
 
 
 def test_warnings_come_before_the_cards(small: ReportData) -> None:

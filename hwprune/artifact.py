@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +111,8 @@ def load_json(path: str | Path, kind: str, version: int) -> Loaded:
     envelope = cast("dict[str, Any]", data)
     if envelope["format"] != kind:
         raise ArtifactError(
-            f"{path} is a {envelope['format']} file, not a {kind} file", hint=f"give the path of a {kind} file"
+            f"{path} is a {envelope['format']} file, not a {kind} file",
+            hint=f"give the path of a {kind} file",
         )
     _check_version(path, kind, version, envelope["version"])
     payload = envelope["payload"]
@@ -152,7 +153,7 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
 
 
 @contextmanager
-def atomic_directory(path: str | Path, marker: str) -> Iterator[Path]:
+def atomic_directory(path: str | Path, marker: str) -> Generator[Path]:
     """Fill a temporary sibling directory that becomes ``path`` when the block succeeds.
 
     On any failure, a keyboard interrupt included, the sibling is removed and whatever was at

@@ -39,7 +39,9 @@ def parse_ranges(text: str, limit: int) -> tuple[int, ...]:
         part = raw.strip()
         match = _PART.fullmatch(part)
         if match is None:
-            raise PlanError(f"'{part}' is not a unit or a range of units", hint="write kept units as 0-3,7,9-12")
+            raise PlanError(
+                f"'{part}' is not a unit or a range of units", hint="write kept units as 0-3,7,9-12"
+            )
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise PlanError(f"range '{part}' runs backwards", hint=f"write {last}-{first}")

@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,7 +153,7 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
 
 
 @contextmanager
-def atomic_directory(path: str | Path, marker: str) -> Iterator[Path]:
+def atomic_directory(path: str | Path, marker: str) -> Generator[Path]:
     """Fill a temporary sibling directory that becomes ``path`` when the block succeeds.
 
     On any failure, a keyboard interrupt included, the sibling is removed and whatever was at

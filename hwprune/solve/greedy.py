@@ -34,7 +34,8 @@ def solve_greedy(problem: Problem) -> Solution:
     widths, latency = lower_greedily(problem)
     if latency > problem.budget_ns:
         raise BudgetError(
-            f"greedy search ends at {latency / 1e6:.6g} ms, above the budget of {problem.budget_ns / 1e6:.6g} ms",
+            f"greedy search ends at {latency / 1e6:.6g} ms, "
+            f"above the budget of {problem.budget_ns / 1e6:.6g} ms",
             hint="use the milp solver, which finds the least reachable latency, or ask for more",
         )
     value = problem.value(widths)

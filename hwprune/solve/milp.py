@@ -10,6 +10,8 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context, Decimal
+from typing import Any
 
 import numpy as np
 from scipy import optimize, sparse
@@ -96,8 +98,7 @@ def _maximise(form: Formulation, deadline: float, gap: float) -> _Search:
     cuts: list[np.ndarray] = []
     bound = np.inf
     for attempt in range(_ATTEMPTS):
-        rows = [optimize.LinearConstraint(form.equal, form.right, form.right)]
-        rows.append(optimize.LinearConstraint(latency, -np.inf, limit))
+        rows = [_equations(form), optimize.LinearConstraint(latency, -np.inf, limit)]
         rows += [_not_again(form, cut) for cut in cuts]
         result = _highs(form, -form.value * worth, rows, deadline, gap)
         if attempt <= _CUTS:  # afterwards the budget is tightened, and bounds no longer hold
@@ -115,6 +116,11 @@ def _maximise(form: Formulation, deadline: float, gap: float) -> _Search:
         if attempt >= _CUTS:
             limit -= _SCALE * 1e-9 * 2 ** (attempt - _CUTS)
     return _Search(None, bound)
+
+
+def _equations(form: Formulation) -> optimize.LinearConstraint:
+    right: Any = form.right  # SciPy takes arrays here; its stubs say float
+    return optimize.LinearConstraint(form.equal, right, right)
 
 
 def _not_again(form: Formulation, chosen: np.ndarray) -> optimize.LinearConstraint:
@@ -156,7 +162,7 @@ def _bound(result: optimize.OptimizeResult, worth: float) -> float:
 
 def _least(form: Formulation, time_limit_s: float) -> tuple[dict[str, int], float]:
     scale = _SCALE / max(float(form.latency_ns.max(initial=0.0)), 1e-300)
-    rows = [optimize.LinearConstraint(form.equal, form.right, form.right)]
+    rows = [_equations(form)]
     result = _highs(form, form.latency_ns * scale, rows, time.perf_counter() + time_limit_s, 0.0)
     smallest = {d.group: d.widths[0] for d in form.problem.domains}
     choices = [smallest] if result.x is None else [form.widths(result.x), smallest]
@@ -173,21 +179,21 @@ def _least_or_raise(form: Formulation, time_limit_s: float) -> dict[str, int]:
 
 def unreachable(budget_ns: float, least_ns: float) -> BudgetError:
     """The error for a budget below the least reachable latency."""
-    # Rounded up, so that asking for the number in the message succeeds.
-    shown = f"{_round_up(least_ns / 1e6)} ms"
+    shown = f"{_milliseconds(least_ns)} ms"
     return BudgetError(
         f"the budget of {budget_ns / 1e6:.6g} ms cannot be reached: the least reachable latency is {shown}",
         hint=f"ask for {shown} or more, or allow smaller widths",
     )
 
 
-def _round_up(number: float) -> str:
-    for digits in (6, 9, 12, 17):
-        for step in (0, 1):
-            text = f"{number * (1 + step * 10.0 ** (1 - digits)):.{digits}g}"
-            if float(text) >= number:
-                return text
-    return repr(number)
+def _milliseconds(least_ns: float) -> str:
+    """Rounded up to few digits, so that asking for the number in the message succeeds."""
+    exact = Decimal(least_ns) / Decimal(10**6)
+    for digits in (6, 9, 12):
+        rounded = Context(prec=digits, rounding=ROUND_CEILING).plus(exact)
+        if float(rounded) * 1e6 >= least_ns:
+            return f"{float(rounded):.{digits}g}"
+    return repr(float(exact) * (1 + 1e-12))
 
 
 def _solution(problem: Problem, widths: Mapping[str, int], bound: float, start: float) -> Solution:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def check_problem(problem: Problem) -> None:
         widths = domain.widths
         if domain.group in sizes:
             raise PlanError(f"{where} has two domains", hint="give every group one domain")
-        if not widths or any(a >= b for a, b in zip(widths, widths[1:], strict=False)):
+        if not widths or any(a >= b for a, b in pairwise(widths)):
             raise PlanError(f"{where}: widths {widths} do not ascend", hint="list distinct widths, ascending")
         if len(domain.values) != len(widths) or not all(map(math.isfinite, domain.values)):
             raise PlanError(f"{where}: needs one finite value per width", hint="check the importance scores")

@@ -141,7 +141,7 @@ def _max_pool(node: fx.Node) -> KernelOp:
         attributes(
             kernel=kernel,
             stride=pair(a["stride"]) if a["stride"] else kernel,
-            padding=pair(a["padding"]),
+            padding=pair(a["padding"]) * 2,
             dilation=pair(a["dilation"]),
             ceil_mode=int(bool(a["ceil_mode"])),
         ),
@@ -159,7 +159,7 @@ def _avg_pool(node: fx.Node) -> KernelOp:
         attributes(
             kernel=kernel,
             stride=pair(a["stride"]) if a["stride"] else kernel,
-            padding=pair(a["padding"]),
+            padding=pair(a["padding"]) * 2,
             ceil_mode=int(bool(a["ceil_mode"])),
             count_include_pad=int(bool(a["count_include_pad"])),
         ),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hwprune.compile.adapt import adapt
 from hwprune.compile.layout import input_layouts, output_shape
 from hwprune.compile.pipeline import pipeline_hash
 from hwprune.compile.shapes import Shape, kernel_flops
@@ -100,15 +101,7 @@ def _check_links(program: Program, target: Target) -> None:
                 raise CompileError(
                     f"step '{step.name}': {source.kind} {source.index} has shape {tuple(given)},"
                     f" its kernel expects {tuple(expected)}",
-                    hint="a result that leaves the network and feeds another kernel must be marked alike",
-                )
-    for output in program.outputs:
-        if output.kind == "step":
-            spec = program.steps[output.index].spec
-            if len(output_shape(spec, target)) == 5:
-                raise CompileError(
-                    f"step '{program.steps[output.index].name}' leaves the network but is not plain",
-                    hint="set plain_output on its kernel",
+                    hint="the program was built wrongly: check the step's sources",
                 )
 
 
@@ -151,6 +144,7 @@ def compile_program(program: Program, target: Target) -> CompiledModule:
     from hwprune.compile.build import Call, build_shared, check_calls, relax_module
 
     check_calls([Call(s.name, s.spec, s.sources) for s in program.steps], target)
+    program = adapt(program)
     _check_links(program, target)
     calls, packed = _pack(program, target)
     module = relax_module(

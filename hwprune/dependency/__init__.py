@@ -1,1 +1,8 @@
+"""Dependency: which channels can only be cut together, and which cannot be cut at all."""
 
+from hwprune.dependency.analyse import analyse
+from hwprune.dependency.extent import Extent
+from hwprune.dependency.groups import ChannelGroup, Dependencies, Member, Refusal, Run, Tap
+from hwprune.dependency.rules import rule
+
+__all__ = ["ChannelGroup", "Dependencies", "Extent", "Member", "Refusal", "Run", "Tap", "analyse", "rule"]

@@ -1,0 +1,134 @@
+"""The analysis: one walk over the graph, then groups, extents and the ledger."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from torch import fx
+
+# The modules of rules register themselves in the table when they are imported.
+from hwprune.capture.captured import Captured
+from hwprune.dependency import rules_elementwise, rules_layers, rules_shape
+from hwprune.dependency.build import Leaf, build_extents, build_members, runs_of
+from hwprune.dependency.groups import ChannelGroup, Dependencies, Refusal
+from hwprune.dependency.layout import Axis, resolve
+from hwprune.dependency.rules import find_rule
+from hwprune.dependency.scope import Scope
+from hwprune.dependency.taps import build_taps
+from hwprune.dependency.tracker import Barrier, Tracker, fresh, label, shape
+
+_log = logging.getLogger(__name__)
+
+BUILT_IN_RULES = (rules_layers, rules_elementwise, rules_shape)
+
+
+def analyse(captured: Captured, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Dependencies:
+    """Find the groups of channels that can only be removed together.
+
+    Every operator's rule ties units of its inputs and outputs; an operator without a rule keeps
+    all channels that touch it. Channels of the model's outputs and inputs are kept. Cost grows
+    near-linearly with the graph.
+
+    Parameters
+    ----------
+    captured
+        The graph to analyse; it is only read.
+    include, exclude
+        Patterns (``fnmatch``, or a module path that stands for everything below it) over the
+        names of layers. With ``include``, only groups with a matching producer can be pruned; a
+        group with any producer that ``exclude`` matches cannot.
+
+    Returns
+    -------
+    Dependencies
+        Groups in the order of their first producers, extents of every tensor, and one ledger line
+        per layer and reason for channels that stay. Groups may be empty: nothing can be pruned.
+
+    Raises
+    ------
+    UsageError
+        A pattern matches no layer.
+    DependencyError
+        A third-party rule gave an impossible answer.
+    """
+    tracker = _walk(captured.graph.graph)
+    leaves, ledger = _leaves(tracker, Scope(include, exclude))
+    names = {leaf.axis: leaf.name for leaf in leaves}
+    members = build_members(tracker, names)
+    taps = build_taps(captured.graph.graph, tracker, {leaf.axis: leaf.nodes for leaf in leaves})
+    groups = tuple(
+        ChannelGroup(
+            name=leaf.name,
+            size=leaf.axis.size,
+            channels_per_unit=leaf.channels // leaf.axis.size,
+            members=tuple(members[leaf.name]),
+            taps=tuple(taps[leaf.axis]),
+        )
+        for leaf in leaves
+    )
+    extents = build_extents(captured.graph.graph, tracker, names)
+    _log.info("%d groups, %d ledger lines", len(groups), len(ledger))
+    return Dependencies(groups=groups, extents=extents, ledger=ledger)
+
+
+def _walk(graph: fx.Graph) -> Tracker:
+    tracker = Tracker()
+    for node in graph.nodes:
+        sizes = shape(node)
+        if node.op == "placeholder" and sizes is not None:
+            dims = [None if dim == 0 else fresh(size) for dim, size in enumerate(sizes)]
+            for layout in dims:
+                tracker.keep(layout, "tied to an input of the model")
+            tracker.store(node, dims)
+        elif node.op == "output":
+            tracker.block(node, "output of the model")
+        elif node.op == "call_function":
+            rule = find_rule(node)
+            if rule is None:
+                tracker.block(node, f"no rule for {label(node)}")
+                continue
+            try:
+                tracker.store(node, rule(tracker, node))
+            except Barrier as barrier:
+                tracker.block(node, f"{label(node)}: {barrier}")
+    return tracker
+
+
+def _leaves(tracker: Tracker, scope: Scope) -> tuple[list[Leaf], tuple[Refusal, ...]]:
+    """The prunable sets of units, and a ledger line for each layer and reason of the others."""
+    reasons: dict[Axis, str] = {}
+    for layout, reason in tracker.frozen:
+        for axis, _ in resolve(layout):
+            reasons.setdefault(axis, reason)
+    leaves: dict[Axis, Leaf] = {}
+    channels: dict[tuple[str, Axis], int] = {}
+    for name, node, layout in tracker.producers:
+        for axis, run in runs_of(layout).items():
+            leaf = leaves.setdefault(axis, Leaf(axis=axis, channels=sum(r.count * r.inner for r in run)))
+            leaf.layers.append(name)
+            leaf.nodes.append(node)
+            channels[name, axis] = sum(r.count * r.inner for r in run)
+    refused: dict[tuple[str, str], int] = {}
+    kept: list[Leaf] = []
+    scope.check(name for name, _, _ in tracker.producers)
+    for axis, leaf in leaves.items():
+        reason = reasons.get(axis) or scope.refuses(leaf.layers)
+        if axis.size == 1:
+            reason = reason or "has a single unit, which must stay"
+        if reason is None:
+            kept.append(leaf)
+            continue
+        for name in dict.fromkeys(leaf.layers):
+            refused[name, reason] = refused.get((name, reason), 0) + channels[name, axis]
+    _name(kept)
+    return kept, tuple(Refusal(name, count, reason) for (name, reason), count in refused.items())
+
+
+def _name(leaves: list[Leaf]) -> None:
+    """Name of the first producer; numbered when one layer's channels fall into several groups."""
+    taken: dict[str, int] = {}
+    for leaf in leaves:
+        first = leaf.layers[0]
+        taken[first] = taken.get(first, 0) + 1
+        leaf.name = first if taken[first] == 1 else f"{first}#{taken[first]}"

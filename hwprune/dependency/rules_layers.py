@@ -1,0 +1,112 @@
+"""Rules of layers with weights: convolutions, linear layers, normalisation per channel."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from hwprune.dependency.layout import Layout, length, scale
+from hwprune.dependency.rules import rule
+from hwprune.dependency.tracker import Barrier, Dims, Tracker, fresh, shape
+
+
+def _argument(node: fx.Node, index: int, name: str, default: object = None) -> object:
+    return node.args[index] if len(node.args) > index else node.kwargs.get(name, default)
+
+
+def _bias(t: Tracker, node: fx.Node, out: Layout | None, *, index: int = 2) -> None:
+    bias = _argument(node, index, "bias")
+    if bias is not None:
+        t.tie(out, t.of(bias)[0], node)
+        t.role(bias, 0, "channelwise", node)
+
+
+@rule("conv1d", "conv2d", "conv3d", "conv1d.padding", "conv2d.padding", "conv3d.padding")
+def convolution(t: Tracker, node: fx.Node) -> Dims:
+    """Weight [O, C/groups, ...]: dimension 0 makes the output, dimension 1 reads the input."""
+    weight = node.args[1]
+    w, x = t.of(weight), t.of(node.args[0])
+    groups = _argument(node, 6, "groups", 1)
+    if not isinstance(groups, int) or not isinstance(weight, fx.Node):
+        raise Barrier("its group count is not a constant")
+    channel = len(x) - len(w) + 1
+    if groups == 1:
+        t.tie(x[channel], w[1], node)
+        out = w[0]
+    elif (shape(weight) or ())[1] == 1:
+        out = _depthwise(t, node, x[channel], w[0], groups)
+    else:
+        out = _grouped(t, node, x[channel], w, groups)
+    t.role(weight, 0, "channelwise" if groups > 1 and (shape(weight) or ())[1] == 1 else "producer", node)
+    t.role(weight, 1, "consumer", node)
+    if out is not None:
+        t.produce(node, weight, out)
+    _bias(t, node, out)
+    return [*x[:channel], out, *([None] * (len(w) - 2))]
+
+
+def _depthwise(t: Tracker, node: fx.Node, x: Layout | None, w: Layout | None, groups: int) -> Layout | None:
+    """Input channel c makes output channels c*m .. (c+1)*m - 1: one unit."""
+    out = None if x is None or w is None else scale(x, length(w) // groups)
+    t.tie(w, out, node)
+    return w
+
+
+def _grouped(t: Tracker, node: fx.Node, x: Layout | None, w: Dims, groups: int) -> Layout | None:
+    """The same position of every group is one unit, on both sides."""
+    if w[0] is None or w[1] is None:
+        t.keep(x, "read by a grouped convolution with a fixed weight")
+        return w[0]
+    t.tie(x, w[1] * groups, node)
+    t.tie(w[0], fresh(length(w[0]) // groups) * groups, node)
+    return w[0]
+
+
+@rule("conv_transpose1d", "conv_transpose2d.input", "conv_transpose3d.input")
+def transposed_convolution(t: Tracker, node: fx.Node) -> Dims:
+    """Weight [C, O/groups, ...]: dimension 0 reads, dimension 1 makes."""
+    if _argument(node, 6, "groups", 1) != 1:
+        raise Barrier("grouped transposed convolution")
+    weight = node.args[1]
+    w, x = t.of(weight), t.of(node.args[0])
+    channel = len(x) - len(w) + 1
+    t.tie(x[channel], w[0], node)
+    t.role(weight, 0, "consumer", node)
+    t.role(weight, 1, "producer", node)
+    if w[1] is not None:
+        t.produce(node, weight, w[1])
+    _bias(t, node, w[1])
+    return [*x[:channel], w[1], *([None] * (len(w) - 2))]
+
+
+@rule("linear")
+def linear(t: Tracker, node: fx.Node) -> Dims:
+    """Weight [out, in] on the last dimension of the input."""
+    weight = node.args[1]
+    w, x = t.of(weight), t.of(node.args[0])
+    t.tie(x[-1], w[1], node)
+    t.role(weight, 0, "producer", node)
+    t.role(weight, 1, "consumer", node)
+    if w[0] is not None:
+        t.produce(node, weight, w[0])
+    _bias(t, node, w[0])
+    return [*x[:-1], w[0]]
+
+
+@rule("batch_norm", "instance_norm")
+def batch_norm(t: Tracker, node: fx.Node) -> Dims:
+    """Vectors over dimension 1; statistics never run across channels."""
+    x = t.of(node.args[0])
+    for vector in node.args[1:5]:
+        if vector is not None:
+            t.tie(x[1], t.of(vector)[0], node)
+            t.role(vector, 0, "channelwise", node)
+    return x
+
+
+@rule("prelu")
+def prelu(t: Tracker, node: fx.Node) -> Dims:
+    """One slope for all, or one per channel."""
+    x, slope = t.of(node.args[0]), t.of(node.args[1])
+    if slope and slope[0] is not None and length(slope[0]) > 1:
+        t.tie(x[1], slope[0], node)
+    return x

@@ -1,0 +1,137 @@
+"""What the rules read and write while the graph is walked once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx
+
+from hwprune.dependency.layout import Axis, Layout, length, unify
+from hwprune.errors import DependencyError
+
+Dims = Sequence[Layout | None]
+"""One entry per dimension; None is a dimension whose size never changes."""
+
+
+class Barrier(Exception):
+    """Raised by a rule that cannot say how channels pass: all of them are kept."""
+
+
+@dataclass
+class Tracker:
+    """State of the analysis.
+
+    Attributes
+    ----------
+    dims
+        Layout of every dimension of every tensor node seen so far.
+    frozen
+        Layouts that must keep all units, with the reason, in the order they were found.
+    producers
+        ``(module path, node, layout)`` of every layer that makes channels.
+    roles
+        ``(get_attr node, dimension)`` to (role, node of the layer).
+    merges
+        Nodes that combine several tensors position by position.
+    """
+
+    dims: dict[fx.Node, list[Layout | None]] = field(default_factory=dict[fx.Node, list[Layout | None]])
+    frozen: list[tuple[Layout, str]] = field(default_factory=list[tuple[Layout, str]])
+    producers: list[tuple[str, fx.Node, Layout]] = field(default_factory=list[tuple[str, fx.Node, Layout]])
+    roles: dict[tuple[fx.Node, int], tuple[str, fx.Node]] = field(
+        default_factory=dict[tuple[fx.Node, int], tuple[str, fx.Node]]
+    )
+    merges: set[fx.Node] = field(default_factory=set[fx.Node])
+
+    def of(self, value: object) -> list[Layout | None]:
+        """Layouts of a tensor argument; a parameter's dimensions are open until a rule ties them."""
+        if not isinstance(value, fx.Node):
+            raise Barrier("an argument is not a tensor of the graph")
+        if value not in self.dims:
+            if value.op != "get_attr" or shape(value) is None:
+                raise Barrier(f"argument {value.name!r} is not a tensor")
+            self.dims[value] = [fresh(size) for size in shape(value) or ()]
+        return self.dims[value]
+
+    def tie(self, first: Layout | None, second: Layout | None, node: fx.Node) -> None:
+        """Equal positions of the two dimensions are the same channel."""
+        if first is None or second is None:
+            self.keep(first, f"tied to a fixed dimension at {label(node)}")
+            self.keep(second, f"tied to a fixed dimension at {label(node)}")
+        elif length(first) != length(second):
+            raise Barrier(f"dimensions of {length(first)} and {length(second)} positions cannot be tied")
+        elif not unify(first, second):
+            self.keep(first, f"its blocks do not line up at {label(node)}")
+            self.keep(second, f"its blocks do not line up at {label(node)}")
+
+    def keep(self, layout: Layout | None, reason: str) -> None:
+        """All channels of this dimension stay."""
+        if layout:
+            self.frozen.append((layout, reason))
+
+    def fixed(self, size: int, reason: str) -> Layout:
+        """A dimension whose size never changes, as a layout."""
+        layout = fresh(size)
+        self.keep(layout, reason)
+        return layout
+
+    def produce(self, node: fx.Node, weight: object, layout: Layout) -> None:
+        """``node`` makes the channels of ``layout`` with ``weight``."""
+        self.producers.append((layer_name(node, weight), node, layout))
+
+    def role(self, parameter: object, dim: int, role: str, node: fx.Node) -> None:
+        if isinstance(parameter, fx.Node):
+            self.roles.setdefault((parameter, dim), (role, node))
+
+    def store(self, node: fx.Node, dims: Dims) -> None:
+        """Record a rule's answer; it must fit the tensor."""
+        sizes = shape(node)
+        wrong = sizes is None or len(sizes) != len(dims)
+        if sizes is None or wrong or any(d is not None and length(d) != n for d, n in zip(dims, sizes, strict=True)):
+            raise DependencyError(
+                f"the dependency rule of {label(node)} answered with dimensions "
+                f"{[None if d is None else length(d) for d in dims]} for a tensor of shape {sizes}",
+                hint="correct the rule",
+            )
+        self.dims[node] = list(dims)
+
+    def block(self, node: fx.Node, reason: str) -> None:
+        """Keep every channel that enters ``node``; its outputs have fixed sizes."""
+        for source in node.all_input_nodes:
+            for layout in self.dims.get(source, ()):
+                self.keep(layout, reason)
+            if source.op == "get_attr" and source not in self.dims and shape(source) is not None:
+                for layout in self.of(source):
+                    self.keep(layout, reason)
+        sizes = shape(node)
+        if sizes is not None:
+            self.dims[node] = [None] * len(sizes)
+
+
+def fresh(size: int) -> Layout:
+    """An untied dimension."""
+    return ((Axis(size), 1),)
+
+
+def shape(node: fx.Node) -> tuple[int, ...] | None:
+    """Shape of the tensor that a node makes, None if it makes no single tensor."""
+    value = node.meta.get("val")
+    return tuple(int(n) for n in value.shape) if isinstance(value, torch.Tensor) else None
+
+
+def label(node: fx.Node) -> str:
+    """An operator and its node, for messages."""
+    return f"{str(node.target).removesuffix('.default')} (node {node.name!r})"
+
+
+def layer_name(node: fx.Node, weight: object) -> str:
+    """Module path of the layer that a node belongs to, the parameter's or node's name without one."""
+    target = str(weight.target) if isinstance(weight, fx.Node) and weight.op == "get_attr" else ""
+    stack: Iterable[tuple[str, object]] = (node.meta.get("nn_module_stack") or {}).values()
+    path = next((path for path, _ in reversed(list(stack))), "")
+    path = path.split("@")[0]
+    if path and (target in ("", f"{path}.weight") or not target.startswith(f"{path}.")):
+        return path
+    return target.removesuffix(".weight") or node.name

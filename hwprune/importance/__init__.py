@@ -1,1 +1,23 @@
+"""Importance: one score per channel of every group, by a criterion from the literature."""
 
+from hwprune.importance.batchnorm import BatchNormScale
+from hwprune.importance.gates import with_gates
+from hwprune.importance.magnitude import L1, L2
+from hwprune.importance.objective import to_objective
+from hwprune.importance.registry import Criterion, available, get, register
+from hwprune.importance.scoring import score
+from hwprune.importance.taylor import Taylor2019
+
+__all__ = [
+    "L1",
+    "L2",
+    "BatchNormScale",
+    "Criterion",
+    "Taylor2019",
+    "available",
+    "get",
+    "register",
+    "score",
+    "to_objective",
+    "with_gates",
+]

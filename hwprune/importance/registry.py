@@ -1,0 +1,109 @@
+"""Importance criteria: what one is, and how it is found by name."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch
+
+from hwprune.capture.captured import Captured
+from hwprune.dependency.groups import Dependencies
+from hwprune.errors import UsageError
+from hwprune.importance.batches import Batch
+
+DataNeed = Literal["none", "unlabelled", "labelled"]
+Comparability = Literal["global", "normalised", "within_group"]
+#: A loss: ``(outputs, targets) -> scalar tensor``.
+Loss = Callable[[Any, Any], torch.Tensor]
+
+
+class Criterion(ABC):
+    """Gives every unit of every group a score; a higher score means: keep.
+
+    A criterion is registered with :func:`register`; its constructor takes its parameters by name.
+
+    Attributes
+    ----------
+    name
+        Name in the registry.
+    data_need
+        ``"none"``, ``"unlabelled"`` or ``"labelled"``.
+    comparability
+        What scores of different groups mean beside each other: ``"global"``, one scale for all;
+        ``"normalised"``, one scale once each group is divided by its mean; ``"within_group"``,
+        ranks inside a group only.
+    paper
+        Where it comes from.
+    """
+
+    name: ClassVar[str]
+    data_need: ClassVar[DataNeed]
+    comparability: ClassVar[Comparability]
+    paper: ClassVar[str]
+
+    @abstractmethod
+    def score(
+        self, captured: Captured, deps: Dependencies, data: Iterable[Batch] | None, *, loss: Loss | None
+    ) -> dict[str, torch.Tensor]:
+        """One vector ``[size]`` per group, by group name.
+
+        ``data`` can be iterated once; it is there whenever ``data_need`` is not ``"none"``. The
+        captured model must be left as it was.
+        """
+
+
+_registry: dict[str, type[Criterion]] = {}
+C = TypeVar("C", bound=type[Criterion])
+
+
+def register(criterion: C) -> C:
+    """Class decorator: make a criterion known under its ``name``.
+
+    Raises
+    ------
+    UsageError
+        The name is taken by another class.
+    """
+    name = criterion.name
+    known = _registry.get(name)
+    if known is not None and known.__qualname__ != criterion.__qualname__:
+        raise UsageError(f"a criterion named {name!r} is already registered", hint="choose another name")
+    _registry[name] = criterion
+    return criterion
+
+
+def available(*, data_need: DataNeed | None = None) -> tuple[str, ...]:
+    """Names of the registered criteria, sorted; optionally those with this need of data."""
+    return tuple(sorted(n for n, c in _registry.items() if data_need in (None, c.data_need)))
+
+
+def get(name: str, **params: Any) -> Criterion:
+    """Make the criterion of this name.
+
+    Parameters
+    ----------
+    name
+        A name from :func:`available`.
+    params
+        Parameters of its constructor.
+
+    Raises
+    ------
+    UsageError
+        No criterion has this name, or it has no such parameter.
+    """
+    found = _registry.get(name)
+    if found is None:
+        near = difflib.get_close_matches(name, _registry, n=2)
+        asked = f"did you mean {' or '.join(near)}? " if near else ""
+        raise UsageError(f"unknown criterion {name!r}", hint=f"{asked}there are {', '.join(available())}")
+    known = [key for key in inspect.signature(found).parameters if key not in ("args", "kwargs")]
+    unknown = [key for key in params if key not in known]
+    if unknown:
+        takes = f"it takes {', '.join(known)}" if known else "it takes none"
+        raise UsageError(f"criterion {name!r} has no parameter {', '.join(unknown)}", hint=takes)
+    return found(**params)

@@ -1,0 +1,83 @@
+"""One file with tensors and scalars, written whole or not at all, and without pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from hwprune.errors import ArtifactError
+
+FORMAT = "hwprune-checkpoint"
+VERSION = 1
+
+
+def save_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], scalars: Mapping[str, Any]) -> None:
+    """Write a checkpoint: a safetensors file whose header carries the scalars as JSON.
+
+    The file appears under its name only when it is complete, so an interrupted write leaves the
+    previous checkpoint.
+    """
+    # Clones: safetensors refuses tensors that share memory (tied weights).
+    plain = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+    text = json.dumps(dict(scalars), sort_keys=True)
+    header = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "sha256": _digest(plain, text),
+        "scalars": text,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        save_file(plain, temporary, metadata=header)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read a checkpoint back: its tensors (on the CPU) and its scalars.
+
+    Raises
+    ------
+    ArtifactError
+        The file is missing, truncated, changed, or of another format or version.
+    """
+    hint = "delete it to start again, or give the path of another checkpoint"
+    try:
+        with safe_open(path, framework="pt") as file:
+            header: dict[str, str] = file.metadata() or {}
+            tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise ArtifactError(f"there is no checkpoint at {path}", hint="check the path") from None
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"the checkpoint {path} cannot be read: {error}", hint=hint) from error
+    if header.get("format") != FORMAT or header.get("version") != str(VERSION):
+        found = f"{header.get('format')} version {header.get('version')}"
+        raise ArtifactError(
+            f"{path} is not a checkpoint of format {FORMAT} version {VERSION} but {found}", hint=hint
+        )
+    text = header.get("scalars", "")
+    if header.get("sha256") != _digest(tensors, text):
+        raise ArtifactError(f"the checkpoint {path} does not match its checksum", hint=hint)
+    return tensors, json.loads(text)
+
+
+def _digest(tensors: Mapping[str, torch.Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

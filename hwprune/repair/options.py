@@ -1,0 +1,65 @@
+"""Options of fine-tuning, as they stand in a configuration file."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class FinetuneOptions(BaseModel):
+    """How a pruned model is trained further.
+
+    Attributes
+    ----------
+    optimizer
+        ``"sgd"`` (with ``momentum`` and ``nesterov``) or ``"adamw"``.
+    lr
+        Peak learning rate, reached after the warm-up.
+    final_lr_ratio
+        The cosine ends at ``lr * final_lr_ratio``.
+    weight_decay
+        Applied to matrices and filters only, not to norms and biases.
+    epochs, steps
+        Length of training. ``steps`` (optimizer steps in all) wins over ``epochs``.
+    steps_per_epoch
+        Steps after which an epoch ends; by default the length of the loader.
+    warmup_fraction
+        Share of all steps over which the learning rate rises linearly.
+    label_smoothing
+        Of the default cross-entropy loss.
+    clip_norm
+        Largest norm of all gradients together; ``None`` leaves them.
+    distill_alpha, temperature
+        With a teacher the loss is ``(1 - alpha) * task + alpha * distillation``; unlabelled
+        batches use distillation alone.
+    keep_best
+        End with the weights of the best evaluation instead of the last.
+    seed
+        Seeds Python, NumPy and torch for the run; the caller's generators are put back after it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(default=0.01, gt=0)
+    final_lr_ratio: float = Field(default=0.0, ge=0, le=1)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(default=1e-4, ge=0)
+    epochs: int = Field(default=10, ge=1)
+    steps: int | None = Field(default=None, ge=1)
+    steps_per_epoch: int | None = Field(default=None, ge=1)
+    warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    clip_norm: float | None = Field(default=None, gt=0)
+    distill_alpha: float = Field(default=0.5, ge=0, le=1)
+    temperature: float = Field(default=4.0, gt=0)
+    keep_best: bool = False
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> FinetuneOptions:
+        if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs momentum above 0: set nesterov = false or momentum = 0.9")
+        return self

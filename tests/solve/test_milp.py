@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from scipy.optimize import OptimizeResult
 
 from hwprune.errors import BudgetError, PlanError
 from hwprune.solve.formulation import formulate
@@ -164,3 +165,17 @@ def test_scaling_values_and_latencies_changes_nothing() -> None:
         )
         other = solve_milp(scaled, gap=1e-6)
         assert other.value / value == pytest.approx(base.value, rel=2e-6) and other.gap <= 1e-6
+
+
+def test_unproven_failure_does_not_claim_to_be_the_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = Problem((A,), (Term("t", ("a",), np.array([2.0, 3.0, 4.0])),), 5.0, 3.0)
+
+    def out_of_time(*_arguments: object, **_options: object) -> OptimizeResult:
+        return OptimizeResult(x=None, status=1)
+
+    monkeypatch.setattr("hwprune.solve.milp.optimize.milp", out_of_time)
+    with pytest.raises(BudgetError, match="not reached within 30 s; the least latency found is 7e-06 ms"):
+        solve_milp(problem)
+    # With a reachable budget, what greedy found is handed back with the trivial bound.
+    solution = solve_milp(replace(problem, budget_ns=8.0))
+    assert solution.widths == {"a": 2} and solution.bound == 3.0

@@ -102,6 +102,14 @@ def test_choice_within_the_tolerance_of_the_budget_is_still_refused() -> None:
     assert solution.widths == {"a": 2}
 
 
+def test_what_is_cut_off_makes_room_for_the_optimum_and_not_for_greed() -> None:
+    # All of it is 1e-10 too slow. Narrowing b is just enough and costs 0.5; greed would narrow a.
+    a, b = Domain("a", (1, 2), (9.0, 10.0)), Domain("b", (1, 2), (9.5, 10.0))
+    terms = (Term("a", ("a",), np.array([1e5, 6e5])), Term("b", ("b",), np.array([4e5, 4e5 + 1e-4])))
+    solution = solve_milp(Problem((a, b), terms, 0.0, 1e6))
+    assert solution.widths == {"a": 2, "b": 1} and solution.latency_ns == 1e6
+
+
 def test_many_choices_just_above_the_budget() -> None:
     # 3^4 choices within the tolerance, all too slow: neither accepted nor endlessly cut off.
     domains = tuple(Domain(g, (1, 2, 3, 4), (0.0, 7.0, 8.0, 9.0)) for g in "abcd")

@@ -100,14 +100,15 @@ def sample(engine: TimedEngine, profile: MeasureProfile) -> Sampled:
     warmup = warm_up(engine, number, profile.max_warmup, stopping.timeout_s)
     samples_ns: list[float] = []
     repeat = 1
-    start, cpu_start = time.perf_counter(), time.process_time()
+    elapsed = cpu = 0.0  # of the engine alone, without our own statistics
     while True:
+        start, cpu_start = time.perf_counter(), time.process_time()
         samples_ns += [s * 1e9 for s in engine.time(number, repeat)]
-        elapsed = time.perf_counter() - start
+        cpu += time.process_time() - cpu_start
+        elapsed += time.perf_counter() - start
         # A chunk of a long kernel must not run far past the timeout.
         fitting = int((stopping.timeout_s - elapsed) / (elapsed / len(samples_ns)))
         repeat = max(1, min(profile.chunk, fitting))
         unmet = stopping.unmet(samples_ns, elapsed)
         if unmet is None or stopping.timed_out(samples_ns, elapsed):
-            share = (time.process_time() - cpu_start) / max(elapsed, 1e-9)
-            return Sampled(samples_ns, number, warmup, elapsed, share, unmet)
+            return Sampled(samples_ns, number, warmup, elapsed, cpu / max(elapsed, 1e-9), unmet)

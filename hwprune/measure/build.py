@@ -16,7 +16,7 @@ from hwprune.measure.process import WorkerProcess
 from hwprune.measure.worker import resolve
 from hwprune.target import Target
 
-DEFAULT_FUNCTION = "hwprune.compile.kernels:build_kernel_library"
+DEFAULT_FUNCTION = "hwprune.compile:build_kernel_library"
 BUILD_TIMEOUT_S = 120.0
 
 

@@ -99,7 +99,7 @@ def test_later_rows_replace_earlier_ones(tmp_path: Path):
 
 
 def test_missing(tmp_path: Path):
-    with pytest.raises(TableError, match="no latency table at .*\n.*hwprune profile"):
+    with pytest.raises(TableError, match=r"no latency table at .*\n.*hwprune profile"):
         LatencyTable.load(tmp_path / "nowhere")
     write(tmp_path, ROWS)
     (tmp_path / "table.csv").unlink()
@@ -142,7 +142,7 @@ def resign(directory: Path, rows_text: str, **changes: object) -> None:
 def test_mixed_units_duplicates_and_foreign_columns(tmp_path: Path):
     write(tmp_path, ROWS)
     resign(tmp_path, table_to_csv([*ROWS[1:], row(conv(8), unit="cycles")]))
-    with pytest.raises(TableError, match="mixes units.*cycles"):
+    with pytest.raises(TableError, match=r"mixes units.*cycles"):
         LatencyTable.load(tmp_path)
     resign(tmp_path, table_to_csv([*ROWS, ROWS[2]]))
     with pytest.raises(TableError, match="twice"):
@@ -160,7 +160,7 @@ def test_mixed_units_duplicates_and_foreign_columns(tmp_path: Path):
 
 def test_wrong_pipeline_unit_and_device(tmp_path: Path):
     write(tmp_path, ROWS)
-    with pytest.raises(PipelineMismatchError, match="0123456789ab.*ffff"):
+    with pytest.raises(PipelineMismatchError, match=r"0123456789ab.*ffff"):
         LatencyTable.load(tmp_path, pipeline="ffff")
     with pytest.raises(TableError, match=r"is in ns \(measured\), cycles was asked"):
         LatencyTable.load(tmp_path, unit="cycles")

@@ -68,7 +68,7 @@ def test_turns_are_interleaved(fakes):  # type: ignore[no-untyped-def]
 def test_reference_can_be_named_and_must_run():
     result = compare({"a": fake(1e-4), "b": fake(3e-4)}, X, profile=FAST, reference="b")
     assert result["a"].ratio.ratio == pytest.approx(1 / 3)
-    with pytest.raises(MeasureError, match="reference 'a'.*cannot load"):
+    with pytest.raises(MeasureError, match=r"reference 'a'.*cannot load"):
         compare({"a": fake(1e-4, fail="load"), "b": fake(1e-4)}, X, profile=FAST, reference="a")
     with pytest.raises(MeasureError, match="no contender"):
         compare({"a": fake(1e-4, fail="load")}, X, profile=FAST)

@@ -173,7 +173,7 @@ def test_nothing_can_be_built(tmp_path: Path):
             for job in jobs:
                 yield job, "CompileError: no linker"
 
-    with pytest.raises(MeasureError, match="no kernel can be built.*no linker"):
+    with pytest.raises(MeasureError, match=r"no kernel can be built.*no linker"):
         run(tmp_path, SPECS, NoCompiler())
     assert keys(tmp_path) == set()
     run(tmp_path, SPECS)

@@ -12,7 +12,7 @@ from hwprune.measure.runners.base import Provenance, Unit
 from hwprune.measure.sampling import Sampled
 from hwprune.measure.stopping import MeasureProfile
 
-DEFAULT_ENGINE = "hwprune.compile.runner:KernelRunner"
+DEFAULT_ENGINE = "hwprune.compile:KernelRunner"
 START_TIMEOUT_S = 60.0
 
 

@@ -70,7 +70,7 @@ def test_last_cores_are_measured_on():
 
 
 def test_copies():
-    # 256 KiB of weights: 32 MiB / 256 KiB = 128, clamped
+    # 32 MiB of weights are rotated. 256 KiB: 128 sets, clamped
     assert copies_for(linear(256, 256)) == 64
     # 2 MiB -> 16; a little less -> 17
     assert copies_for(linear(512, 1024)) == 16
@@ -82,6 +82,16 @@ def test_copies():
     pool = KernelSpec((KernelInput((1, 64, 112, 112), "data"),), (KernelOp("relu", (0,)),))
     assert copies_for(pool) == 11
     assert copies_for(KernelSpec((KernelInput((1, 64), "data"),), (KernelOp("relu", (0,)),))) == 64
+    # 147 KiB of weights at 56x56 do 1568 operations a byte: where they come from does not matter
+    assert copies_for(conv(64, 64, 56)) == 4
+    assert copies_for(conv(8, 8, 56)) == 54
+    # 590 KiB at 28x28 (392 a byte) it does, but 57 sets would take too long: 2 GFLOP / 231 MFLOP
+    assert copies_for(conv(128, 128, 28)) == 8
+    # 9.4 MB at 7x7: 32 MiB rotated
+    assert copies_for(conv(512, 512, 7)) == 4
+    assert copies_for(conv(256, 256, 7)) == 15
+    # what the compiler does not know is for the build to refuse
+    assert copies_for(KernelSpec((KernelInput((1, 64), "data"),), (KernelOp("erf", (0,)),))) == 64
 
 
 def test_sentinel_is_a_valid_spec():

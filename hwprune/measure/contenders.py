@@ -85,7 +85,7 @@ class BundleEngine(CallEngine):
     """A bundle through the runtime it ships with."""
 
     def __init__(self, path: str, inputs: str, threads: int) -> None:
-        from hwprune.compile import load_bundle  # pyright: ignore
+        from hwprune.compile import load_bundle
 
         bundle = load_bundle(Path(path))
         arrays = load_arrays(Path(inputs))

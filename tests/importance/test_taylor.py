@@ -12,7 +12,7 @@ from torch import nn
 
 from hwprune.capture import capture
 from hwprune.capture.captured import Captured
-from hwprune.dependency import Dependencies, analyse
+from hwprune.dependency import Dependencies, Run, Tap, analyse
 from hwprune.errors import CriterionError
 from hwprune.importance import score, with_gates
 from hwprune.importance.taylor import Form, RemovalGradient
@@ -104,6 +104,24 @@ def _upstream(node: torch.fx.Node) -> list[torch.fx.Node]:
             break
         node = node.all_input_nodes[0]
     return [*out, node]
+
+
+def test_two_groups_on_one_tap_and_positions_of_no_group() -> None:
+    torch.manual_seed(0)
+    captured, deps = _analysed(NETS["concat"]())
+    cat = next(n.name for n in captured.graph.graph.nodes if "cat" in str(n.target))
+    # The concatenation holds 4 channels of a, then 6 of b; the last one of b belongs to nobody here.
+    a = replace(deps.group("a"), taps=(Tap(cat, 1, (Run(0, 0, 4),)),))
+    b = replace(deps.group("b"), size=5, taps=(Tap(cat, 1, (Run(4, 0, 5),)),))
+    gated, gates = with_gates(captured, replace(deps, groups=(a, b)))
+    with torch.no_grad():
+        gates["a"].copy_(torch.arange(2.0, 6.0))
+        gates["b"].copy_(torch.arange(6.0, 11.0))
+    x = torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    seen = _value_after(gated, cat, x)
+    plain, _ = with_gates(captured, replace(deps, groups=(a, b)))
+    factor = torch.tensor([2.0, 3, 4, 5, 6, 7, 8, 9, 10, 1], dtype=torch.float64).view(1, -1, 1, 1)
+    torch.testing.assert_close(seen, _value_after(plain, cat, x) * factor)
 
 
 @pytest.mark.parametrize("form", ["gate", "consumers"])

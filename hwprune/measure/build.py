@@ -90,7 +90,7 @@ class BuildPool:
     def _one(self, job: BuildJob) -> str | None:
         worker: WorkerProcess | None = getattr(self._local, "worker", None)
         if worker is None:
-            worker = self._local.worker = WorkerProcess([], 1, "build worker")
+            worker = self._local.worker = WorkerProcess([], 1, "build worker", hidden=["torch"])
             self._workers.append(worker)
         arguments: dict[str, Any] = {
             "function": self._function,

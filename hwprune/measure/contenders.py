@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from hwprune.errors import MissingExtraError
+from hwprune.measure.worker import hide
 
 #: What runs once and returns outputs.
 Call = Callable[[], list[np.ndarray]]
@@ -85,6 +86,7 @@ class BundleEngine(CallEngine):
     """A bundle through the runtime it ships with."""
 
     def __init__(self, path: str, inputs: str, threads: int) -> None:
+        hide({"torch"})  # a bundle runs where torch is not installed
         from hwprune.compile import load_bundle
 
         bundle = load_bundle(Path(path))

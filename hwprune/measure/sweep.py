@@ -112,6 +112,9 @@ class Sweep:
             _log.info("batch disturbed (%s)%s", why, "" if attempt == self._retries else ", timing it again")
             if attempt == self._retries:
                 self._distrust(rows.values(), why)
+                # Timing again helps against a short disturbance. This one lasts: do not double its cost.
+                self._retries = 0
+                break
         self._report.time_s += time.perf_counter() - start
         for job in jobs:
             self._remove(job)

@@ -35,7 +35,7 @@ class LocalRunner:
         self.threads = threads
         self.cores = measuring_cores(threads)
         self._engine = engine
-        self._worker = WorkerProcess(self.cores, threads)
+        self._worker = WorkerProcess(self.cores, threads, hidden=["torch"])
 
     def measure(self, library: Path, profile: MeasureProfile) -> Sampled:
         """See :class:`hwprune.measure.runners.base.Runner`."""

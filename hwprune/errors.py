@@ -71,6 +71,10 @@ class BudgetError(HwpruneError):
     """A latency budget is malformed, unreachable, or already met by the dense model."""
 
 
+class BudgetMetError(BudgetError):
+    """The dense model already meets the budget: there is nothing to prune."""
+
+
 class PlanError(HwpruneError):
     """A plan does not fit the model or target that it is applied to."""
 

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import fx
 
-# The modules of rules register themselves in the table when they are imported.
 from hwprune.capture.captured import Captured
-from hwprune.dependency import rules_elementwise, rules_layers, rules_shape
 from hwprune.dependency.build import Leaf, build_extents, build_members, runs_of
 from hwprune.dependency.groups import ChannelGroup, Dependencies, Refusal
 from hwprune.dependency.layout import Axis, resolve
 from hwprune.dependency.rules import find_rule
+from hwprune.dependency.rules_elementwise import elementwise
+from hwprune.dependency.rules_layers import convolution
+from hwprune.dependency.rules_shape import reshape
 from hwprune.dependency.scope import Scope
 from hwprune.dependency.taps import build_taps
 from hwprune.dependency.tracker import Barrier, Tracker, fresh, label, shape
 
 _log = logging.getLogger(__name__)
 
-BUILT_IN_RULES = (rules_layers, rules_elementwise, rules_shape)
+# Importing one rule of each file fills the table with all of them.
+_REGISTERED = (elementwise, convolution, reshape)
 
 
 def analyse(captured: Captured, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Dependencies:
@@ -109,6 +111,7 @@ def _leaves(tracker: Tracker, scope: Scope) -> tuple[list[Leaf], tuple[Refusal, 
             leaf.layers.append(name)
             leaf.nodes.append(node)
             channels[name, axis] = sum(r.count * r.inner for r in run)
+    _name(leaves.values())  # before scopes are applied: names do not depend on them
     refused: dict[tuple[str, str], int] = {}
     kept: list[Leaf] = []
     scope.check(name for name, _, _ in tracker.producers)
@@ -121,11 +124,10 @@ def _leaves(tracker: Tracker, scope: Scope) -> tuple[list[Leaf], tuple[Refusal, 
             continue
         for name in dict.fromkeys(leaf.layers):
             refused[name, reason] = refused.get((name, reason), 0) + channels[name, axis]
-    _name(kept)
     return kept, tuple(Refusal(name, count, reason) for (name, reason), count in refused.items())
 
 
-def _name(leaves: list[Leaf]) -> None:
+def _name(leaves: Iterable[Leaf]) -> None:
     """Name of the first producer; numbered when one layer's channels fall into several groups."""
     taken: dict[str, int] = {}
     for leaf in leaves:

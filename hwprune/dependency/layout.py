@@ -72,23 +72,26 @@ def unify(first: Layout, second: Layout) -> bool:
             right.popleft()
         elif x is y:
             return False
+        elif _trim(x, i, y.size * j) or _trim(y, j, x.size * i):
+            continue
         elif i != j:
             common = math.lcm(i, j)
             if not (_coarsen(x, common // i) and _coarsen(y, common // j)):
                 return False
-        elif x.size == y.size:
+        else:
             y.parts = ((x, 1),)
             left.popleft()
             right.popleft()
-        elif x.size > y.size:
-            _split(x, y.size)
-        else:
-            _split(y, x.size)
     return not left and not right
 
 
-def _split(axis: Axis, at: int) -> None:
+def _trim(axis: Axis, inner: int, positions: int) -> bool:
+    """Split an axis that is longer than ``positions`` there, if that is between two units."""
+    at, rest = divmod(positions, inner)
+    if rest or at >= axis.size:
+        return False
     axis.parts = ((Axis(at), 1), (Axis(axis.size - at), 1))
+    return True
 
 
 def _coarsen(axis: Axis, factor: int) -> bool:

@@ -6,24 +6,33 @@ import re
 
 from torch import fx
 
+from hwprune.dependency.layout import Layout
 from hwprune.dependency.rules import rule
 from hwprune.dependency.tracker import Barrier, Dims, Tracker, label, shape
 
+# fmt: off
 _UNARY = (
-    "relu relu6 hardtanh hardswish hardsigmoid silu gelu sigmoid tanh leaky_relu elu selu celu mish softplus "
-    "softsign logsigmoid hardshrink softshrink threshold clamp clamp_min clamp_max exp log log2 log1p expm1 "
-    "neg abs sqrt rsqrt reciprocal square sin cos erf floor ceil round sign pow.Tensor_Scalar pow.Scalar "
-    "add.Scalar sub.Scalar mul.Scalar div.Scalar rsub.Scalar dropout feature_dropout alpha_dropout "
-    "clone contiguous detach alias to.dtype to.device to.dtype_layout _to_copy identity "
-    "eq.Scalar ne.Scalar gt.Scalar ge.Scalar lt.Scalar le.Scalar logical_not bitwise_not nan_to_num "
-    "zeros_like ones_like masked_fill.Scalar"
-).split()
+    "relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "silu", "gelu", "sigmoid", "tanh",
+    "leaky_relu", "elu", "selu", "celu", "mish", "softplus", "softsign", "logsigmoid", "hardshrink",
+    "softshrink", "threshold", "clamp", "clamp_min", "clamp_max", "exp", "log", "log2", "log1p",
+    "expm1", "neg", "abs", "sqrt", "rsqrt", "reciprocal", "square", "sin", "cos", "erf", "floor",
+    "ceil", "round", "sign", "pow.Tensor_Scalar", "pow.Scalar", "add.Scalar", "sub.Scalar",
+    "mul.Scalar", "div.Scalar", "rsub.Scalar", "dropout", "feature_dropout", "alpha_dropout",
+    "clone", "contiguous", "detach", "alias", "to.dtype", "to.device", "to.dtype_layout",
+    "_to_copy", "identity", "eq.Scalar", "ne.Scalar", "gt.Scalar", "ge.Scalar", "lt.Scalar",
+    "le.Scalar", "logical_not", "bitwise_not", "nan_to_num", "zeros_like", "ones_like",
+    "masked_fill.Scalar",
+)
+# fmt: on
 
+# fmt: off
 _BINARY = (
-    "add.Tensor sub.Tensor mul.Tensor div.Tensor div.Tensor_mode rsub.Tensor maximum minimum pow.Tensor_Tensor "
-    "addcmul addcdiv where.self lerp.Tensor lerp.Scalar eq.Tensor ne.Tensor gt.Tensor ge.Tensor lt.Tensor "
-    "le.Tensor logical_and logical_or expand_as"
-).split()
+    "add.Tensor", "sub.Tensor", "mul.Tensor", "div.Tensor", "div.Tensor_mode", "rsub.Tensor",
+    "maximum", "minimum", "pow.Tensor_Tensor", "addcmul", "addcdiv", "where.self", "lerp.Tensor",
+    "lerp.Scalar", "eq.Tensor", "ne.Tensor", "gt.Tensor", "ge.Tensor", "lt.Tensor", "le.Tensor",
+    "logical_and", "logical_or", "expand_as",
+)
+# fmt: on
 
 
 @rule(*_UNARY, *_BINARY)
@@ -35,7 +44,7 @@ def elementwise(t: Tracker, node: fx.Node) -> Dims:
         raise Barrier("it does not make one tensor")
     if len(operands) > 1:
         t.merges.add(node)
-    out: Dims = [None] * len(sizes)
+    out: list[Layout | None] = [None] * len(sizes)
     for position, size in enumerate(sizes):
         chosen = None
         first = True
@@ -49,19 +58,21 @@ def elementwise(t: Tracker, node: fx.Node) -> Dims:
                 t.keep(layout, f"its one channel is repeated by {label(node)}")
             elif first:
                 chosen, first = layout, False
-            else:
-                if chosen is not layout:
-                    t.tie(chosen, layout, node)
+            elif chosen is not layout:
+                t.tie(chosen, layout, node)
         out[position] = chosen
     return out
 
 
+# fmt: off
 _SPATIAL = (
-    "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
-    "adaptive_avg_pool3d upsample_nearest1d.vec upsample_nearest2d.vec upsample_nearest3d.vec "
-    "upsample_linear1d.vec upsample_bilinear2d.vec upsample_bicubic2d.vec upsample_trilinear3d.vec "
-    "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d"
-).split()
+    "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "upsample_nearest1d.vec",
+    "upsample_nearest2d.vec", "upsample_nearest3d.vec", "upsample_linear1d.vec",
+    "upsample_bilinear2d.vec", "upsample_bicubic2d.vec", "upsample_trilinear3d.vec",
+    "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d",
+)
+# fmt: on
 
 
 @rule(*_SPATIAL)

@@ -6,7 +6,7 @@ from torch import fx
 
 from hwprune.dependency.layout import Layout, length, scale
 from hwprune.dependency.rules import rule
-from hwprune.dependency.tracker import Barrier, Dims, Tracker, fresh, shape
+from hwprune.dependency.tracker import Barrier, Dims, Tracker, fresh, label, shape
 
 
 def _argument(node: fx.Node, index: int, name: str, default: object = None) -> object:
@@ -29,19 +29,33 @@ def convolution(t: Tracker, node: fx.Node) -> Dims:
     if not isinstance(groups, int) or not isinstance(weight, fx.Node):
         raise Barrier("its group count is not a constant")
     channel = len(x) - len(w) + 1
+    depthwise = groups > 1 and _size(weight, 1) == 1
     if groups == 1:
         t.tie(x[channel], w[1], node)
         out = w[0]
-    elif (shape(weight) or ())[1] == 1:
+    elif depthwise:
         out = _depthwise(t, node, x[channel], w[0], groups)
     else:
         out = _grouped(t, node, x[channel], w, groups)
-    t.role(weight, 0, "channelwise" if groups > 1 and (shape(weight) or ())[1] == 1 else "producer", node)
+    t.role(weight, 0, "channelwise" if depthwise else "producer", node)
     t.role(weight, 1, "consumer", node)
     if out is not None:
         t.produce(node, weight, out)
     _bias(t, node, out)
-    return [*x[:channel], out, *([None] * (len(w) - 2))]
+    return [*x[:channel], out, *_spatial(t, node, x[channel + 1 :])]
+
+
+def _spatial(t: Tracker, node: fx.Node, dims: Dims) -> Dims:
+    for layout in dims:
+        t.keep(layout, f"mixed by {label(node)}")
+    return [None] * len(dims)
+
+
+def _size(node: fx.Node, dim: int) -> int:
+    sizes = shape(node)
+    if sizes is None:
+        raise Barrier(f"argument {node.name!r} is not a tensor")
+    return sizes[dim]
 
 
 def _depthwise(t: Tracker, node: fx.Node, x: Layout | None, w: Layout | None, groups: int) -> Layout | None:
@@ -75,7 +89,7 @@ def transposed_convolution(t: Tracker, node: fx.Node) -> Dims:
     if w[1] is not None:
         t.produce(node, weight, w[1])
     _bias(t, node, w[1])
-    return [*x[:channel], w[1], *([None] * (len(w) - 2))]
+    return [*x[:channel], w[1], *_spatial(t, node, x[channel + 1 :])]
 
 
 @rule("linear")
@@ -100,7 +114,7 @@ def batch_norm(t: Tracker, node: fx.Node) -> Dims:
         if vector is not None:
             t.tie(x[1], t.of(vector)[0], node)
             t.role(vector, 0, "channelwise", node)
-    return x
+    return [*x[:2], *_spatial(t, node, x[2:])]
 
 
 @rule("prelu")

@@ -34,8 +34,8 @@ def concatenate(t: Tracker, node: fx.Node) -> Dims:
     runs: Layout = ()
     for tensor, part in zip(tensors, parts, strict=True):
         layout = part[at]
-        size = (shape(tensor) or ())[at] if isinstance(tensor, fx.Node) else 0
-        runs += layout if layout is not None else t.fixed(size, f"concatenated by {label(node)}")
+        sizes = _sizes(tensor)
+        runs += layout if layout is not None else t.fixed(sizes[at], f"concatenated by {label(node)}")
     out[at] = runs
     return out
 
@@ -48,7 +48,7 @@ def reshape(t: Tracker, node: fx.Node) -> Dims:
     Merging [C, H, W] puts every channel on H*W consecutive positions; H and W must stay. Splitting
     [C] into [A, B] makes units of B consecutive channels.
     """
-    x, before, after = t.of(node.args[0]), shape(_node(node.args[0])) or (), shape(node) or ()
+    x, before, after = t.of(node.args[0]), _sizes(node.args[0]), _sizes(node)
     out: list[Layout | None] = [None] * len(after)
     for sources, results in _line_up(before, after):
         big_in = [dim for dim in sources if before[dim] > 1]
@@ -135,7 +135,7 @@ def permute(t: Tracker, node: fx.Node) -> Dims:
 @rule("expand")
 def expand(t: Tracker, node: fx.Node) -> Dims:
     """A repeated position follows whatever it is combined with later: its size is free."""
-    x, before, after = t.of(node.args[0]), shape(_node(node.args[0])) or (), shape(node) or ()
+    x, before, after = t.of(node.args[0]), _sizes(node.args[0]), _sizes(node)
     lead = len(after) - len(before)
     out: list[Layout | None] = [fresh(size) for size in after[:lead]]
     for dim, layout in enumerate(x):
@@ -175,8 +175,8 @@ def slice_(t: Tracker, node: fx.Node) -> Dims:
     """Other dimensions pass; a sliced dimension of channels is kept whole."""
     x = list(t.of(node.args[0]))
     dim = node.args[1] if len(node.args) > 1 else 0
-    before, after = shape(_node(node.args[0])), shape(node)
-    if not isinstance(dim, int) or before is None or after is None:
+    before, after = _sizes(node.args[0]), _sizes(node)
+    if not isinstance(dim, int):
         raise Barrier("its dimension is not a constant")
     if before[dim] != after[dim]:
         t.keep(x[dim], f"sliced by {label(node)}")
@@ -184,8 +184,8 @@ def slice_(t: Tracker, node: fx.Node) -> Dims:
     return x
 
 
-def _node(value: object) -> fx.Node:
-    if not isinstance(value, fx.Node):
+def _sizes(value: object) -> tuple[int, ...]:
+    sizes = shape(value) if isinstance(value, fx.Node) else None
+    if sizes is None:
         raise Barrier("an argument is not a tensor of the graph")
-    return value
-
+    return sizes

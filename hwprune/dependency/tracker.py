@@ -89,7 +89,11 @@ class Tracker:
         """Record a rule's answer; it must fit the tensor."""
         sizes = shape(node)
         wrong = sizes is None or len(sizes) != len(dims)
-        if sizes is None or wrong or any(d is not None and length(d) != n for d, n in zip(dims, sizes, strict=True)):
+        if (
+            sizes is None
+            or wrong
+            or any(d is not None and length(d) != n for d, n in zip(dims, sizes, strict=True))
+        ):
             raise DependencyError(
                 f"the dependency rule of {label(node)} answered with dimensions "
                 f"{[None if d is None else length(d) for d in dims]} for a tensor of shape {sizes}",

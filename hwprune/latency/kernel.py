@@ -23,8 +23,8 @@ OP_KINDS: dict[str, str] = {
     "conv2d": "(x, weight[O,I/groups,KH,KW], bias|-1) dilation=(2) groups padding=(t,l,b,r) stride=(2)",
     "depthwise_conv2d": "(x, weight[C,1,KH,KW], bias|-1) dilation=(2) padding=(4) stride=(2)",
     "linear": "(x[N,K], weight[O,K], bias|-1)",
-    "max_pool2d": "(x) ceil_mode dilation=(2) kernel=(2) padding=(2) stride=(2)",
-    "avg_pool2d": "(x) ceil_mode count_include_pad kernel=(2) padding=(2) stride=(2)",
+    "max_pool2d": "(x) ceil_mode dilation=(2) kernel=(2) padding=(t,l,b,r) stride=(2)",
+    "avg_pool2d": "(x) ceil_mode count_include_pad kernel=(2) padding=(t,l,b,r) stride=(2)",
     "adaptive_avg_pool2d": "(x) output=(2)",
     "mean_hw": "(x[N,C,H,W]) keepdim: mean over H and W, giving [N,C] or [N,C,1,1]",
     "cat": "(x, y, ...) along channels",
@@ -43,6 +43,7 @@ OP_KINDS: dict[str, str] = {
     "gelu": "(x) approximate=none|tanh",
     "tanh": "(x)",
     # layout
+    "copy": "(x): the same values; gives a network output a plain copy of a tensor used elsewhere",
     "flatten": "(x[N,C,H,W]) -> [N, C*H*W]; fused in front of a linear",
 }
 

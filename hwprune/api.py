@@ -1,0 +1,228 @@
+"""The public API: from a trained model to a pruned, compiled, measured one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hwprune import importance
+from hwprune.capture import capture
+from hwprune.capture.captured import Captured
+from hwprune.dependency import analyse
+from hwprune.dependency.groups import Dependencies, Refusal
+from hwprune.errors import DependencyError
+from hwprune.planner.loop import LoopResult, PlanningLoop, reject_overrun
+from hwprune.planner.result import make_plan
+from hwprune.planner.workbench import Progress, Workbench, measure_profile, silent
+from hwprune.solve.plan import Plan, model_fingerprint
+from hwprune.surgery import prune_model, verify
+from hwprune.target import Target, load_target
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and what was found out on the way to it.
+
+    ``workbench`` holds graph, groups, kernel families and table; ``loop`` the solver's result and
+    every end-to-end check.
+    """
+
+    plan: Plan
+    workbench: Workbench
+    loop: LoopResult
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned model.
+
+    Attributes
+    ----------
+    model
+        Trainable ``nn.Module``: the user's own class where its code follows the new widths, else
+        a ``torch.fx.GraphModule`` (the ledger then says why).
+    plan
+        What is kept of every group, with predicted and dense latency and the optimality gap.
+    ledger
+        Every layer that could not be pruned, and why.
+    max_rel_error
+        Largest difference from the masked original, relative to the output's scale.
+    planned
+        How the plan came about; None when it was read from a file.
+    """
+
+    model: nn.Module
+    plan: Plan
+    ledger: tuple[Refusal, ...]
+    max_rel_error: float
+    planned: Planned | None = None
+
+
+def analyse_model(
+    model: nn.Module,
+    example_inputs: Sequence[torch.Tensor] | torch.Tensor,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> tuple[Captured, Dependencies]:
+    """Capture a model and find its groups of channels.
+
+    Raises
+    ------
+    CaptureError
+        The model cannot be exported, or does not accept the inputs.
+    DependencyError
+        Nothing can be pruned; the message holds the ledger.
+    UsageError
+        A pattern matches no group.
+    """
+    inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
+    captured = capture(model, inputs)
+    deps = analyse(captured, include=tuple(include), exclude=tuple(exclude))
+    if not deps.groups:
+        lines = "\n".join(f"  {r.name} ({r.channels} channels): {r.reason}" for r in deps.ledger)
+        raise DependencyError(f"no channel of this model can be pruned:\n{lines}")
+    return captured, deps
+
+
+def plan(
+    model: nn.Module,
+    example_inputs: Sequence[torch.Tensor] | torch.Tensor,
+    target: str | Path | Target = "host",
+    latency: str | float = "50%",
+    data: Iterable[Any] | None = None,
+    *,
+    criterion: str | None = None,
+    loss: Loss | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    threads: int | None = None,
+    profile: str = "quick",
+    tables: Path | None = None,
+    minimum: float = 0.1,
+    steps: int = 8,
+    checks: int = 3,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Planned:
+    """Choose which channels to keep, under a budget of measured latency.
+
+    Parameters
+    ----------
+    model
+        Trained model; it is not changed.
+    example_inputs
+        Inputs of the shape that will be deployed (batch size included).
+    target
+        Name of a target, path of a target file, or a target.
+    latency
+        ``"50%"`` of the dense model's measured latency, or a time such as ``"8ms"``.
+    data
+        Labelled batches ``(inputs, labels)`` for criteria that need them.
+    criterion
+        One of ``hwprune.importance.available()``. Default: ``taylor2019`` with data, else ``l2``.
+    include, exclude
+        Patterns (``layer1.*``) over group names.
+    profile
+        Care of the measurements: ``quick``, ``table`` or ``publish``.
+    minimum
+        Least share of each group to keep.
+    steps
+        Widths on offer per group.
+    checks
+        End-to-end measurements of candidate plans at most; 0 trusts the prediction.
+
+    Raises
+    ------
+    HwpruneError
+        See ``hwprune.errors``: the message says which stage failed and what to do.
+    """
+    resolved = target if isinstance(target, Target) else load_target(target, threads=threads)
+    captured, deps = analyse_model(model, example_inputs, include=include, exclude=exclude)
+    name = criterion or ("taylor2019" if data is not None else "l2")
+    progress(f"score channels by {name}", 0, 1)
+    scores = importance.score(captured, deps, criterion=name, data=data, loss=loss)
+    values = importance.to_objective(scores, importance.get(name).comparability)
+    bench = Workbench.open(
+        captured,
+        deps,
+        resolved,
+        profile=measure_profile(profile),
+        minimum=minimum,
+        steps=steps,
+        tables=tables,
+        seed=seed,
+        progress=progress,
+    )
+    loop = PlanningLoop(
+        bench.model,
+        values,
+        profile=bench.measure_kernels,
+        time_networks=bench.time_networks,
+        program_at=bench.program_at,
+    )
+    result = loop.run(latency, checks=checks)
+    reject_overrun(result)
+    made = make_plan(bench, result, values, criterion=name, budget_asked=str(latency), seed=seed)
+    return Planned(made, bench, result)
+
+
+def apply_plan(
+    model: nn.Module,
+    example_inputs: Sequence[torch.Tensor] | torch.Tensor,
+    made: Plan,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> Pruned:
+    """Cut a model by a plan and verify it against the masked original.
+
+    Raises
+    ------
+    PlanError
+        The plan was made for another model.
+    VerificationError
+        The cut model does not equal the masked original.
+    """
+    captured, deps = analyse_model(model, example_inputs, include=include, exclude=exclude)
+    return _cut(captured, deps, made, None)
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: Sequence[torch.Tensor] | torch.Tensor,
+    target: str | Path | Target = "host",
+    latency: str | float = "50%",
+    data: Iterable[Any] | None = None,
+    **options: Any,
+) -> Pruned:
+    """Prune a trained model to a latency budget on a target; ``model`` is never changed.
+
+    Takes the parameters of :func:`plan`; the result is verified against the masked original.
+
+    Examples
+    --------
+    >>> pruned = hwprune.prune(model, torch.randn(1, 3, 224, 224), latency="50%", data=loader)
+    >>> pruned.plan.predicted_ns <= pruned.plan.budget_ns
+    True
+    """
+    planned = plan(model, example_inputs, target, latency, data, **options)
+    return _cut(planned.workbench.captured, planned.workbench.deps, planned.plan, planned)
+
+
+def _cut(captured: Captured, deps: Dependencies, made: Plan, planned: Planned | None) -> Pruned:
+    made.check({g.name: g.size for g in deps.groups}, model_fingerprint(captured.model))
+    keep: Mapping[str, tuple[int, ...]] = made.keep
+    model, reason = prune_model(captured, deps, keep)
+    error = verify(captured, deps, keep, model)
+    ledger = deps.ledger
+    if reason is not None:
+        ledger = (*ledger, Refusal("model", 0, reason))
+    return Pruned(model, made, ledger, error, planned)

@@ -1,0 +1,171 @@
+"""Verbs that choose and cut: profile, plan, prune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hwprune.cli.common import (
+    Care,
+    Data,
+    Exclude,
+    Include,
+    Inputs,
+    Json,
+    Model,
+    Seed,
+    Tables,
+    TargetName,
+    Threads,
+    TrustPickle,
+    Weights,
+    emit,
+    out,
+    print_table,
+    progress_bar,
+)
+from hwprune.target import load_target
+
+Latency = Annotated[str, typer.Option("--latency", "-l", help='"50%" of the dense latency, or "8ms".')]
+Criterion = Annotated[str | None, typer.Option(help="Importance criterion (see the README).")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this file to the command line."""
+    app.command()(profile)
+    app.command()(plan)
+    app.command()(prune)
+
+
+def profile(
+    model: Model,
+    input: Inputs,
+    target: TargetName = "host",
+    threads: Threads = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    care: Care = "quick",
+    tables: Tables = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Measure the kernels of a model at the widths that a plan may choose. Can be interrupted."""
+    from hwprune.api import analyse_model
+    from hwprune.modelspec import example_inputs, load_model
+    from hwprune.planner.workbench import Workbench, measure_profile
+
+    captured, deps = analyse_model(
+        load_model(model), example_inputs(input), include=include or (), exclude=exclude or ()
+    )
+    with progress_bar() as progress:
+        bench = Workbench.open(
+            captured,
+            deps,
+            load_target(target, threads=threads),
+            profile=measure_profile(care),
+            tables=tables,
+            seed=seed,
+            progress=progress,
+        )
+        table = bench.measure_kernels(bench.model.specs())
+    data = {"table": str(bench.directory), "rows": len(table), "kernels": len(bench.model.specs())}
+    emit(data, json, lambda: out.print(f"{data['rows']} kernels in {data['table']}"))
+
+
+def plan(
+    model: Model,
+    input: Inputs,
+    output: Annotated[Path, typer.Option("--out", "-o", help="Plan file to write.")] = Path("plan.json"),
+    latency: Latency = "50%",
+    weights: Weights = None,
+    trust_pickle: TrustPickle = False,
+    target: TargetName = "host",
+    threads: Threads = None,
+    criterion: Criterion = None,
+    data: Data = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    care: Care = "quick",
+    tables: Tables = None,
+    checks: Annotated[int, typer.Option(help="End-to-end measurements of plans at most.")] = 3,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Choose the widths that keep most importance under a latency budget."""
+    from hwprune import api
+    from hwprune.modelspec import example_inputs, load_data, load_model
+
+    with progress_bar() as progress:
+        planned = api.plan(
+            load_model(model, weights, trust_pickle=trust_pickle),
+            example_inputs(input),
+            load_target(target, threads=threads),
+            latency,
+            load_data(data) if data else None,
+            criterion=criterion,
+            include=include or (),
+            exclude=exclude or (),
+            profile=care,
+            tables=tables,
+            checks=checks,
+            seed=seed,
+            progress=progress,
+        )
+    planned.plan.save(output)
+    emit(
+        _plan_data(planned.plan, planned.loop.measured_ns, output), json, lambda: _show(planned.plan, output)
+    )
+
+
+def prune(
+    model: Model,
+    input: Inputs,
+    plan_file: Annotated[Path, typer.Option("--plan", "-p", help="Plan file to apply.")],
+    output: Annotated[Path, typer.Option("--out", "-o", help="Directory to write.")] = Path("pruned"),
+    weights: Weights = None,
+    trust_pickle: TrustPickle = False,
+    include: Include = None,
+    exclude: Exclude = None,
+    json: Json = False,
+) -> None:
+    """Cut a model by a plan, verify it against the masked original, and save it."""
+    from hwprune import api
+    from hwprune.modelspec import example_inputs, load_model
+    from hwprune.solve.plan import Plan
+
+    pruned = api.apply_plan(
+        load_model(model, weights, trust_pickle=trust_pickle),
+        example_inputs(input),
+        Plan.load(plan_file),
+        include=include or (),
+        exclude=exclude or (),
+    )
+    api.save(pruned, output)
+    data = {
+        "directory": str(output),
+        "class": type(pruned.model).__name__,
+        "max_rel_error": pruned.max_rel_error,
+        "parameters": sum(p.numel() for p in pruned.model.parameters()),
+        "ledger": [{"name": r.name, "channels": r.channels, "reason": r.reason} for r in pruned.ledger],
+    }
+    text = f"{data['class']} with {data['parameters']:,} parameters in {output}; equals the masked original"
+    emit(data, json, lambda: out.print(f"{text} (error {pruned.max_rel_error:.1e})"))
+
+
+def _plan_data(made: Any, measured_ns: float | None, path: Path) -> dict[str, Any]:
+    return {"plan": str(path), "measured_ns": measured_ns, **made.model_dump(mode="json")}
+
+
+def _show(made: Any, path: Path) -> None:
+    from hwprune.solve.plan import SUMMARY_HEADER
+
+    print_table(f"plan for {made.model} on {made.target}", SUMMARY_HEADER, made.summary_rows())
+    out.print(
+        f"dense {made.dense_ns / 1e6:.3f} ms measured, budget {made.budget_ns / 1e6:.3f} ms ({made.budget_asked}), "
+        f"predicted {made.predicted_ns / 1e6:.3f} ms; importance kept within {made.gap:.1e} of the optimum"
+    )
+    for line in made.ledger:
+        out.print(f"kept: {line.name} ({line.channels} channels): {line.reason}", markup=False)
+    out.print(f"written to {path}")

@@ -1,0 +1,160 @@
+"""From scheduled PrimFuncs to one shared object with a Relax ``main`` that calls them in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hwprune.compile.layout import input_layouts, output_shape
+from hwprune.compile.link import link_shared, target_architecture
+from hwprune.compile.primfunc import build_primfunc, kernel_symbol
+from hwprune.compile.shapes import Shape
+from hwprune.compile.tvm_api import IRModule, TvmTarget, relax, transform, tvm
+from hwprune.errors import CompileError, UnsupportedOperatorError
+from hwprune.latency.kernel import KernelSpec
+from hwprune.latency.program import Source
+from hwprune.target import Target
+
+
+@dataclass(frozen=True)
+class Call:
+    """One kernel call of ``main``; sources of kind ``weight`` number ``main``'s weights."""
+
+    name: str
+    spec: KernelSpec
+    sources: tuple[Source, ...]
+
+
+def check_calls(calls: Sequence[Call], target: Target) -> None:
+    """Refuse what cannot be lowered before any code is generated.
+
+    Raises
+    ------
+    UnsupportedOperatorError
+        Naming the operator and the step.
+    """
+    from hwprune.compile.emit import emit
+
+    seen: set[KernelSpec] = set()
+    for call in calls:
+        if call.spec in seen:
+            continue
+        seen.add(call.spec)
+        anchors = [op.kind for op in call.spec.ops if op.kind in _REDUCING]
+        try:
+            if len(anchors) > 1:
+                raise UnsupportedOperatorError(f"several anchors in one kernel: {', '.join(anchors)}")
+            bad = [i.dtype for i in call.spec.inputs if i.dtype != "float32"]
+            if bad:
+                raise UnsupportedOperatorError(f"dtype {bad[0]} has no lowering; only float32 has")
+            emit(call.spec, target)
+        except UnsupportedOperatorError as error:
+            raise UnsupportedOperatorError(
+                f"step '{call.name}': {error.message}",
+                hint="keep this operator out of the compiled part, or replace it",
+            ) from error
+
+
+_REDUCING = frozenset(
+    ("conv2d", "depthwise_conv2d", "linear", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "mean_hw")
+)
+
+
+def relax_module(
+    inputs: Sequence[Shape],
+    weights: Sequence[Shape],
+    calls: Sequence[Call],
+    outputs: Sequence[Source],
+    target: Target,
+) -> IRModule:
+    """Module of all PrimFuncs and ``main(*inputs, *weights) -> tuple of outputs``."""
+    builder = relax.BlockBuilder()
+    functions = {}
+    for spec in dict.fromkeys(call.spec for call in calls):
+        functions[spec] = builder.add_func(build_primfunc(spec, target), kernel_symbol(spec))
+    given = [relax.Var(f"input{i}", relax.TensorType(shape, "float32")) for i, shape in enumerate(inputs)]
+    packed = [relax.Var(f"weight{i}", relax.TensorType(shape, "float32")) for i, shape in enumerate(weights)]
+    with builder.function("main", [*given, *packed]):
+        results: list[relax.Var] = []
+
+        def find(source: Source) -> relax.Var:
+            return {"input": given, "step": results, "weight": packed}[source.kind][source.index]
+
+        with builder.dataflow():
+            for call in calls:
+                result = relax.call_tir(
+                    functions[call.spec],
+                    [find(source) for source in call.sources],
+                    relax.TensorType(output_shape(call.spec, target), "float32"),
+                )
+                results.append(builder.emit(result))
+            final = builder.emit_output(relax.Tuple([find(source) for source in outputs]))
+        builder.emit_func_output(final)
+    return builder.get()
+
+
+def tvm_target(target: Target) -> TvmTarget:
+    """TVM's target object.
+
+    Raises
+    ------
+    CompileError
+        For a kind of target without a code generator, or a dictionary TVM refuses.
+    """
+    if target.kind != "cpu":
+        raise CompileError(
+            f"no code generator for kind '{target.kind}' yet (target '{target.name}')",
+            hint="use a target of kind 'cpu'",
+        )
+    try:
+        return TvmTarget(dict(target.tvm))
+    except Exception as error:
+        raise CompileError(f"TVM refuses the [tvm] table of target '{target.name}': {error}") from error
+
+
+def build_shared(module: IRModule, target: Target, output: Path) -> None:
+    """Compile and link a module of :func:`relax_module` into the shared object ``output``.
+
+    Raises
+    ------
+    CompileError
+        TVM or the linker failed.
+    """
+    llvm = tvm_target(target)
+    passes = transform.Sequential(
+        [
+            relax.transform.ToNonDataflow(),
+            relax.transform.RemovePurityChecking(),
+            relax.transform.CallTIRRewrite(),
+            relax.transform.StaticPlanBlockMemory(),
+            relax.transform.LowerAllocTensor(),
+            relax.transform.KillAfterLastUse(),
+            relax.transform.LowerRuntimeBuiltin(),
+            relax.transform.ComputePrimValue(),
+            relax.transform.VMShapeLower(),
+            relax.transform.AttachGlobalSymbol(),
+        ]
+    )
+    architecture = target_architecture(target.tvm.get("mtriple"))
+
+    def link(path: str, objects: Sequence[str], **_: object) -> None:
+        link_shared(objects, Path(path), architecture)
+
+    link.output_format = "so"  # type: ignore[attr-defined]
+    link.object_format = "o"  # type: ignore[attr-defined]
+    try:
+        executable = relax.build(module, target=llvm, relax_pipeline=passes)
+        executable.export_library(str(output), fcompile=link)
+    except CompileError:
+        raise
+    except Exception as error:
+        raise CompileError(
+            f"TVM {tvm.__version__} could not compile for target '{target.name}': {str(error)[:2000]}"
+        ) from error
+
+
+def weight_layouts(spec: KernelSpec, target: Target) -> list[tuple[int, Shape]]:
+    """Kernel inputs that are weights, with their physical shapes."""
+    layouts = input_layouts(spec, target)
+    return [(i, layouts[i].shape) for i, item in enumerate(spec.inputs) if item.role == "weight"]

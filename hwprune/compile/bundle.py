@@ -1,0 +1,190 @@
+"""Bundles: a compiled module as a directory that runs without hwprune and without ``tvm``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.numpy import load_file, save_file
+
+from hwprune.compile.compiled import CompiledModule
+from hwprune.compile.vm_runtime import VirtualMachine, check_inputs, runtime_library
+from hwprune.errors import ArtifactError
+from hwprune.target import Target, require_runnable
+
+MANIFEST = "manifest.json"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TensorInfo(_Strict):
+    """Shape and dtype of an input or output."""
+
+    shape: tuple[int, ...]
+    dtype: Literal["float32"] = "float32"
+
+
+class KernelInfo(_Strict):
+    """One step of the network."""
+
+    name: str
+    label: str
+    digest: str
+    flops: int
+
+
+class Manifest(_Strict):
+    """``manifest.json`` of a bundle."""
+
+    format: Literal[1] = 1
+    kind: Literal["hwprune-bundle"] = "hwprune-bundle"
+    target: Target
+    pipeline: str
+    versions: dict[str, str]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    kernels: tuple[KernelInfo, ...]
+    files: dict[str, str]
+    provenance: dict[str, Any]
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def write_bundle(module: CompiledModule, directory: Path, provenance: dict[str, Any]) -> None:
+    """Write a bundle; all of it or nothing. An older bundle in the same place is replaced.
+
+    Raises
+    ------
+    ArtifactError
+        ``directory`` exists and is not a bundle.
+    """
+    if directory.exists() and not _is_bundle(directory):
+        raise ArtifactError(
+            f"{directory} exists and is not a bundle", hint="name a new directory, or remove this one"
+        )
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        _fill(module, staging, provenance)
+        staging.chmod(0o755)
+        if directory.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{directory.name}-old-", dir=directory.parent))
+            directory.rename(old / "bundle")
+            staging.rename(directory)
+            shutil.rmtree(old)
+        else:
+            staging.rename(directory)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _is_bundle(directory: Path) -> bool:
+    try:
+        return json.loads((directory / MANIFEST).read_text()).get("kind") == "hwprune-bundle"
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _fill(module: CompiledModule, folder: Path, provenance: dict[str, Any]) -> None:
+    shutil.copyfile(module.library, folder / "model.so")
+    names = [f"{i:05d}" for i in range(len(module.weights))]
+    save_file(dict(zip(names, module.weights, strict=True)), folder / "weights.safetensors")
+    shutil.copyfile(Path(__file__).with_name("harness_run.py"), folder / "run.py")
+    shutil.copyfile(runtime_library(), folder / "libtvm_runtime.so")
+    manifest = Manifest(
+        target=module.target,
+        pipeline=module.pipeline,
+        versions={
+            "hwprune": _version("hwprune"),
+            "tvm": _version("apache-tvm"),
+            "tvm_ffi": _version("apache-tvm-ffi"),
+        },
+        inputs=tuple(TensorInfo(shape=s) for s in module.input_shapes),
+        outputs=tuple(TensorInfo(shape=s) for s in module.output_shapes),
+        kernels=tuple(KernelInfo(**asdict(k)) for k in module.kernels),
+        files={p.name: sha256(p) for p in sorted(folder.iterdir())},
+        provenance=provenance,
+    )
+    (folder / MANIFEST).write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle on disk."""
+
+    directory: Path
+    manifest: Manifest
+
+    @cached_property
+    def _machine(self) -> VirtualMachine:
+        require_runnable(self.manifest.target)
+        weights = load_file(self.directory / "weights.safetensors")
+        ordered: Sequence[np.ndarray] = [weights[name] for name in sorted(weights)]
+        return VirtualMachine(self.directory / "model.so", ordered, self.manifest.target.threads)
+
+    def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
+        """Run the network in this process; float32 arrays of the manifest's shapes.
+
+        Raises
+        ------
+        UsageError
+            Wrong number, shape or dtype of inputs.
+        TargetError
+            This machine lacks the target's instructions.
+        """
+        check_inputs(inputs, [i.shape for i in self.manifest.inputs])
+        self._machine.set_inputs(inputs)
+        self._machine.invoke()
+        return self._machine.outputs()
+
+
+def load_bundle(directory: Path) -> Bundle:
+    """Read a bundle and verify every file's checksum.
+
+    Raises
+    ------
+    ArtifactError
+        Naming the file that is missing, unreadable or changed.
+    """
+    directory = Path(directory)
+    path = directory / MANIFEST
+    try:
+        manifest = Manifest.model_validate_json(path.read_text())
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}", hint="is this a bundle?") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ArtifactError(f"{path} is not a valid manifest: {where}: {first['msg']}") from error
+    for name, expected in manifest.files.items():
+        if "/" in name or not (directory / name).is_file():
+            raise ArtifactError(f"{directory / name} is missing", hint="copy the whole bundle again")
+        if sha256(directory / name) != expected:
+            raise ArtifactError(
+                f"{directory / name} does not match its checksum in {MANIFEST}",
+                hint="the file was edited or truncated: copy or build the bundle again",
+            )
+    return Bundle(directory, manifest)

@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""Run and time this bundle. Needs Python with numpy and apache-tvm-ffi, nothing else.
+
+    python run.py --repeats 50 --inputs x.npy --output y.npy
+
+Prints one JSON object: samples in nanoseconds, their median and minimum.
+"""
+
+import argparse
+import ctypes
+import hashlib
+import json
+import platform
+import statistics
+import struct
+import sys
+import time
+from pathlib import Path
+
+
+def fail(message):
+    sys.exit(f"error: {message}")
+
+
+def aligned(numpy, shape):
+    """Empty float32 array at a multiple of 64 bytes: compiled code loads whole vectors."""
+    count = 4
+    for extent in shape:
+        count *= extent
+    raw = numpy.empty(count + 64, numpy.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + count].view(numpy.float32).reshape(shape)
+
+
+def read_weights(numpy, path):
+    """Tensors of a safetensors file (float32), in the order of their names."""
+    data = memoryview(path.read_bytes())
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(bytes(data[8 : 8 + length]))
+    header.pop("__metadata__", None)
+    tensors = []
+    for name in sorted(header):
+        begin, end = header[name]["data_offsets"]
+        tensor = aligned(numpy, header[name]["shape"])
+        stored = numpy.frombuffer(data[8 + length + begin : 8 + length + end], "<f4")
+        tensor[...] = stored.reshape(tensor.shape)
+        tensors.append(tensor)
+    return tensors
+
+
+def check_files(folder, manifest):
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            fail(f"{name} is missing from the bundle")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+            fail(f"{name} does not match its checksum in manifest.json")
+
+
+def load_inputs(numpy, manifest, paths):
+    shapes = [item["shape"] for item in manifest["inputs"]]
+    if paths and len(paths) != len(shapes):
+        fail(f"the module takes {len(shapes)} inputs, {len(paths)} files were given")
+    random = numpy.random.default_rng(0)
+    arrays = []
+    for number, shape in enumerate(shapes):
+        array = aligned(numpy, shape)
+        if paths:
+            given = numpy.load(paths[number], allow_pickle=False)
+            if list(given.shape) != shape or given.dtype != numpy.float32:
+                fail(f"{paths[number]}: expected float32 of shape {shape}, got {given.dtype} {given.shape}")
+            array[...] = given
+        else:
+            array[...] = random.standard_normal(shape)
+        arrays.append(array)
+    return arrays
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Run and time this bundle.")
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--warmup", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--inputs", nargs="*", default=[], help=".npy files, one per input")
+    parser.add_argument("--output", nargs="*", default=[], help=".npy files to write, one per output")
+    options = parser.parse_args()
+    folder = Path(__file__).resolve().parent
+    manifest = json.loads((folder / "manifest.json").read_text())
+    if manifest["format"] != 1:
+        fail(f"manifest format {manifest['format']} is not 1; use a matching version of hwprune")
+    check_files(folder, manifest)
+    try:
+        import numpy
+        import tvm_ffi
+    except ImportError as error:
+        fail(f"{error}; pip install numpy apache-tvm-ffi=={manifest['versions']['tvm_ffi']}")
+
+    ctypes.CDLL(str(folder / "libtvm_runtime.so"), ctypes.RTLD_GLOBAL)
+    threads = options.threads or manifest["target"]["threads"]
+    if threads > 1:
+        tvm_ffi.get_global_func("runtime.config_threadpool")(1, threads)
+    module = tvm_ffi.load_module(str(folder / "model.so"))
+    machine = module["vm_load_executable"]()
+    machine["vm_initialization"](1, 0, 2, 1, 0, 2)
+    arrays = load_inputs(numpy, manifest, options.inputs)
+    arrays += read_weights(numpy, folder / "weights.safetensors")
+    machine["set_input"]("main", *[tvm_ffi.from_dlpack(a) for a in arrays])
+    invoke = machine["invoke_stateful"]
+    for _ in range(max(1, options.warmup)):
+        invoke("main")
+    samples = []
+    for _ in range(options.repeats):
+        begin = time.perf_counter_ns()
+        invoke("main")
+        samples.append(time.perf_counter_ns() - begin)
+    for number, path in enumerate(options.output):
+        numpy.save(path, numpy.from_dlpack(machine["get_output"]("main", number)), allow_pickle=False)
+    result = {
+        "target": manifest["target"]["name"],
+        "pipeline": manifest["pipeline"],
+        "threads": threads,
+        "unit": "ns",
+        "samples_ns": samples,
+        "median_ns": statistics.median(samples) if samples else None,
+        "min_ns": min(samples, default=None),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+    }
+    json.dump(result, sys.stdout)
+    sys.stdout.write("\n")
+
+
+if __name__ == "__main__":
+    main()

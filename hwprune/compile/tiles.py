@@ -1,0 +1,150 @@
+"""Convolution geometry and the choice of register tiles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+
+from hwprune.compile.shapes import integers
+from hwprune.latency.kernel import KernelOp
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Register tile of a convolution: output-channel blocks x rows x columns.
+
+    ``height``, ``width`` and ``blocks`` are the output's sizes rounded up to whole tiles.
+    """
+
+    block_tile: int
+    rows: int
+    cols: int
+    blocks: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class ConvGeometry:
+    """A dense or grouped convolution as the schedule sees it.
+
+    ``groups`` counts *merged* groups: neighbouring groups are joined (with zero weights between
+    them) until their channels fill whole SIMD blocks; if that never happens there is one group.
+    """
+
+    batch: int
+    channels: int
+    height: int
+    width: int
+    out_channels: int
+    out_height: int
+    out_width: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    dilation: tuple[int, int]
+    groups: int
+    lanes: int
+    plain_input: bool
+
+    @property
+    def in_blocks(self) -> int:
+        """Input blocks that one output reads (channels, if the input is plain)."""
+        per_group = self.channels // self.groups
+        return per_group if self.plain_input else ceil_div(per_group, self.lanes)
+
+    @property
+    def out_blocks(self) -> int:
+        return ceil_div(self.out_channels, self.lanes)
+
+    def needed(self, out_height: int, out_width: int) -> tuple[int, int]:
+        """Rows and columns of (padded) input that an output of this size reads."""
+        return tuple(  # type: ignore[return-value]
+            (out - 1) * s + (k - 1) * d + 1
+            for out, s, k, d in zip(
+                (out_height, out_width), self.stride, self.kernel, self.dilation, strict=True
+            )
+        )
+
+    def needs_copy(self, out_height: int, out_width: int) -> bool:
+        """Whether an output of this size reads outside the stored input."""
+        height, width = self.needed(out_height, out_width)
+        top, left, _, _ = self.padding
+        return bool(top or left or height > self.height or width > self.width)
+
+
+def merged_groups(channels: int, out_channels: int, groups: int, lanes: int) -> int:
+    """How many groups are left after joining neighbours to whole SIMD blocks."""
+    if groups == 1:
+        return 1
+    inner, outer = channels // groups, out_channels // groups
+    need_in, need_out = lanes // gcd(inner, lanes), lanes // gcd(outer, lanes)
+    join = need_in * need_out // gcd(need_in, need_out)
+    return groups // join if groups % join == 0 else 1
+
+
+def conv_geometry(
+    op: KernelOp, x: tuple[int, ...], w: tuple[int, ...], out: tuple[int, ...], lanes: int, plain_input: bool
+) -> ConvGeometry:
+    """Geometry of a ``conv2d`` op from its logical shapes."""
+    groups = integers(op, "groups")[0]
+    return ConvGeometry(
+        *x, *out[1:],
+        kernel=(w[2], w[3]),
+        stride=integers(op, "stride"),  # type: ignore[arg-type]
+        padding=integers(op, "padding"),  # type: ignore[arg-type]
+        dilation=integers(op, "dilation"),  # type: ignore[arg-type]
+        groups=merged_groups(x[1], out[1], groups, lanes),
+        lanes=lanes,
+        plain_input=plain_input and groups == 1,
+    )  # fmt: skip
+
+
+def accumulator_budget(vector_registers: int) -> int:
+    """Accumulators a tile may have, so that weights and one input value still fit in registers."""
+    return 28 if vector_registers >= 32 else 12
+
+
+def choose_tile(g: ConvGeometry, vector_registers: int) -> Tile:
+    """The register tile of a convolution, by a fixed cost rule (no measuring).
+
+    One step of the innermost reduction loads ``blocks`` vectors of weights, broadcasts
+    ``rows * cols`` inputs and does ``blocks * rows * cols`` multiply-adds. A core starts two
+    multiply-adds and two loads a cycle, and a multiply-add takes four cycles, so a step costs
+    ``max(multiply-adds, loads, 8) / 2`` cycles. The rule takes the tile with the fewest cycles
+    for the whole convolution, work wasted in tiles that stick out included, and a copy of the
+    input if only the overhang needs one. Ties go to the tile with more multiply-adds a load.
+    """
+    budget = accumulator_budget(vector_registers)
+    per_group = g.out_blocks // g.groups
+    best: tuple[float, float, Tile] | None = None
+    base_copy = g.needs_copy(g.out_height, g.out_width)
+    steps = g.in_blocks * (1 if g.plain_input else g.lanes) * g.kernel[0] * g.kernel[1]
+    for block_tile in range(1, min(8, per_group) + 1):
+        if g.groups > 1 and per_group % block_tile:
+            continue
+        blocks = ceil_div(g.out_blocks, block_tile) * block_tile
+        for cols in range(1, min(g.out_width, budget // block_tile) + 1):
+            width = ceil_div(g.out_width, cols) * cols
+            for rows in range(1, min(g.out_height, budget // (block_tile * cols)) + 1):
+                if rows > 1 and cols < g.out_width and rows > 2:
+                    continue
+                height = ceil_div(g.out_height, rows) * rows
+                pixels = rows * cols
+                step = max(block_tile * pixels, block_tile + pixels, 8) / 2
+                # Starting and finishing a tile: clear, epilogue and store each accumulator.
+                finish = 2.0 * block_tile * pixels
+                tiles = g.batch * (blocks // block_tile) * (height // rows) * (width // cols)
+                cost = tiles * (step * steps + finish)
+                if not base_copy and g.needs_copy(height, width):
+                    cost += 2.0 * g.batch * g.in_blocks * g.groups * g.height * g.width
+                intensity = block_tile * pixels / (block_tile + pixels)
+                key = (cost, -intensity)
+                if best is None or key < best[:2]:
+                    best = (*key, Tile(block_tile, rows, cols, blocks, height, width))
+    assert best is not None
+    return best[2]

@@ -1,0 +1,112 @@
+"""Running compiled shared objects through ``tvm_ffi`` and the TVM runtime, without ``tvm``.
+
+Importing the ``tvm`` package costs seconds and a compiler; the virtual machine needs neither.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm_ffi
+
+from hwprune.errors import ArtifactError, UsageError
+
+#: Compiled code may load whole cache lines: buffers begin at a multiple of this many bytes.
+ALIGNMENT = 64
+
+
+def runtime_library() -> Path:
+    """Path of ``libtvm_runtime.so`` of the installed TVM (found without importing it).
+
+    Raises
+    ------
+    ArtifactError
+        TVM is not installed.
+    """
+    found = importlib.util.find_spec("tvm")
+    for folder in (found.submodule_search_locations or []) if found else []:
+        library = Path(folder) / "lib" / "libtvm_runtime.so"
+        if library.is_file():
+            return library
+    raise ArtifactError("libtvm_runtime.so was not found", hint="pip install apache-tvm==0.27.0.post1")
+
+
+@cache
+def load_runtime() -> None:
+    """Load the TVM runtime library once per process."""
+    ctypes.CDLL(str(runtime_library()), ctypes.RTLD_GLOBAL)
+
+
+def aligned_empty(shape: Sequence[int]) -> np.ndarray:
+    """Uninitialised float32 array whose data begin at a multiple of :data:`ALIGNMENT`."""
+    count = int(np.prod(shape, dtype=np.int64))
+    raw = np.empty(count * 4 + ALIGNMENT, np.uint8)
+    offset = -raw.ctypes.data % ALIGNMENT
+    return raw[offset : offset + count * 4].view(np.float32).reshape(tuple(shape))
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """The array itself if it is contiguous float32 and aligned, else a copy that is."""
+    ready = array.dtype == np.float32 and array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0
+    if ready:
+        return array
+    copy = aligned_empty(array.shape)
+    copy[...] = array
+    return copy
+
+
+class VirtualMachine:
+    """A loaded module whose ``main`` takes inputs, then weights.
+
+    Weights are handed over once; the arrays are kept alive and must not be changed.
+    """
+
+    def __init__(self, library: Path, weights: Sequence[np.ndarray], threads: int = 1) -> None:
+        load_runtime()
+        if threads > 1:
+            tvm_ffi.get_global_func("runtime.config_threadpool")(1, threads)
+        self._module: Any = tvm_ffi.load_module(str(library.resolve()))
+        self._vm: Any = self._module["vm_load_executable"]()
+        self._vm["vm_initialization"](1, 0, 2, 1, 0, 2)
+        self._weights = [aligned(w) for w in weights]
+        self._weight_tensors = [tvm_ffi.from_dlpack(w) for w in self._weights]
+        self._inputs: list[np.ndarray] = []
+
+    def set_inputs(self, inputs: Sequence[np.ndarray]) -> None:
+        """Hand the inputs over; they stay for all following :meth:`invoke` calls."""
+        self._inputs = [aligned(a) for a in inputs]
+        tensors = [tvm_ffi.from_dlpack(a) for a in self._inputs]
+        self._vm["set_input"]("main", *tensors, *self._weight_tensors)
+        self._invoke: Any = self._vm["invoke_stateful"]
+
+    def invoke(self) -> None:
+        """Run ``main`` once on the inputs that were set."""
+        self._invoke("main")
+
+    def outputs(self) -> list[np.ndarray]:
+        """Copies of the results of the last :meth:`invoke`."""
+        count = self._vm["get_output_arity"]("main")
+        return [np.array(np.from_dlpack(self._vm["get_output"]("main", i))) for i in range(count)]
+
+
+def check_inputs(arrays: Sequence[np.ndarray], shapes: Sequence[Sequence[int]]) -> None:
+    """Refuse inputs of the wrong number, shape or dtype.
+
+    Raises
+    ------
+    UsageError
+        Naming the input.
+    """
+    if len(arrays) != len(shapes):
+        raise UsageError(f"the module takes {len(shapes)} inputs, {len(arrays)} were given")
+    for i, (array, shape) in enumerate(zip(arrays, shapes, strict=True)):
+        if tuple(array.shape) != tuple(shape) or array.dtype != np.float32:
+            raise UsageError(
+                f"input {i} must be float32 of shape {tuple(shape)}, not {array.dtype} of {array.shape}"
+            )

@@ -1,0 +1,112 @@
+"""Builds kernel libraries on all cores, in processes that may crash."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from hwprune.errors import MeasureError
+from hwprune.latency.kernel import KernelSpec
+from hwprune.measure.device import usable_cores
+from hwprune.measure.process import WorkerProcess
+from hwprune.measure.worker import resolve
+from hwprune.target import Target
+
+DEFAULT_FUNCTION = "hwprune.compile.kernels:build_kernel_library"
+BUILD_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True)
+class BuildJob:
+    """One library to build: ``copies`` calls of the kernel, each with its own weights."""
+
+    spec: KernelSpec
+    path: Path
+    copies: int
+
+
+class Builder(Protocol):
+    """Turns jobs into libraries."""
+
+    def build(self, jobs: Sequence[BuildJob]) -> Iterator[tuple[BuildJob, str | None]]:
+        """Build all, yielding each job with the reason of its failure, or ``None``."""
+        ...
+
+    def close(self) -> None:
+        """Free processes."""
+        ...
+
+
+class BuildPool:
+    """Builder over worker processes. They stay alive between batches: importing TVM is slow.
+
+    Parameters
+    ----------
+    target
+        What is built for.
+    function
+        ``package.module:function`` called as ``function(spec, target, path, copies)``.
+    processes
+        Default: one per usable core.
+    timeout_s
+        A build that takes longer has hung.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        function: str = DEFAULT_FUNCTION,
+        processes: int | None = None,
+        timeout_s: float = BUILD_TIMEOUT_S,
+    ) -> None:
+        self._target = target.model_dump(mode="json")
+        self._function = function
+        self._timeout_s = timeout_s
+        self._local = threading.local()
+        self._workers: list[WorkerProcess] = []
+        # A worker dies with the thread that started it, so the threads live as long as the pool.
+        self._threads = ThreadPoolExecutor(processes or len(usable_cores()), thread_name_prefix="build")
+
+    def build(self, jobs: Sequence[BuildJob]) -> Iterator[tuple[BuildJob, str | None]]:
+        """See :class:`Builder`."""
+        futures: dict[Future[str | None], BuildJob] = {
+            self._threads.submit(self._one, job): job for job in jobs
+        }
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+    def close(self) -> None:
+        """End all workers, also in the middle of a build."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for worker in self._workers:
+            worker.close()
+        self._threads.shutdown(wait=True)
+
+    def _one(self, job: BuildJob) -> str | None:
+        worker: WorkerProcess | None = getattr(self._local, "worker", None)
+        if worker is None:
+            worker = self._local.worker = WorkerProcess([], 1, "build worker")
+            self._workers.append(worker)
+        arguments: dict[str, Any] = {
+            "function": self._function,
+            "spec": job.spec.canonical(),
+            "target": self._target,
+            "path": str(job.path),
+            "copies": job.copies,
+        }
+        message = {"do": "call", "function": f"{__name__}:build_in_worker", "arguments": arguments}
+        try:
+            worker.request(message, self._timeout_s)
+        except MeasureError as error:
+            return error.message
+        return None
+
+
+def build_in_worker(function: str, spec: str, target: dict[str, Any], path: str, copies: int) -> None:
+    """Runs inside a worker: from the wire's plain values to the real call."""
+    resolve(function)(KernelSpec.parse(spec), Target.model_validate(target), Path(path), copies)

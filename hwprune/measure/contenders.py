@@ -1,0 +1,138 @@
+"""Who can take part in a comparison: an engine by name, and what it is made with.
+
+An engine of a comparison has ``time(number, repeat)`` and ``outputs()``. It is made in its own
+worker process with ``inputs`` (path of an ``.npz`` file), ``threads`` and the contender's arguments.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hwprune.errors import MissingExtraError
+
+#: What runs once and returns outputs.
+Call = Callable[[], list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """An engine that a worker process can make.
+
+    Attributes
+    ----------
+    engine
+        ``package.module:Class``.
+    arguments
+        Keyword arguments, of JSON's types.
+    """
+
+    engine: str
+    arguments: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+def bundle_contender(directory: Path) -> Contender:
+    """A compiled bundle (see :mod:`hwprune.compile`)."""
+    return Contender(f"{__name__}:BundleEngine", {"path": str(Path(directory).resolve())})
+
+
+def onnx_contender(path: Path) -> Contender:
+    """An ``.onnx`` file through ONNX Runtime's CPU provider.
+
+    Raises
+    ------
+    MissingExtraError
+        onnxruntime is not installed.
+    """
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise MissingExtraError("onnxruntime is not installed", hint="pip install 'hwprune[onnx]'")
+    return Contender(f"{__name__}:OnnxEngine", {"path": str(Path(path).resolve())})
+
+
+def torch_contender(path: Path) -> Contender:
+    """A ``.pt2`` file (``torch.export.save``) run operator by operator, as PyTorch eager does."""
+    return Contender(f"{__name__}:TorchEngine", {"path": str(Path(path).resolve())})
+
+
+class CallEngine:
+    """Times a Python call; the engines below say which."""
+
+    def __init__(self, call: Call) -> None:
+        self._run = call
+
+    def outputs(self) -> list[np.ndarray]:
+        """Outputs for the comparison's inputs."""
+        return self._run()
+
+    def time(self, number: int, repeat: int) -> list[float]:
+        """``repeat`` samples of mean seconds per call over ``number`` calls."""
+        samples: list[float] = []
+        for _ in range(repeat):
+            start = time.perf_counter_ns()
+            for _ in range(number):
+                self._run()
+            samples.append((time.perf_counter_ns() - start) / number * 1e-9)
+        return samples
+
+
+class BundleEngine(CallEngine):
+    """A bundle through the runtime it ships with."""
+
+    def __init__(self, path: str, inputs: str, threads: int) -> None:
+        from hwprune.compile import load_bundle  # pyright: ignore
+
+        bundle = load_bundle(Path(path))
+        arrays = load_arrays(Path(inputs))
+        super().__init__(lambda: bundle.run(*arrays))
+
+
+class OnnxEngine(CallEngine):
+    """ONNX Runtime without spinning threads: they would slow down whoever runs next."""
+
+    def __init__(self, path: str, inputs: str, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        names = [entry.name for entry in session.get_inputs()]
+        feed = dict(zip(names, load_arrays(Path(inputs)), strict=True))
+        super().__init__(lambda: [np.asarray(value) for value in session.run(None, feed)])
+
+
+class TorchEngine(CallEngine):
+    """A saved ``ExportedProgram``, unlifted and called like any module."""
+
+    def __init__(self, path: str, inputs: str, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        module = torch.export.load(path).module()
+        tensors = [torch.from_numpy(array) for array in load_arrays(Path(inputs))]
+
+        def call() -> list[np.ndarray]:
+            with torch.inference_mode():
+                result = module(*tensors)
+            return [t.numpy() for t in (result if isinstance(result, (tuple, list)) else (result,))]
+
+        super().__init__(call)
+
+
+def save_arrays(path: Path, arrays: list[np.ndarray]) -> None:
+    """Write arrays to an ``.npz`` file."""
+    np.savez(path, *arrays)
+
+
+def load_arrays(path: Path) -> list[np.ndarray]:
+    """Arrays of an ``.npz`` file in the order they were saved."""
+    with np.load(path, allow_pickle=False) as data:
+        return [data[f"arr_{i}"] for i in range(len(data.files))]

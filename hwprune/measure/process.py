@@ -1,0 +1,175 @@
+"""A worker process that answers requests, and survives nothing: crashes are the parent's to handle.
+
+Requests and answers are JSON, one a line, over pipes. The parent side lives here, the other side
+in :mod:`hwprune.measure.worker`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from hwprune.errors import MeasureError
+
+#: Libraries read their thread count from the environment when they are loaded.
+_THREAD_VARIABLES = (
+    "TVM_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+
+class WorkerLostError(MeasureError):
+    """The worker died or hung; it has been ended, and the next request starts a new one."""
+
+
+class WorkerProcess:
+    """One worker, started at the first request and again after a loss.
+
+    Parameters
+    ----------
+    cores
+        Cores it is pinned to; empty leaves it free.
+    threads
+        Threads its libraries may use.
+    name
+        For messages.
+    """
+
+    def __init__(self, cores: Sequence[int], threads: int, name: str = "timing worker") -> None:
+        self.name = name
+        self._cores = list(cores)
+        self._threads = threads
+        self._process: subprocess.Popen[bytes] | None = None
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as we do
+        self._buffer = b""
+
+    @property
+    def pid(self) -> int | None:
+        """Process number while a worker runs."""
+        return self._process.pid if self._process else None
+
+    def request(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """Send one request and wait for its answer.
+
+        Raises
+        ------
+        WorkerLostError
+            No answer in time, or the worker died.
+        MeasureError
+            The worker answered that the request failed.
+        """
+        process = self._process or self._start()
+        assert process.stdin is not None
+        try:
+            process.stdin.write(json.dumps(message).encode() + b"\n")
+            process.stdin.flush()
+        except OSError as error:
+            raise self._lost("died") from error
+        answer = json.loads(self._read_line(process, timeout_s))
+        if "error" in answer:
+            raise MeasureError(str(answer["error"]))
+        return answer
+
+    def close(self) -> None:
+        """End the worker."""
+        self._end()
+        self._errors.close()
+
+    def __enter__(self) -> WorkerProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._buffer = b""
+        self._errors.seek(0)
+        self._errors.truncate()
+        paths = [path or os.getcwd() for path in sys.path]  # noqa: PTH109 - '' means it, literally
+        environment = {
+            **os.environ,
+            **dict.fromkeys(_THREAD_VARIABLES, str(self._threads)),
+            # TVM would pin its threads by its own list of cores, past the affinity we set.
+            "TVM_BIND_THREADS": "0",
+            "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+        }
+        command = [sys.executable, "-P", "-m", "hwprune.measure.worker", ",".join(map(str, self._cores))]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=environment,
+            bufsize=0,
+        )
+        return self._process
+
+    def _read_line(self, process: subprocess.Popen[bytes], timeout_s: float) -> bytes:
+        assert process.stdout is not None
+        descriptor = process.stdout.fileno()
+        deadline = time.monotonic() + timeout_s
+        while b"\n" not in self._buffer:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+                raise self._lost(f"did not answer within {timeout_s:g} s")
+            chunk = os.read(descriptor, 1 << 16)
+            if not chunk:
+                raise self._lost("died")
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+    def _lost(self, what: str) -> WorkerLostError:
+        code = self._end()
+        if what == "died" and code is not None:
+            what = f"died with {_signal_name(-code)}" if code < 0 else f"died with exit code {code}"
+        return WorkerLostError(f"{self.name} {what}{self._last_words()}")
+
+    def _last_words(self) -> str:
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return f": {lines[-1][:200]}" if lines else ""
+
+    def _end(self) -> int | None:
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            # One that has died by itself has a code worth telling; leave it a moment to be reaped.
+            process.wait(0.2 if self._at_end(process) else 0)
+        if process.poll() is None:
+            process.kill()
+        code = process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        return code
+
+    @staticmethod
+    def _at_end(process: subprocess.Popen[bytes]) -> bool:
+        """Whether the worker's end of the pipe is closed."""
+        assert process.stdout is not None
+        return bool(select.select([process.stdout], [], [], 0)[0])
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,146 @@
+"""The profiler: builds and times kernels and writes them to a latency table.
+
+Building and timing never overlap: a batch is built on all cores, then timed on a quiet machine.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from hwprune.latency.kernel import KernelSpec
+from hwprune.latency.rows import OK, Row
+from hwprune.measure.build import Builder, BuildPool
+from hwprune.measure.device import describe_device
+from hwprune.measure.guard import load_warning
+from hwprune.measure.provenance import new_manifest
+from hwprune.measure.runners.base import Runner
+from hwprune.measure.runners.local import LocalRunner
+from hwprune.measure.stopping import QUICK, MeasureProfile
+from hwprune.measure.sweep import ProfileReport, Progress, Sweep
+from hwprune.measure.table_writer import TableWriter
+from hwprune.target import Target, require_runnable
+
+BATCH = 64
+
+_log = logging.getLogger(__name__)
+
+
+def profile(
+    specs: Sequence[KernelSpec],
+    target: Target,
+    directory: Path,
+    *,
+    profile: MeasureProfile = QUICK,
+    builder: Builder | None = None,
+    runner: Runner | None = None,
+    pipeline: str | None = None,
+    progress: Progress | None = None,
+    seed: int = 0,
+    batch: int = BATCH,
+    retries: int = 1,
+) -> ProfileReport:
+    """Measure kernels into a table; what the table has already is skipped.
+
+    Parameters
+    ----------
+    specs
+        Kernels; duplicates are measured once.
+    target
+        What they are built for.
+    directory
+        The table, new or to be continued. Rows that are failed or untrusted are measured again.
+    profile
+        How much care to take.
+    builder, runner, pipeline
+        How kernels are built and run, and the pipeline hash of the builder. Default: this
+        machine and ``hwprune.compile``.
+    progress
+        Called with (done, total, label of the kernel) after each kernel.
+    seed
+        Of the order of measurement.
+    batch
+        Kernels built before the machine is left quiet for timing.
+    retries
+        How often a disturbed batch is timed again before its rows are called untrusted.
+
+    Returns
+    -------
+    ProfileReport
+        Counts, failures, warnings, seconds.
+
+    Raises
+    ------
+    MeasureError
+        The table is being written by someone else, or not even the sentinel kernel can be built
+        and run, so that no kernel could.
+    TableError
+        The directory holds a table of another pipeline, unit or device, or a damaged one.
+    KeyboardInterrupt
+        After everything that was measured has been saved; call again to go on.
+    """
+    with ExitStack() as stack:
+        if runner is None:
+            require_runnable(target)
+            runner = LocalRunner(target.threads)
+            stack.callback(runner.close)
+        if builder is None:
+            builder = BuildPool(target)
+            stack.callback(builder.close)
+        device = describe_device()
+        if pipeline is None:
+            from hwprune.compile import pipeline_hash  # pyright: ignore
+
+            pipeline = str(pipeline_hash(target))
+        manifest = new_manifest(target, device, pipeline, runner.unit, runner.provenance, seed)
+        writer = stack.enter_context(TableWriter(directory, manifest))
+        writer.compact()  # what a sweep that was cut off has left
+        unique = list({spec.digest(): spec for spec in specs}.values())
+        todo = [spec for spec in unique if not _done(writer.get(spec))]
+        report = ProfileReport(writer.directory, len(unique), len(unique) - len(todo))
+        if not todo:
+            return report
+        warning = load_warning(device.cores)
+        if warning:
+            report.warnings.append(warning)
+            _log.warning(warning)
+        scratch = stack.enter_context(_scratch(writer.directory))
+        sweep = Sweep(writer, builder, runner, profile, report, scratch, progress, len(todo), retries)
+        try:
+            sweep.prepare_sentinel()
+            # Neighbouring widths far apart in time: slow drift becomes noise, not a false staircase.
+            order = np.random.default_rng(seed).permutation(len(todo))
+            for start in range(0, len(todo), batch):
+                sweep.run([todo[i] for i in order[start : start + batch]])
+        except KeyboardInterrupt:
+            message = (
+                f"interrupted: {report.measured} of {len(todo)} kernels are saved in {directory}; "
+                "run the same command to go on"
+            )
+            _log.warning(message)
+            raise KeyboardInterrupt(message) from None
+        finally:
+            writer.compact()
+        return report
+
+
+def _done(row: Row | None) -> bool:
+    return row is not None and row.status == OK
+
+
+@contextmanager
+def _scratch(directory: Path) -> Generator[Path]:
+    """Where libraries are built: inside the table, so that the next sweep clears what a kill left."""
+    for old in directory.glob(".build-*"):
+        shutil.rmtree(old, ignore_errors=True)
+    path = Path(tempfile.mkdtemp(prefix=".build-", dir=directory))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,65 @@
+"""Who measured, with which versions, from which command line."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from hwprune.latency.table import TableManifest
+from hwprune.measure.device import Device
+from hwprune.measure.table_writer import timestamp
+from hwprune.target import Target
+
+_PACKAGES = {"hwprune": "hwprune", "tvm": "apache-tvm", "tvm-ffi": "apache-tvm-ffi", "numpy": "numpy"}
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that shapes a number, without importing any of it."""
+    found = {"python": platform.python_version()}
+    for name, package in _PACKAGES.items():
+        try:
+            found[name] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def git_state() -> str | None:
+    """``git describe`` of the checkout hwprune runs from; ``None`` for an installed package."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def new_manifest(
+    target: Target, device: Device, pipeline: str, unit: str, kind: str, seed: int
+) -> TableManifest:
+    """Manifest of a table that is begun now; the checksum is filled in by the writer."""
+    now = timestamp()
+    return TableManifest.model_validate(
+        {
+            "target": target.model_dump(mode="json"),
+            "device": device.to_dict(),
+            "system": platform.platform(),
+            "versions": versions(),
+            "pipeline": pipeline,
+            "unit": unit,
+            "provenance": kind,
+            "seed": seed,
+            "created": now,
+            "updated": now,
+            "command": shlex.join(sys.argv),
+            "git": git_state(),
+            "sha256": "",
+        }
+    )

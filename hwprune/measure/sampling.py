@@ -1,0 +1,113 @@
+"""How one engine is timed inside the worker: calls per sample, warm-up, samples, stop."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from hwprune.measure.stopping import MeasureProfile
+
+#: Calls in one sample at most, for kernels that cost next to nothing.
+MAX_NUMBER = 1_000_000
+#: Warm-up ends when this many samples in a row ...
+STEADY_SAMPLES = 3
+#: ... lie within this share of each other.
+STEADY_SPREAD = 0.03
+
+
+class TimedEngine(Protocol):
+    """Anything that can be run again and again."""
+
+    def time(self, number: int, repeat: int) -> list[float]:
+        """``repeat`` samples, each the mean seconds per call over ``number`` runs."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Raw samples of one measurement.
+
+    Attributes
+    ----------
+    samples_ns
+        Nanoseconds per call.
+    number
+        Runs behind each sample.
+    warmup
+        Samples that were thrown away first.
+    elapsed_s
+        Time spent on ``samples_ns``.
+    cpu_share
+        Processor time over elapsed time: below the number of threads, others had the cores.
+    unmet
+        The criterion that was not met when time ran out, if any.
+    """
+
+    samples_ns: list[float]
+    number: int
+    warmup: int
+    elapsed_s: float
+    cpu_share: float
+    unmet: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the wire."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> Sampled:
+        """Inverse of :meth:`to_dict`."""
+        return Sampled(**data)
+
+
+def calibrate(engine: TimedEngine, sample_s: float) -> int:
+    """Runs per sample so that a sample lasts ``sample_s`` or a little more.
+
+    The wall clock decides, not what the engine returns: one run of it may hold many calls.
+    """
+    number = 1
+    engine.time(1, 1)  # the first run pays for page faults and lazy set-up
+    while True:
+        start = time.perf_counter()
+        engine.time(number, 1)
+        wall = time.perf_counter() - start
+        if wall >= 0.8 * sample_s or number >= MAX_NUMBER:
+            return number
+        # At most tenfold at once: a short run misjudges the cost of a long one.
+        wanted = math.ceil(number * sample_s / max(wall, 1e-9))
+        number = min(MAX_NUMBER, max(2 * number, min(wanted, 10 * number)))
+
+
+def warm_up(engine: TimedEngine, number: int, limit: int, limit_s: float) -> int:
+    """Run until a few samples in a row agree, or a limit is reached; returns how many it took."""
+    recent: list[float] = []
+    start = time.perf_counter()
+    for taken in range(1, limit + 1):
+        recent = [*recent[-(STEADY_SAMPLES - 1) :], *engine.time(number, 1)]
+        if len(recent) >= STEADY_SAMPLES and max(recent) <= (1 + STEADY_SPREAD) * min(recent):
+            return taken
+        if time.perf_counter() - start >= limit_s:
+            return taken
+    return limit
+
+
+def sample(engine: TimedEngine, profile: MeasureProfile) -> Sampled:
+    """Time an engine with the care that ``profile`` asks for."""
+    number = calibrate(engine, profile.sample_s)
+    stopping = profile.stopping
+    warmup = warm_up(engine, number, profile.max_warmup, stopping.timeout_s)
+    samples_ns: list[float] = []
+    repeat = 1
+    start, cpu_start = time.perf_counter(), time.process_time()
+    while True:
+        samples_ns += [s * 1e9 for s in engine.time(number, repeat)]
+        elapsed = time.perf_counter() - start
+        # A chunk of a long kernel must not run far past the timeout.
+        fitting = int((stopping.timeout_s - elapsed) / (elapsed / len(samples_ns)))
+        repeat = max(1, min(profile.chunk, fitting))
+        unmet = stopping.unmet(samples_ns, elapsed)
+        if unmet is None or stopping.timed_out(samples_ns, elapsed):
+            share = (time.process_time() - cpu_start) / max(elapsed, 1e-9)
+            return Sampled(samples_ns, number, warmup, elapsed, share, unmet)

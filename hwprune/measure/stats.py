@@ -1,0 +1,117 @@
+"""What repeated timings say: the median and how far it can be relied on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+RESAMPLES = 1000
+#: Beyond this many scaled median absolute deviations a sample counts as an outlier.
+OUTLIER_DEVIATIONS = 3.5
+#: Scales the median absolute deviation to the standard deviation of a normal distribution.
+_NORMAL_SCALE = 1.4826
+_BLOCK_ITEMS = 2_000_000
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Statistics of one series of samples, in the unit of the samples.
+
+    ``outliers`` are counted, never removed: on a shared machine they are part of the truth.
+    """
+
+    median: float
+    ci_low: float
+    ci_high: float
+    minimum: float
+    mean: float
+    outliers: int
+    n: int
+
+    @property
+    def relative_width(self) -> float:
+        """Width of the confidence interval as a fraction of the median."""
+        return (self.ci_high - self.ci_low) / self.median if self.median > 0 else 0.0
+
+
+def bootstrap_medians(samples: np.ndarray, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
+    """Medians of ``resamples`` series drawn with replacement (Efron's bootstrap).
+
+    Parameters
+    ----------
+    samples
+        One-dimensional, of length n.
+    seed
+        The same seed gives the same draws.
+
+    Returns
+    -------
+    np.ndarray
+        Shape (resamples,).
+    """
+    generator = np.random.default_rng(seed)
+    medians = np.empty(resamples)
+    rows = max(1, _BLOCK_ITEMS // len(samples))  # long series must not fill the memory
+    for start in range(0, resamples, rows):
+        count = min(rows, resamples - start)
+        drawn = generator.integers(0, len(samples), size=(count, len(samples)))
+        medians[start : start + count] = np.median(samples[drawn], axis=1)
+    return medians
+
+
+def percentile_interval(draws: np.ndarray, confidence: float) -> tuple[float, float]:
+    """The central part of a bootstrap distribution."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def summarise(samples: Sequence[float], confidence: float = 0.95, seed: int = 0) -> Summary:
+    """Median with a bootstrap percentile interval, minimum, mean and outlier count.
+
+    Parameters
+    ----------
+    samples
+        At least one; their unit is the unit of the result.
+    confidence
+        Between 0 and 1.
+    seed
+        Of the bootstrap.
+
+    Raises
+    ------
+    ValueError
+        No samples, or one that is not finite: our own bug, not the user's.
+    """
+    values = np.asarray(samples, dtype=np.float64)
+    if values.size == 0 or not np.isfinite(values).all():
+        raise ValueError("summarise needs at least one sample, all finite")
+    median = float(np.median(values))
+    low, high = percentile_interval(bootstrap_medians(values, seed), confidence)
+    deviations = np.abs(values - median)
+    scale = _NORMAL_SCALE * float(np.median(deviations))
+    return Summary(
+        median=median,
+        ci_low=low,
+        ci_high=high,
+        minimum=float(values.min()),
+        mean=float(values.mean()),
+        outliers=int((deviations > OUTLIER_DEVIATIONS * scale).sum()),
+        n=int(values.size),
+    )
+
+
+def ratio_interval(
+    samples: Sequence[float], reference: Sequence[float], confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """Ratio of two medians and its bootstrap interval: (ratio, low, high).
+
+    Both series are drawn independently.
+    """
+    above = np.asarray(samples, dtype=np.float64)
+    below = np.asarray(reference, dtype=np.float64)
+    draws = bootstrap_medians(above, seed) / bootstrap_medians(below, seed + 1)
+    low, high = percentile_interval(draws, confidence)
+    return float(np.median(above) / np.median(below)), low, high

@@ -1,0 +1,104 @@
+"""When a kernel has been timed enough, and the profiles that users choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hwprune.measure.stats import summarise
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """All three criteria must be met, or time runs out.
+
+    Attributes
+    ----------
+    min_samples
+        Samples at least; as many are taken even after ``timeout_s``, up to ``floor_samples``.
+    min_time_s
+        Time spent sampling at least.
+    relative_ci
+        Width of the median's confidence interval over the median, at most.
+    timeout_s
+        Sampling ends after this long whatever is unmet.
+    floor_samples
+        The timeout counts only once this many samples exist.
+    """
+
+    min_samples: int
+    min_time_s: float
+    relative_ci: float
+    timeout_s: float
+    floor_samples: int = 5
+
+    def unmet(self, samples: Sequence[float], elapsed_s: float) -> str | None:
+        """The first criterion that is not met, in words, or ``None``."""
+        if len(samples) < self.min_samples:
+            return f"{len(samples)} of {self.min_samples} samples"
+        if elapsed_s < self.min_time_s:
+            return f"{elapsed_s:.3g} of {self.min_time_s:.3g} s sampled"
+        width = summarise(samples).relative_width
+        if width > self.relative_ci:
+            return f"confidence interval {width:.1%} wide, {self.relative_ci:.1%} asked"
+        return None
+
+    def timed_out(self, samples: Sequence[float], elapsed_s: float) -> bool:
+        """Whether to give up on what is unmet."""
+        return elapsed_s >= self.timeout_s and len(samples) >= self.floor_samples
+
+
+@dataclass(frozen=True)
+class MeasureProfile:
+    """How much care a measurement takes.
+
+    Attributes
+    ----------
+    name
+        What users type.
+    sample_s
+        One sample lasts at least about this long; shorter kernels are called several times.
+    chunk
+        Samples taken between two looks at the criteria.
+    max_warmup
+        Warm-up samples at most; fewer when three in a row agree.
+    stopping
+        When to stop.
+    rounds
+        Rounds of an interleaved comparison, and samples of each contender in each round.
+    max_disturbance
+        Share of the measuring cores that others may use before a row is untrusted.
+    job_timeout_s
+        A worker that has not answered after this long has hung.
+    """
+
+    name: str
+    sample_s: float
+    chunk: int
+    max_warmup: int
+    stopping: Stopping
+    rounds: int
+    samples_per_round: int
+    max_disturbance: float
+    job_timeout_s: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the wire to the worker process."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> MeasureProfile:
+        """Inverse of :meth:`to_dict`."""
+        values: dict[str, Any] = {**data, "stopping": Stopping(**data["stopping"])}
+        return MeasureProfile(**values)
+
+
+#: Under a tenth of a second a kernel: good enough to rank widths.
+QUICK = MeasureProfile("quick", 1e-3, 8, 8, Stopping(16, 0.02, 0.03, 0.1), 10, 3, 0.3, 20.0)
+#: For tables that are kept and shared.
+TABLE = MeasureProfile("table", 2e-3, 16, 20, Stopping(50, 0.2, 0.01, 1.5), 20, 5, 0.15, 60.0)
+#: For numbers in a README.
+PUBLISH = MeasureProfile("publish", 5e-3, 25, 40, Stopping(200, 1.0, 0.005, 10.0), 40, 10, 0.05, 300.0)
+
+PROFILES: dict[str, MeasureProfile] = {p.name: p for p in (QUICK, TABLE, PUBLISH)}

@@ -1,0 +1,227 @@
+"""Profile, solve, measure, correct: until a plan keeps its budget on the device.
+
+1. The grid of every kernel family is profiled through the shipping pipeline.
+2. The dense network is built and timed end to end; what its kernels do not explain is the
+   residual.
+3. The exact program is solved. Kernels of the solution that were only interpolated are measured,
+   and it is solved again, until every kernel of the solution is a row of the table.
+4. The solution is built and timed end to end beside the dense network. If it misses the budget,
+   or leaves much of it unused, the residual is corrected and the program is solved again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from hwprune.errors import BudgetError
+from hwprune.latency.predict import LatencyModel
+from hwprune.latency.program import Program
+from hwprune.latency.table import LatencyTable
+from hwprune.measure.stats import Summary
+from hwprune.planner.residual import Residual
+from hwprune.solve.budget import parse_budget
+from hwprune.solve.domains import domain_values
+from hwprune.solve.milp import solve_milp
+from hwprune.solve.problem import Domain, Problem, Solution, Term
+
+logger = logging.getLogger(__name__)
+
+#: A plan may measure this much above its budget (noise of an end-to-end measurement).
+TOLERANCE = 0.02
+#: A plan that leaves more than this share of its budget unused is worth another round.
+SLACK = 0.05
+#: Rounds of measuring kernels that a solution uses but the table lacks.
+MAX_REFINEMENTS = 12
+
+TimeNetworks = Callable[[Mapping[str, Program]], Mapping[str, Summary]]
+Profile = Callable[[list], LatencyTable]
+
+
+@dataclass(frozen=True)
+class Round:
+    """One end-to-end check of a solution."""
+
+    predicted_ns: float
+    measured_ns: float
+    widths: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class LoopResult:
+    """The accepted solution and how it was reached. Latencies in nanoseconds."""
+
+    solution: Solution
+    dense: Summary
+    dense_sum_ns: float
+    budget_ns: float
+    predicted_ns: float
+    measured_ns: float | None
+    kernels_ns: float
+    rounds: tuple[Round, ...]
+    refinements: int
+    table: LatencyTable
+    solve_seconds: float = field(default=0.0)
+
+
+class PlanningLoop:
+    """The loop for one network.
+
+    Parameters
+    ----------
+    model
+        Kernel families over the widths that may be chosen.
+    values
+        For every group one comparable score per unit; higher means keep.
+    profile
+        Measures kernels that the table lacks and returns the table.
+    time_networks
+        Times programs end to end, interleaved.
+    program_at
+        The network, for timing, at given widths.
+    solve
+        The solver.
+    """
+
+    def __init__(
+        self,
+        model: LatencyModel,
+        values: Mapping[str, np.ndarray],
+        *,
+        profile: Profile,
+        time_networks: TimeNetworks,
+        program_at: Callable[[Mapping[str, int]], Program],
+        solve: Callable[[Problem], Solution] = solve_milp,
+    ) -> None:
+        self.model = model
+        self.profile = profile
+        self.time_networks = time_networks
+        self.program_at = program_at
+        self.solve = solve
+        self.domains = tuple(
+            Domain(group, widths, domain_values(values[group], widths))
+            for group, widths in model.domains.items()
+        )
+        self.dense_widths = {group: widths[-1] for group, widths in model.domains.items()}
+        self.refinements = 0
+        self.solve_seconds = 0.0
+
+    def run(self, latency: str | float, *, checks: int = 3) -> LoopResult:
+        """Find a plan for a budget; ``checks`` bounds the end-to-end measurements (0: none).
+
+        Raises
+        ------
+        BudgetError
+            Malformed, unreachable (the message says what can be reached), or already met.
+        """
+        dense_kernels = list({s.canonical(): s for s in self.model.kernels(self.dense_widths)}.values())
+        table = self.profile([*self.model.specs(), *dense_kernels])
+        dense_sum = self.model.sum_ns(self.dense_widths, table)
+        dense = self.time_networks({"dense": self.program_at(self.dense_widths)})["dense"]
+        budget = parse_budget(latency, dense.median)
+        residual = Residual.from_dense(dense_sum, dense.median)
+        rounds: list[Round] = []
+        best: tuple[Solution, float, float | None] | None = None
+        while True:
+            solution, table = self._solve_measured(table, residual, budget)
+            predicted = residual.latency_ns(self.model.sum_ns(solution.widths, table))
+            if checks == 0:
+                best = (solution, predicted, None)
+                break
+            measured = self._check(solution, dense)
+            rounds.append(Round(predicted, measured, dict(solution.widths)))
+            logger.info("predicted %.3f ms, measured %.3f ms", predicted / 1e6, measured / 1e6)
+            if _better(measured, solution, best, budget):
+                best = (solution, predicted, measured)
+            good = budget * (1 - SLACK) <= measured <= budget * (1 + TOLERANCE)
+            if good or len(rounds) >= checks or self._is_repeat(rounds):
+                break
+            residual = residual.with_point(self.model.sum_ns(solution.widths, table), measured)
+        solution, predicted, measured_ns = best
+        return LoopResult(
+            solution=replace(solution, latency_ns=predicted),
+            dense=dense,
+            dense_sum_ns=dense_sum,
+            budget_ns=budget,
+            predicted_ns=predicted,
+            measured_ns=measured_ns,
+            kernels_ns=self.model.sum_ns(solution.widths, table),
+            rounds=tuple(rounds),
+            refinements=self.refinements,
+            table=table,
+            solve_seconds=self.solve_seconds,
+        )
+
+    def _solve_measured(
+        self, table: LatencyTable, residual: Residual, budget: float
+    ) -> tuple[Solution, LatencyTable]:
+        """Solve, measuring what the solution needs, until all of its kernels are in the table."""
+        for attempt in range(MAX_REFINEMENTS + 1):
+            only_measured = attempt == MAX_REFINEMENTS
+            solution = self.solve(self._problem(table, residual, budget, only_measured=only_measured))
+            self.solve_seconds = max(self.solve_seconds, solution.seconds)
+            missing = self.model.missing(solution.widths, table)
+            if not missing:
+                return solution, table
+            self.refinements += 1
+            table = self.profile(missing)
+        raise AssertionError("a solution over measured kernels only cannot miss a kernel")
+
+    def _problem(
+        self, table: LatencyTable, residual: Residual, budget: float, *, only_measured: bool
+    ) -> Problem:
+        terms: list[Term] = []
+        fixed = residual.offset_ns
+        for cost in self.model.costs(table):
+            values = cost.cost_ns * residual.factor
+            if only_measured:
+                # Interpolated entries become unaffordable, so that the loop ends.
+                values = np.where(cost.measured, values, 2.0 * budget)
+            if cost.family.groups:
+                terms.append(Term(cost.family.name, cost.family.groups, values))
+            else:
+                fixed += float(values)
+        return Problem(self.domains, tuple(terms), fixed, budget)
+
+    def _check(self, solution: Solution, dense: Summary) -> float:
+        """Measured latency of a solution, corrected by how far the dense network has drifted."""
+        times = self.time_networks(
+            {"dense": self.program_at(self.dense_widths), "pruned": self.program_at(solution.widths)}
+        )
+        return times["pruned"].median * dense.median / times["dense"].median
+
+    def _is_repeat(self, rounds: list[Round]) -> bool:
+        return any(r.widths == rounds[-1].widths for r in rounds[:-1])
+
+
+def _better(
+    measured: float, solution: Solution, best: tuple[Solution, float, float | None] | None, budget: float
+) -> bool:
+    """Plans that keep the budget go by importance; of those that miss it the quickest is best."""
+    if best is None:
+        return True
+    limit = budget * (1 + TOLERANCE)
+    other = best[2]
+    assert other is not None
+    if (measured <= limit) != (other <= limit):
+        return measured <= limit
+    return solution.value > best[0].value if measured <= limit else measured < other
+
+
+def reject_overrun(result: LoopResult) -> None:
+    """Raise when no plan kept the budget on the device.
+
+    Raises
+    ------
+    BudgetError
+        With the latency that was reached.
+    """
+    if result.measured_ns is not None and result.measured_ns > result.budget_ns * 1.05:
+        raise BudgetError(
+            f"the best plan takes {result.measured_ns / 1e6:.3f} ms on the device, "
+            f"above the budget of {result.budget_ns / 1e6:.3f} ms",
+            hint="quieten the machine and profile again, or allow a larger budget",
+        )

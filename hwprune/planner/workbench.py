@@ -1,0 +1,135 @@
+"""Everything that is known about one model on one target, and the tools to find out more."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hwprune.capture.captured import Captured
+from hwprune.compile import build_program_library, pipeline_hash
+from hwprune.dependency.groups import Dependencies
+from hwprune.errors import UsageError
+from hwprune.latency.fusion import FusedGraph, fuse
+from hwprune.latency.kernel import KernelSpec
+from hwprune.latency.location import find_table, table_directory
+from hwprune.latency.predict import LatencyModel
+from hwprune.latency.program import Program
+from hwprune.latency.table import LatencyTable
+from hwprune.measure.device import device_slug
+from hwprune.measure.network import time_libraries
+from hwprune.measure.profile import profile as profile_kernels
+from hwprune.measure.stats import Summary
+from hwprune.measure.stopping import PROFILES, MeasureProfile
+from hwprune.planner.widths import GroupWidths, group_widths
+from hwprune.target import Target, require_runnable
+
+#: Reports long work: what, how much is done, of how much.
+Progress = Callable[[str, int, int], None]
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """A captured model on a target.
+
+    ``directory`` is where its latency table lies or will lie; ``widths`` says what each group may
+    become; ``model`` prices any choice of them.
+    """
+
+    captured: Captured
+    deps: Dependencies
+    target: Target
+    fused: FusedGraph
+    widths: Mapping[str, GroupWidths]
+    model: LatencyModel
+    pipeline: str
+    directory: Path
+    profile: MeasureProfile
+    seed: int
+    progress: Progress
+
+    @staticmethod
+    def open(
+        captured: Captured,
+        deps: Dependencies,
+        target: Target,
+        *,
+        profile: MeasureProfile,
+        minimum: float = 0.1,
+        steps: int = 8,
+        tables: Path | None = None,
+        seed: int = 0,
+        progress: Progress = silent,
+    ) -> Workbench:
+        """Fuse the model, choose the widths on offer, and find the place of its table."""
+        fused = fuse(captured.graph)
+        widths = group_widths(deps, captured.graph.graph, target, minimum=minimum, steps=steps)
+        families = fused.families(deps.extents)
+        model = LatencyModel(families, {name: found.widths for name, found in widths.items()})
+        pipeline = pipeline_hash(target)
+        directory = _place(target, pipeline, tables)
+        return Workbench(
+            captured, deps, target, fused, widths, model, pipeline, directory, profile, seed, progress
+        )
+
+    def measure_kernels(self, specs: Sequence[KernelSpec]) -> LatencyTable:
+        """Bring the kernels that the table lacks into it, and return the table."""
+        require_runnable(self.target)
+        profile_kernels(
+            specs,
+            self.target,
+            self.directory,
+            profile=self.profile,
+            progress=lambda done, total, label: self.progress(f"profile {label}", done, total),
+            seed=self.seed,
+        )
+        return self.load_table()
+
+    def load_table(self) -> LatencyTable:
+        """The table as it is on disk, refused if another pipeline or device made it."""
+        return LatencyTable.load(
+            self.directory, pipeline=self.pipeline, unit=self.target.unit, device=device_slug()
+        )
+
+    def program_at(self, widths: Mapping[str, int]) -> Program:
+        """The network at other widths, for timing."""
+        return self.fused.shape_program(self.model.families, widths)
+
+    def time_networks(self, programs: Mapping[str, Program]) -> dict[str, Summary]:
+        """Build programs through the shipping pipeline and time them end to end, interleaved."""
+        require_runnable(self.target)
+        with tempfile.TemporaryDirectory(prefix="hwprune-") as scratch:
+            libraries: dict[str, Path] = {}
+            for number, (name, program) in enumerate(programs.items()):
+                self.progress(f"build {name} network", number, len(programs))
+                libraries[name] = Path(scratch) / f"{number}.so"
+                build_program_library(program, self.target, libraries[name])
+            self.progress("time networks end to end", len(programs), len(programs))
+            return time_libraries(
+                libraries, threads=self.target.threads, profile=self.profile, seed=self.seed
+            )
+
+
+def measure_profile(name: str) -> MeasureProfile:
+    """A measurement profile by name.
+
+    Raises
+    ------
+    UsageError
+        Listing the profiles.
+    """
+    if name not in PROFILES:
+        raise UsageError(f"unknown measurement profile '{name}'", hint=f"use one of {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+def _place(target: Target, pipeline: str, tables: Path | None) -> Path:
+    slug = device_slug()
+    if tables is not None:
+        return tables / target.name / f"{slug}-{pipeline}-t{target.threads}"
+    return find_table(target, pipeline, slug) or table_directory(target, pipeline, slug)

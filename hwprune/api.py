@@ -57,6 +57,8 @@ class Pruned:
         Every layer that could not be pruned, and why.
     max_rel_error
         Largest difference from the masked original, relative to the output's scale.
+    captured, deps
+        The graph and the groups that it was cut from.
     planned
         How the plan came about; None when it was read from a file.
     """
@@ -65,6 +67,8 @@ class Pruned:
     plan: Plan
     ledger: tuple[Refusal, ...]
     max_rel_error: float
+    captured: Captured
+    deps: Dependencies
     planned: Planned | None = None
 
 
@@ -228,7 +232,7 @@ def _cut(captured: Captured, deps: Dependencies, made: Plan, planned: Planned | 
     ledger = deps.ledger
     if reason is not None:
         ledger = (*ledger, Refusal("model", 0, reason))
-    return Pruned(model, made, ledger, error, planned)
+    return Pruned(model, made, ledger, error, captured, deps, planned)
 
 
 def compile(  # noqa: A001 - the verb of the tool
@@ -264,7 +268,14 @@ def save(pruned: Pruned, directory: str | Path) -> None:
     ArtifactError
         The directory cannot be written, or holds something else.
     """
-    save_pruned(Path(directory), pruned.model, pruned.plan.model_dump(mode="json"))
+    save_pruned(
+        directory,
+        pruned.model,
+        pruned.captured,
+        pruned.deps,
+        pruned.plan.keep,
+        pruned.plan.model_dump(mode="json"),
+    )
 
 
 def load(directory: str | Path, factory: Callable[[], nn.Module]) -> nn.Module:
@@ -277,4 +288,4 @@ def load(directory: str | Path, factory: Callable[[], nn.Module]) -> nn.Module:
     PlanError
         ``factory`` makes another model.
     """
-    return load_pruned(Path(directory), factory)
+    return load_pruned(directory, factory).model

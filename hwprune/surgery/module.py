@@ -1,0 +1,127 @@
+"""``cut_module``: the user's own class with smaller parameters."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage] - base of all BatchNorms
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd  # pyright: ignore[reportPrivateUsage]
+
+from hwprune.dependency.groups import Dependencies
+from hwprune.errors import SurgeryError
+from hwprune.surgery.selection import Cuts, cut_tensor, select
+
+
+def cut_module(model: nn.Module, deps: Dependencies, keep: Mapping[str, Sequence[int]]) -> nn.Module:
+    """Deep-copy a module and slice its parameters by name.
+
+    Attributes that state widths (``out_channels``, ``in_channels``, ``groups``, ``num_features``,
+    ``in_features``, ``out_features``, ``num_parameters``) follow. Shared parameters stay shared;
+    gradients are dropped; training flags are those of ``model``. Python code with widths of its
+    own is not seen here: verify the result.
+
+    Raises
+    ------
+    PlanError
+        ``keep`` does not fit the groups.
+    SurgeryError
+        A tensor that must shrink is not a parameter or buffer of the module.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in _named_tensors(model)}
+    for group in deps.groups:
+        for member in group.members:
+            if member.param not in shapes and group.name in keep:
+                raise SurgeryError(
+                    f"constant {member.param!r} of group {group.name!r} lives in the code of "
+                    f"{type(model).__name__}, not in its parameters or buffers",
+                    hint="register it as a buffer to keep the class",
+                )
+    return cut_parameters(model, select(deps, keep, shapes))
+
+
+def cut_parameters(model: nn.Module, cuts: Cuts) -> nn.Module:
+    """The same, from kept indices by parameter name (first name of shared parameters)."""
+    twin = copy.deepcopy(model)
+    originals = _named_tensors(twin)  # held, so that no id is used twice
+    first: dict[int, str] = {}
+    for name, tensor in originals:
+        first.setdefault(id(tensor), name)
+    made: dict[int, torch.Tensor] = {}
+    touched: list[nn.Module] = []
+    for module in twin.modules():
+        for store in (module._parameters, module._buffers):  # pyright: ignore[reportPrivateUsage]
+            for key, tensor in list(store.items()):
+                if tensor is None:
+                    continue
+                tensor.grad = None
+                dims = cuts.get(first[id(tensor)])
+                if dims is None:
+                    continue
+                if id(tensor) not in made:
+                    made[id(tensor)] = _like(tensor, cut_tensor(tensor, dims))
+                store[key] = made[id(tensor)]  # pyright: ignore[reportArgumentType] - same kind as before
+                touched.append(module)
+    for module in touched:
+        _update_attributes(module)
+    return twin
+
+
+def _named_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+
+
+def _like(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+
+
+def _update_attributes(module: nn.Module) -> None:
+    for kind, update in _ATTRIBUTES:
+        if isinstance(module, kind):
+            update(module)
+            return
+
+
+def _convolution(module: nn.Module) -> None:
+    assert isinstance(module, _ConvNd)
+    made, read = int(module.weight.shape[0]), int(module.weight.shape[1])
+    if module.groups > 1 and read == 1:  # depthwise: one group per input channel
+        module.groups = made * module.in_channels // module.out_channels
+    module.out_channels, module.in_channels = made, read * module.groups
+
+
+def _transposed(module: nn.Module) -> None:
+    assert isinstance(module, _ConvNd)
+    module.in_channels = int(module.weight.shape[0])
+    module.out_channels = int(module.weight.shape[1]) * module.groups
+
+
+def _linear(module: nn.Module) -> None:
+    assert isinstance(module, nn.Linear)
+    module.out_features, module.in_features = (int(n) for n in module.weight.shape)
+
+
+def _norm(module: nn.Module) -> None:
+    assert isinstance(module, _NormBase)
+    vector = next((v for v in (module.weight, module.running_mean, module.bias) if v is not None), None)
+    if vector is not None:
+        module.num_features = int(vector.shape[0])
+
+
+def _prelu(module: nn.Module) -> None:
+    assert isinstance(module, nn.PReLU)
+    module.num_parameters = int(module.weight.shape[0])
+
+
+_ATTRIBUTES: tuple[tuple[type[nn.Module], Callable[[nn.Module], None]], ...] = (
+    (_ConvTransposeNd, _transposed),
+    (_ConvNd, _convolution),
+    (nn.Linear, _linear),
+    (_NormBase, _norm),
+    (nn.PReLU, _prelu),
+)

@@ -1,0 +1,61 @@
+"""``prune_model``: the user's class where its code allows, else the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from hwprune.capture.captured import Captured
+from hwprune.dependency.groups import Dependencies
+from hwprune.errors import PlanError, SurgeryError
+from hwprune.surgery.apply import cut_graph
+from hwprune.surgery.module import cut_module
+from hwprune.surgery.verify import verify
+
+
+def prune_model(
+    captured: Captured,
+    deps: Dependencies,
+    keep: Mapping[str, Sequence[int]],
+    *,
+    tolerance: float = 1e-4,
+) -> tuple[nn.Module, str | None]:
+    """Cut a model and verify it against the masked original.
+
+    Parameters
+    ----------
+    captured, deps
+        The model and its groups; the model is not changed.
+    keep
+        Group to its kept units, sorted; groups that are not named stay whole.
+    tolerance
+        Largest accepted error, relative to the output's scale.
+
+    Returns
+    -------
+    model, reason
+        A copy of the user's module with smaller parameters and None; or, when the module's own
+        Python code fixes widths, the graph form and the reason for the ledger. Either has the
+        training mode of the user's module.
+
+    Raises
+    ------
+    PlanError
+        ``keep`` does not fit the groups.
+    VerificationError
+        Not even the graph form equals the masked original.
+    """
+    name = type(captured.model).__name__
+    try:
+        model = cut_module(captured.model, deps, keep)
+        verify(captured, deps, keep, model, tolerance=tolerance, recut=lambda k: cut_graph(captured, deps, k))
+        return model, None
+    except PlanError:
+        raise
+    except SurgeryError as error:
+        reason = error.message
+    graph = cut_graph(captured, deps, keep)
+    verify(captured, deps, keep, graph, tolerance=tolerance)
+    graph.train(captured.model.training)
+    return graph, f"the class {name} is not kept, its graph form is: {reason}"

@@ -1,0 +1,230 @@
+"""Pruned models on disk: ``plan.json`` and ``weights.safetensors``, nothing pickled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import fx, nn
+
+from hwprune.artifact import atomic_directory, read_json, sha256_file, write_json
+from hwprune.capture.captured import Captured
+from hwprune.capture.export import capture
+from hwprune.dependency.analyse import analyse
+from hwprune.dependency.groups import Dependencies
+from hwprune.errors import ArtifactError, HwpruneError
+from hwprune.surgery.apply import cut_graph
+from hwprune.surgery.module import cut_parameters
+from hwprune.surgery.selection import Cuts, select
+
+PLAN_FILE = "plan.json"
+WEIGHTS_FILE = "weights.safetensors"
+_KIND, _VERSION = "hwprune.pruned", 1
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Dimension(_Record):
+    """Kept indices of one dimension, as half-open ranges."""
+
+    size: int
+    kept: list[tuple[int, int]]
+
+
+class _Cut(_Record):
+    """What is needed to cut a fresh model.
+
+    ``members`` is parameter to dimension to kept indices; ``keep`` is group to kept units;
+    ``inputs`` are shapes and dtypes to capture the graph again (graph form only).
+    """
+
+    form: Literal["module", "graph"]
+    members: dict[str, dict[int, _Dimension]]
+    keep: dict[str, list[tuple[int, int]]]
+    inputs: list[tuple[list[int], str]]
+
+
+class _Weights(_Record):
+    sha256: str
+    shared: dict[str, str]
+
+
+class _Saved(_Record):
+    plan: dict[str, Any]
+    cut: _Cut
+    weights: _Weights
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model read back, in eval mode, and the plan that was stored with it."""
+
+    model: nn.Module
+    plan: dict[str, Any]
+
+
+def save_pruned(
+    directory: str | Path,
+    model: nn.Module,
+    captured: Captured,
+    deps: Dependencies,
+    keep: Mapping[str, Sequence[int]],
+    plan: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a pruned model.
+
+    The directory appears complete or not at all; an earlier one written by this function is
+    replaced, any other is left alone.
+
+    Parameters
+    ----------
+    directory
+        Where to write ``plan.json`` and ``weights.safetensors``.
+    model
+        Result of :func:`hwprune.surgery.prune_model`, fine-tuned or not.
+    captured, deps, keep
+        What the model was cut from.
+    plan
+        JSON values of the caller's own, given back by :func:`load_pruned`.
+
+    Raises
+    ------
+    ArtifactError
+        The place cannot be written, or the state of the model holds something besides tensors.
+    """
+    form: Literal["module", "graph"] = "graph" if isinstance(model, fx.GraphModule) else "module"
+    shapes = _shapes(captured.graph) | _shapes(captured.model)
+    cuts = select(deps, keep, shapes)
+    tensors, shared = _unshared(model)
+    cut = _Cut(
+        form=form,
+        members={
+            param: {
+                dim: _Dimension(size=shapes[param][dim], kept=_ranges(kept.tolist()))
+                for dim, kept in dims.items()
+            }
+            for param, dims in cuts.items()
+        },
+        keep={name: _ranges(units) for name, units in keep.items()},
+        inputs=[(list(x.shape), str(x.dtype).removeprefix("torch.")) for x in captured.example_inputs],
+    )
+    with atomic_directory(directory, PLAN_FILE) as place:
+        safetensors.torch.save_file(tensors, place / WEIGHTS_FILE, metadata={"format": "pt"})
+        weights = _Weights(sha256=sha256_file(place / WEIGHTS_FILE), shared=shared)
+        saved = _Saved(plan=dict(plan or {}), cut=cut, weights=weights)
+        write_json(place / PLAN_FILE, _KIND, _VERSION, saved.model_dump(mode="json"))
+    return Path(directory)
+
+
+def load_pruned(directory: str | Path, factory: Callable[[], nn.Module]) -> LoadedModel:
+    """Read a pruned model back, bit for bit.
+
+    Parameters
+    ----------
+    directory
+        Written by :func:`save_pruned`.
+    factory
+        Builds the original, unpruned architecture (weights do not matter).
+
+    Raises
+    ------
+    ArtifactError
+        A file is missing, damaged or edited, or the factory builds another architecture.
+    """
+    directory = Path(directory)
+    try:
+        saved = _Saved.model_validate(read_json(directory / PLAN_FILE, _KIND, _VERSION))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ArtifactError(
+            f"{directory / PLAN_FILE}: {key}: {first['msg']}", hint="save the model again"
+        ) from error
+    weights = directory / WEIGHTS_FILE
+    if sha256_file(weights) != saved.weights.sha256:
+        raise ArtifactError(
+            f"{weights} does not match the checksum in {PLAN_FILE}", hint="restore the original file"
+        )
+    model = _cut(factory(), saved.cut, directory)
+    state = safetensors.torch.load_file(weights)
+    state.update({alias: state[name] for alias, name in saved.weights.shared.items()})
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise _other_architecture(directory, str(error).splitlines()[-1].strip()) from error
+    return LoadedModel(model.eval(), saved.plan)
+
+
+def _cut(dense: nn.Module, cut: _Cut, directory: Path) -> nn.Module:
+    if cut.form == "graph":
+        inputs = tuple(torch.zeros(shape, dtype=getattr(torch, dtype)) for shape, dtype in cut.inputs)
+        keep = {name: _numbers(ranges) for name, ranges in cut.keep.items()}
+        try:
+            captured = capture(dense, inputs)
+            return cut_graph(captured, analyse(captured), keep)
+        except HwpruneError as error:
+            raise _other_architecture(directory, error.message) from error
+    shapes = _shapes(dense)
+    cuts: Cuts = {}
+    for param, dims in cut.members.items():
+        for dim, dimension in dims.items():
+            shape = shapes.get(param)
+            if shape is None or dim >= len(shape) or shape[dim] != dimension.size:
+                raise _other_architecture(
+                    directory, f"{param!r} is {shape}, and dimension {dim} should have size {dimension.size}"
+                )
+            cuts.setdefault(param, {})[dim] = torch.tensor(_numbers(dimension.kept), dtype=torch.int64)
+    return cut_parameters(dense, cuts)
+
+
+def _other_architecture(directory: Path, reason: str) -> ArtifactError:
+    return ArtifactError(
+        f"the factory does not build the architecture that {directory} was pruned from: {reason}",
+        hint="pass a function that builds the original, unpruned model",
+    )
+
+
+def _unshared(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """State without repeated tensors, and alias to stored name for the repeated ones."""
+    tensors: dict[str, torch.Tensor] = {}
+    shared: dict[str, str] = {}
+    first: dict[object, str] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if not isinstance(value, torch.Tensor):
+            raise ArtifactError(
+                f"{name!r} in the state of {type(model).__name__} is a {type(value).__name__}, not a tensor",
+                hint="keep only tensors in parameters, buffers and extra state",
+            )
+        known = first.setdefault(id(value), name)
+        if known != name:
+            shared[name] = known
+        else:
+            tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return tensors, shared
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return {name: tuple(tensor.shape) for name, tensor in named}
+
+
+def _ranges(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Sorted numbers as half-open ranges."""
+    out: list[tuple[int, int]] = []
+    for number in numbers:
+        if out and out[-1][1] == number:
+            out[-1] = (out[-1][0], number + 1)
+        else:
+            out.append((number, number + 1))
+    return out
+
+
+def _numbers(ranges: Sequence[tuple[int, int]]) -> list[int]:
+    return [number for start, stop in ranges for number in range(start, stop)]

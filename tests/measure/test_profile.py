@@ -152,7 +152,36 @@ def test_a_short_disturbance_is_repaired_by_timing_the_batch_again(tmp_path: Pat
 def test_ten_percent_is_the_limit_of_drift(tmp_path: Path):
     later = SENTINEL_TIMINGS + 1
     assert run(tmp_path / "a", SPECS[:5], runner=bent(lambda n: 1.09 if n >= later else 1.0)).untrusted == 0
-    assert run(tmp_path / "b", SPECS[:5], runner=bent(lambda n: 0.89 if n >= later else 1.0)).untrusted == 5
+    slower = bent(lambda n: 1.11 if n >= later else 1.0)
+    assert run(tmp_path / "b", SPECS[:5], runner=slower, retries=0).untrusted == 5
+    faster = bent(lambda n: 0.89 if n >= later else 1.0)
+    assert run(tmp_path / "c", SPECS[:5], runner=faster, retries=0).untrusted == 5
+
+
+def test_a_machine_that_got_faster_discredits_what_was_timed_before(tmp_path: Path):
+    # The reference and the first batch were timed on a slow machine; it recovers during the second.
+    fast_from = SENTINEL_TIMINGS + 5 + 1 + 3
+    report = run(tmp_path, SPECS[:10], runner=bent(lambda n: 1.0 if n >= fast_from else 1.4), seed=4)
+    assert report.untrusted == 5
+    assert "drifted by -29% since" in report.warnings[-1]
+    table = LatencyTable.load(tmp_path)
+    trusted = [r for r in table if r.status == "ok"]
+    assert len(trusted) == 6  # the second batch, timed again, and the sentinel
+    for row in trusted:
+        assert row.median == pytest.approx(fake_seconds(row.kernel) * 1e9)
+    report = run(tmp_path, SPECS[:10])
+    assert (report.skipped, report.measured, report.untrusted) == (5, 5, 0)
+    for spec in SPECS[:10]:
+        assert LatencyTable.load(tmp_path).lookup(spec).median == pytest.approx(fake_seconds(spec) * 1e9)
+
+
+def test_a_sentinel_timed_in_unrest_is_not_kept_as_reference(tmp_path: Path):
+    busy = bent(lambda n: 2.0)
+    busy.foreign_ticks = 50
+    assert run(tmp_path, SPECS[:5], runner=busy).untrusted == 5
+    report = run(tmp_path, SPECS[:5])
+    assert (report.measured, report.untrusted) == (5, 0)
+    assert {r.status for r in LatencyTable.load(tmp_path)} == {"ok"}
 
 
 def test_other_processes_make_the_batch_untrusted(tmp_path: Path):

@@ -70,6 +70,18 @@ def test_last_words_of_a_dying_worker_are_told():
         assert worker.request({"do": "about"}, 20)["pid"] == worker.pid
 
 
+def test_an_interrupted_request_does_not_answer_the_next_one(monkeypatch: pytest.MonkeyPatch):
+    def interrupt(descriptor: int, size: int) -> bytes:
+        raise KeyboardInterrupt
+
+    with WorkerProcess([], 1) as worker:
+        first = worker.request({"do": "about"}, 20)["pid"]
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(os, "read", interrupt)
+            worker.request({"do": "load", "engine": "builtins:dict", "arguments": {}}, 20)
+        assert worker.request({"do": "about"}, 20)["pid"] not in (None, first)
+
+
 def test_exit_code_is_told():
     with WorkerProcess([], 1) as worker, pytest.raises(WorkerLostError, match="exit code 3"):
         worker.request({"do": "load", "engine": "os:_exit", "arguments": {"status": 3}}, 20)

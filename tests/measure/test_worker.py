@@ -50,7 +50,7 @@ def test_measures_and_is_pinned_light_and_told_its_threads(runner: LocalRunner, 
     ("width", "reason"),
     [
         (fakes.CRASHING_RUN, "timing worker died with SIGSEGV"),
-        (fakes.HANGING_RUN, "timing worker did not answer within 2 s"),
+        (fakes.HANGING_RUN, "timing worker did not answer within 1.5 s"),
         (fakes.BROKEN_RUN, "ValueError: bad library"),
     ],
 )

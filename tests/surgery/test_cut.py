@@ -49,7 +49,7 @@ def _parameters(model: nn.Module) -> int:
 
 
 @pytest.mark.parametrize("name", NETS)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_random_cuts_are_exact(name: str, data: st.DataObject) -> None:
     captured, deps = _prepared(name)
@@ -172,7 +172,7 @@ def _vgg(models: object) -> nn.Module:
         (lambda m: m.resnet18(), "fc"),
         (lambda m: m.resnet50(), "fc"),
         (_vgg, "classifier.6"),
-        (lambda m: m.mobilenet_v2(), "classifier.1"),
+        (lambda m: m.mobilenet_v2(width_mult=0.5), "classifier.1"),
     ],
     ids=["resnet18", "resnet50", "vgg16_bn", "mobilenet_v2"],
 )
@@ -360,17 +360,31 @@ def test_units_of_several_features() -> None:
             super().__init__()
             self.fc = nn.Linear(6, 32)
             self.up = nn.ConvTranspose2d(8, 5, 2, stride=2)
+            self.slopes = nn.PReLU(5)
             self.conv = nn.Conv2d(9, 4, 1)
 
         def forward(self, x: Tensor) -> Tensor:
-            x = functional.prelu(self.up(self.fc(x).view(-1, 8, 2, 2)), torch.rand(5))
+            x = self.slopes(self.up(self.fc(x).view(-1, 8, 2, 2)))
             return self.conv(functional.pad(x, (0, 0, 0, 0, 2, 2)))
 
     torch.manual_seed(0)
     captured = capture(Net(), torch.randn(3, 6))
     deps = analyse(captured)
-    assert {g.name for g in deps.groups} >= {"fc"}
+    assert {g.name: g.size for g in deps.groups} == {"fc": 8, "up": 5}
     keep = {g.name: list(range(1, g.size)) for g in deps.groups}
+    assert verify(captured, deps, keep, cut_graph(captured, deps, keep)) < 1e-5
+    model = cut_module(captured.model, deps, keep)
+    assert isinstance(model, Net)
+    assert (model.up.in_channels, model.up.out_channels, model.slopes.num_parameters) == (7, 4, 4)
+
+
+def test_one_channel_per_group_is_left() -> None:
+    captured, deps = _prepared("grouped")
+    keep = {"first.0": [4], "grouped.0": [1, 2]}
+    model, reason = prune_model(captured, deps, keep)
+    assert reason is None
+    grouped = model.get_submodule("grouped.0")
+    assert (grouped.in_channels, grouped.out_channels, grouped.groups) == (2, 4, 2)
     assert verify(captured, deps, keep, cut_graph(captured, deps, keep)) < 1e-5
 
 

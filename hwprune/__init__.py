@@ -1,1 +1,63 @@
+"""hwprune: prunes trained PyTorch models by measured latency and compiles them with TVM.
 
+Names load on first use: importing this package imports neither torch nor TVM.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hwprune.api import (
+        Planned,
+        Pruned,
+        apply_plan,
+        bench,
+        compile,  # noqa: A004 - the verb of the tool
+        load,
+        plan,
+        prune,
+        save,
+    )
+    from hwprune.errors import HwpruneError
+    from hwprune.fxpass import PrunePass
+    from hwprune.solve.plan import Plan
+    from hwprune.target import Target, load_target
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "HwpruneError",
+    "Plan",
+    "Planned",
+    "PrunePass",
+    "Pruned",
+    "Target",
+    "apply_plan",
+    "bench",
+    "compile",
+    "load",
+    "load_target",
+    "plan",
+    "prune",
+    "save",
+]
+
+_HOME = {
+    "HwpruneError": "errors",
+    "Plan": "solve.plan",
+    "PrunePass": "fxpass",
+    "Target": "target",
+    "load_target": "target",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'hwprune' has no attribute '{name}'")
+    return getattr(import_module(f"hwprune.{_HOME.get(name, 'api')}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

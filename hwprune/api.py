@@ -13,14 +13,17 @@ from torch import nn
 from hwprune import importance
 from hwprune.capture import capture
 from hwprune.capture.captured import Captured
+from hwprune.compile import CompiledModule
+from hwprune.delivery import bench_bundle, compile_model
 from hwprune.dependency import analyse
 from hwprune.dependency.groups import Dependencies, Refusal
 from hwprune.errors import DependencyError
+from hwprune.measure.compare import Comparison
 from hwprune.planner.loop import LoopResult, PlanningLoop, reject_overrun
 from hwprune.planner.result import make_plan
 from hwprune.planner.workbench import Progress, Workbench, measure_profile, silent
 from hwprune.solve.plan import Plan, model_fingerprint
-from hwprune.surgery import prune_model, verify
+from hwprune.surgery import load_pruned, prune_model, save_pruned, verify
 from hwprune.target import Target, load_target
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -54,6 +57,8 @@ class Pruned:
         Every layer that could not be pruned, and why.
     max_rel_error
         Largest difference from the masked original, relative to the output's scale.
+    captured, deps
+        The graph and the groups that it was cut from.
     planned
         How the plan came about; None when it was read from a file.
     """
@@ -62,6 +67,8 @@ class Pruned:
     plan: Plan
     ledger: tuple[Refusal, ...]
     max_rel_error: float
+    captured: Captured
+    deps: Dependencies
     planned: Planned | None = None
 
 
@@ -225,4 +232,60 @@ def _cut(captured: Captured, deps: Dependencies, made: Plan, planned: Planned | 
     ledger = deps.ledger
     if reason is not None:
         ledger = (*ledger, Refusal("model", 0, reason))
-    return Pruned(model, made, ledger, error, planned)
+    return Pruned(model, made, ledger, error, captured, deps, planned)
+
+
+def compile(  # noqa: A001 - the verb of the tool
+    model: nn.Module,
+    example_inputs: Sequence[torch.Tensor] | torch.Tensor,
+    target: str | Path | Target = "host",
+    *,
+    threads: int | None = None,
+    check: bool = True,
+) -> CompiledModule:
+    """Compile a model for a target; ``.save(directory)`` writes a bundle that runs on its own.
+
+    Raises
+    ------
+    CompileError
+        No code generator, TVM failed, or the outputs differ from PyTorch's.
+    """
+    inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
+    resolved = target if isinstance(target, Target) else load_target(target, threads=threads)
+    return compile_model(model, inputs, resolved, check=check)[0]
+
+
+def bench(directory: str | Path, *, profile: str = "table", **options: Any) -> Comparison:
+    """Time a bundle on this machine; see :func:`hwprune.delivery.bench_bundle` for the options."""
+    return bench_bundle(Path(directory), profile=measure_profile(profile), **options)[0]
+
+
+def save(pruned: Pruned, directory: str | Path) -> None:
+    """Write a pruned model as ``plan.json`` and safetensors (no pickle).
+
+    Raises
+    ------
+    ArtifactError
+        The directory cannot be written, or holds something else.
+    """
+    save_pruned(
+        directory,
+        pruned.model,
+        pruned.captured,
+        pruned.deps,
+        pruned.plan.keep,
+        pruned.plan.model_dump(mode="json"),
+    )
+
+
+def load(directory: str | Path, factory: Callable[[], nn.Module]) -> nn.Module:
+    """Rebuild a saved model: ``factory()`` makes the dense one, which is cut and filled.
+
+    Raises
+    ------
+    ArtifactError
+        Missing, edited or truncated files.
+    PlanError
+        ``factory`` makes another model.
+    """
+    return load_pruned(directory, factory).model

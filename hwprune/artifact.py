@@ -245,11 +245,16 @@ def _check_version(path: str | Path, kind: str, wanted: int, found: object) -> N
 
 
 def _check_replaceable(path: Path, marker: str) -> None:
-    if not path.exists():
-        return
-    if not path.is_dir():
+    try:
+        if not path.exists():
+            return
+        directory = path.is_dir()
+        foreign = directory and not (path / marker).is_file() and any(path.iterdir())
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    if not directory:
         raise ArtifactError(f"{path} exists and is not a directory", hint="choose another output path")
-    if not (path / marker).is_file() and any(path.iterdir()):
+    if foreign:
         raise ArtifactError(
             f"{path} exists and was not written by hwprune (it holds no {marker}), so it is not replaced",
             hint="choose another output path, or move that directory away",
@@ -280,7 +285,10 @@ def _sibling(path: Path) -> Path:
 
 def _real(path: Path) -> Path:
     """Follow a link at ``path`` itself, so that the link stays and its destination is replaced."""
-    return path.resolve() if path.is_symlink() else path.absolute()
+    try:
+        return path.resolve() if path.is_symlink() else path.absolute()
+    except (OSError, RuntimeError):  # no permission to look, or a circle of links: writing will say so
+        return path.absolute()
 
 
 def _discard(path: Path) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hwprune.compile.kernel_library import KernelLibrary, build_kernel_library, suggested_copies
     from hwprune.compile.kernel_runner import KernelRunner
     from hwprune.compile.pipeline import pipeline_hash
+    from hwprune.compile.program_library import build_program_library
 
 __all__ = [
     "Bundle",
@@ -21,6 +22,7 @@ __all__ = [
     "KernelLibrary",
     "KernelRunner",
     "build_kernel_library",
+    "build_program_library",
     "compile_program",
     "load_bundle",
     "pipeline_hash",
@@ -33,6 +35,7 @@ _HOME = {
     "KernelLibrary": "kernel_library",
     "KernelRunner": "kernel_runner",
     "build_kernel_library": "kernel_library",
+    "build_program_library": "program_library",
     "compile_program": "compiled",
     "load_bundle": "bundle",
     "pipeline_hash": "pipeline",

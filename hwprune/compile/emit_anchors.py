@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from hwprune.compile.emit import Emitter, Value
@@ -78,6 +79,12 @@ def _with_bias(e: Emitter, acc: Tensor, bias: Tensor | None, shape: Shape) -> Va
     return e.stage(shape, lambda *index: acc[index] + bias[e.channel(index)])
 
 
+def _with_bias(e: Emitter, acc: Tensor, bias: Tensor | None, shape: Shape) -> Value:
+    if bias is None:
+        return e.stage(shape, lambda *index: acc[index])
+    return e.stage(shape, lambda *index: acc[index] + bias[e.channel(index)])
+
+
 def _window(
     e: Emitter, op: KernelOp, shape: Shape, kernel: tuple[int, ...], fill: float, reduce: Callable[..., Any]
 ) -> Tensor:
@@ -102,32 +109,107 @@ def _window(
     return te.compute((shape[0], ceil_div(shape[1], e.lanes), *shape[2:], e.lanes), body, name="acc")
 
 
+@dataclass(frozen=True)
+class _Window:
+    """Axes and clamped positions of a window reduction, with the masks of what lies outside.
+
+    Reading a clamped position and masking the product needs neither a padded copy nor a branch;
+    once the loops are unrolled, masks are left only where a window can really stick out.
+    """
+
+    value: Callable[..., Any]
+    row: Any
+    col: Any
+    masks: Callable[[Any, Any], tuple[Any, Any]]
+
+
+def _window(e: Emitter, op: KernelOp, shape: Shape, kernel: tuple[int, ...]) -> _Window:
+    x = e.kept_value(e.packed(e.values[op.args[0]]))
+    height, width = x.shape[2:]
+    pads, stride = integers(op, "padding"), integers(op, "stride")
+    dilation = integers(op, "dilation") if "dilation" in dict(op.attributes) else (1, 1)
+    row, col = te.reduce_axis((0, kernel[0]), "kh"), te.reduce_axis((0, kernel[1]), "kw")
+    e.family = "window"
+
+    def place(out: Any, axis: int) -> Any:
+        return out * stride[axis] + (row, col)[axis] * dilation[axis] - pads[axis]
+
+    def limits(axis: int) -> tuple[bool, bool]:
+        """Whether positions before the first and behind the last element occur."""
+        last = (shape[2 + axis] - 1) * stride[axis] + (kernel[axis] - 1) * dilation[axis] - pads[axis]
+        return pads[axis] > 0, last >= (height, width)[axis]
+
+    def clamped(out: Any, axis: int) -> Any:
+        position, (before, behind) = place(out, axis), limits(axis)
+        position = tirx.max(position, 0) if before else position
+        return tirx.min(position, (height, width)[axis] - 1) if behind else position
+
+    def mask(out: Any, axis: int) -> Any:
+        position, (before, behind) = place(out, axis), limits(axis)
+        checks = ([position >= 0] if before else []) + ([position < (height, width)[axis]] if behind else [])
+        return tirx.all(*checks) if checks else None
+
+    return _Window(
+        lambda n, c, h, w, i: x.tensor[n, c, clamped(h, 0), clamped(w, 1), i],
+        row,
+        col,
+        lambda h, w: (mask(h, 0), mask(w, 1)),
+    )
+
+
+def _masked(value: Any, check: Any, otherwise: float = 0.0) -> Any:
+    return value if check is None else tirx.Select(check, value, tirx.const(otherwise, "float32"))
+
+
+def _window_shape(e: Emitter, shape: Shape) -> Shape:
+    return (shape[0], ceil_div(shape[1], e.lanes), *shape[2:], e.lanes)
+
+
 def _depthwise(e: Emitter, op: KernelOp, shape: Shape) -> Value:
     weight, bias = e.weight(op, 1), e.weight(op, 2)
     assert weight is not None
     if e.values[op.args[0]].shape[1] != shape[1]:
         raise UnsupportedOperatorError("depthwise_conv2d with a channel multiplier has no lowering")
-    acc = _window(
-        e, op, shape, e.spec.inputs[op.args[1]].shape[2:], 0.0,
-        lambda v, c, kh, kw, i, axes: te.sum(v * weight[c, kh, kw, i], axis=axes),
-    )  # fmt: skip
-    return _with_bias(e, acc, bias, shape)
+    window = _window(e, op, shape, e.spec.inputs[op.args[1]].shape[2:])
+
+    def body(n: Any, c: Any, h: Any, w: Any, i: Any) -> Any:
+        # Rows mask the weights (once for a whole row tile), columns the few elements at the edge.
+        rows, cols = window.masks(h, w)
+        value = _masked(window.value(n, c, h, w, i), cols)
+        return te.sum(
+            value * _masked(weight[c, window.row, window.col, i], rows), axis=[window.row, window.col]
+        )
+
+    return _with_bias(e, te.compute(_window_shape(e, shape), body, name="acc"), bias, shape)
 
 
 def _max_pool(e: Emitter, op: KernelOp, shape: Shape) -> Value:
-    acc = _window(
-        e, op, shape, integers(op, "kernel"), -3.4028234663852886e38,
-        lambda v, c, kh, kw, i, axes: te.max(v, axis=axes),
-    )  # fmt: skip
-    return _with_bias(e, acc, None, shape)
+    window = _window(e, op, shape, integers(op, "kernel"))
+    # Without dilation a clamped position lies in the same window: the maximum does not change.
+    exact = integers(op, "dilation") == (1, 1)
+
+    def body(n: Any, c: Any, h: Any, w: Any, i: Any) -> Any:
+        value = window.value(n, c, h, w, i)
+        if not exact:
+            for check in window.masks(h, w):
+                value = _masked(value, check, -3.4028234663852886e38)
+        return te.max(value, axis=[window.row, window.col])
+
+    return _with_bias(e, te.compute(_window_shape(e, shape), body, name="acc"), None, shape)
 
 
 def _avg_pool(e: Emitter, op: KernelOp, shape: Shape) -> Value:
     kernel, stride, pads = integers(op, "kernel"), integers(op, "stride"), integers(op, "padding")
     size = e.values[op.args[0]].shape[2:]
-    acc = _window(
-        e, op, shape, kernel, 0.0, lambda v, c, kh, kw, i, axes: te.sum(v, axis=axes)
-    )
+    window = _window(e, op, shape, kernel)
+
+    def total(n: Any, c: Any, h: Any, w: Any, i: Any) -> Any:
+        value = window.value(n, c, h, w, i)
+        for check in window.masks(h, w):
+            value = _masked(value, check)
+        return te.sum(value, axis=[window.row, window.col])
+
+    acc = te.compute(_window_shape(e, shape), total, name="acc")
     include = flag(op, "count_include_pad")
 
     def covered(position: Any, axis: int) -> Any:

@@ -91,6 +91,8 @@ def main():
     check_files(folder, manifest)
     try:
         import numpy
+
+        sys.modules["torch"] = None  # tvm_ffi would import it, for seconds; only numpy is used here
         import tvm_ffi
     except ImportError as error:
         fail(f"{error}; pip install numpy apache-tvm-ffi=={manifest['versions']['tvm_ffi']}")

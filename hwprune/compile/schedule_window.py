@@ -29,10 +29,7 @@ def window_rule(p: Prepared) -> bool:
     s.vectorize(lane)
     s.unroll(col_in)
     s.unroll(kw)
-    if "pad" in p.blocks:
-        pad = p.blocks.pop("pad")
-        s.compute_at(pad, c)
-        s.vectorize(s.get_loops(pad)[-1])
+    s.unroll(kh)
     p.parallel([n, c])
     s.decompose_reduction(acc, kh)
     return True

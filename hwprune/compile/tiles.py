@@ -105,46 +105,52 @@ def conv_geometry(
 
 
 def accumulator_budget(vector_registers: int) -> int:
-    """Accumulators a tile may have, so that weights and one input value still fit in registers."""
-    return 28 if vector_registers >= 32 else 12
+    """Accumulators of a one-block tile, so that a weight vector and an input still fit."""
+    return min(28, vector_registers - 2)
+
+
+def step_cycles(block_tile: int, pixels: int) -> float:
+    """Cycles of one step of the innermost reduction: ``pixels * block_tile`` multiply-adds.
+
+    A core starts two multiply-adds and a little less than two loads a cycle; a multiply-add takes
+    four cycles, so fewer than eight of them cannot overlap. Loop control costs half a cycle, and
+    every weight stream a little, as weights come from the second-level cache.
+    """
+    arithmetic = max(block_tile * pixels, 8) / 2
+    loads = (block_tile + pixels) / 1.8
+    return max(arithmetic, loads) + 0.15 * block_tile + 0.5
 
 
 def choose_tile(g: ConvGeometry, vector_registers: int) -> Tile:
     """The register tile of a convolution, by a fixed cost rule (no measuring).
 
-    One step of the innermost reduction loads ``blocks`` vectors of weights, broadcasts
-    ``rows * cols`` inputs and does ``blocks * rows * cols`` multiply-adds. A core starts two
-    multiply-adds and two loads a cycle, and a multiply-add takes four cycles, so a step costs
-    ``max(multiply-adds, loads, 8) / 2`` cycles. The rule takes the tile with the fewest cycles
-    for the whole convolution, work wasted in tiles that stick out included, and a copy of the
-    input if only the overhang needs one. Ties go to the tile with more multiply-adds a load.
+    The tile must leave registers for its weights and one broadcast input. Of the tiles that do,
+    the rule takes the one with the fewest cycles for the whole convolution: :func:`step_cycles`
+    for every step, the work wasted in tiles that stick out included, clearing and storing the
+    accumulators, and a copy of the input if only the overhang needs one.
     """
-    budget = accumulator_budget(vector_registers)
     per_group = g.out_blocks // g.groups
-    best: tuple[float, float, Tile] | None = None
-    base_copy = g.needs_copy(g.out_height, g.out_width)
+    best: tuple[float, Tile] | None = None
+    copied = g.needs_copy(g.out_height, g.out_width)
     steps = g.in_blocks * (1 if g.plain_input else g.lanes) * g.kernel[0] * g.kernel[1]
-    for block_tile in range(1, min(8, per_group) + 1):
+    limit = accumulator_budget(vector_registers)
+    for block_tile in range(1, min(6, per_group) + 1):
         if g.groups > 1 and per_group % block_tile:
             continue
         blocks = ceil_div(g.out_blocks, block_tile) * block_tile
-        for cols in range(1, min(g.out_width, budget // block_tile) + 1):
+        pixels_limit = max(1, min(limit, vector_registers - 1 - block_tile) // block_tile)
+        for cols in range(1, min(g.out_width, pixels_limit) + 1):
             width = ceil_div(g.out_width, cols) * cols
-            for rows in range(1, min(g.out_height, budget // (block_tile * cols)) + 1):
-                if rows > 1 and cols < g.out_width and rows > 2:
-                    continue
+            for rows in range(1, min(g.out_height, pixels_limit // cols) + 1):
                 height = ceil_div(g.out_height, rows) * rows
                 pixels = rows * cols
-                step = max(block_tile * pixels, block_tile + pixels, 8) / 2
-                # Starting and finishing a tile: clear, epilogue and store each accumulator.
-                finish = 2.0 * block_tile * pixels
                 tiles = g.batch * (blocks // block_tile) * (height // rows) * (width // cols)
-                cost = tiles * (step * steps + finish)
-                if not base_copy and g.needs_copy(height, width):
+                # Clear, epilogue and store of each accumulator: about two cycles.
+                cost = tiles * (step_cycles(block_tile, pixels) * steps + 2.0 * block_tile * pixels)
+                if not copied and g.needs_copy(height, width):
                     cost += 2.0 * g.batch * g.in_blocks * g.groups * g.height * g.width
-                intensity = block_tile * pixels / (block_tile + pixels)
-                key = (cost, -intensity)
-                if best is None or key < best[:2]:
-                    best = (*key, Tile(block_tile, rows, cols, blocks, height, width))
+                # Of equally cheap tiles, the widest: its inputs lie side by side.
+                if best is None or cost < best[0] * (1 - 1e-9) or (cost <= best[0] and cols > best[1].cols):
+                    best = (cost, Tile(block_tile, rows, cols, blocks, height, width))
     assert best is not None
-    return best[2]
+    return best[1]

@@ -7,18 +7,36 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tvm_ffi
 
 from hwprune.errors import ArtifactError, UsageError
 
 #: Compiled code may load whole cache lines: buffers begin at a multiple of this many bytes.
 ALIGNMENT = 64
+
+
+@cache
+def ffi() -> Any:
+    """The ``tvm_ffi`` package, imported without dragging in torch.
+
+    It imports torch wherever torch is installed, which costs seconds and hundreds of megabytes
+    in a worker that only passes numpy arrays; so torch is hidden from it unless already loaded.
+    """
+    hide = "torch" not in sys.modules
+    if hide:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        import tvm_ffi
+    finally:
+        if hide:
+            del sys.modules["torch"]
+    return tvm_ffi
 
 
 def runtime_library() -> Path:
@@ -40,6 +58,7 @@ def runtime_library() -> Path:
 @cache
 def load_runtime() -> None:
     """Load the TVM runtime library once per process."""
+    ffi()  # brings libtvm_ffi.so, which the runtime is linked to
     ctypes.CDLL(str(runtime_library()), ctypes.RTLD_GLOBAL)
 
 
@@ -70,18 +89,18 @@ class VirtualMachine:
     def __init__(self, library: Path, weights: Sequence[np.ndarray], threads: int = 1) -> None:
         load_runtime()
         if threads > 1:
-            tvm_ffi.get_global_func("runtime.config_threadpool")(1, threads)
-        self._module: Any = tvm_ffi.load_module(str(library.resolve()))
+            ffi().get_global_func("runtime.config_threadpool")(1, threads)
+        self._module: Any = ffi().load_module(str(library.resolve()))
         self._vm: Any = self._module["vm_load_executable"]()
         self._vm["vm_initialization"](1, 0, 2, 1, 0, 2)
         self._weights = [aligned(w) for w in weights]
-        self._weight_tensors = [tvm_ffi.from_dlpack(w) for w in self._weights]
+        self._weight_tensors = [ffi().from_dlpack(w) for w in self._weights]
         self._inputs: list[np.ndarray] = []
 
     def set_inputs(self, inputs: Sequence[np.ndarray]) -> None:
         """Hand the inputs over; they stay for all following :meth:`invoke` calls."""
         self._inputs = [aligned(a) for a in inputs]
-        tensors = [tvm_ffi.from_dlpack(a) for a in self._inputs]
+        tensors = [ffi().from_dlpack(a) for a in self._inputs]
         self._vm["set_input"]("main", *tensors, *self._weight_tensors)
         self._invoke: Any = self._vm["invoke_stateful"]
 

@@ -70,7 +70,8 @@ def batch_loss(model: nn.Module, batch: Batch, loss: Loss | None, *, criterion: 
         ]
         reason = str(error).strip().split("\n", 1)[0]
         raise CriterionError(
-            f"criterion {criterion} cannot compute the loss of a batch with inputs of shape {shapes}: {reason}",
+            f"criterion {criterion} cannot compute the loss of a batch with inputs of shape {shapes}: "
+            f"{reason}",
             hint="the data must fit the example inputs, and labels the loss (cross entropy by default)",
         ) from error
     if value.numel() != 1:
@@ -79,7 +80,7 @@ def batch_loss(model: nn.Module, batch: Batch, loss: Loss | None, *, criterion: 
         )
     if not bool(torch.isfinite(value)):
         raise CriterionError(
-            f"the loss is {float(value)} on a batch for criterion {criterion}",
+            f"the loss is {float(value.detach())} on a batch for criterion {criterion}",
             hint="look for NaN or infinite values in the data and the weights",
         )
     return value.reshape(())

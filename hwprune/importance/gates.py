@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import torch
 from torch import fx, nn
@@ -40,15 +41,20 @@ def with_gates(captured: Captured, deps: Dependencies) -> tuple[fx.GraphModule, 
         A group has no tap.
     """
     source = captured.graph
-    graph = copy.deepcopy(source.graph)
+    with warnings.catch_warnings():
+        # torch's own copying of the calling convention warns about torch's own deprecations.
+        warnings.simplefilter("ignore", FutureWarning)
+        graph = copy.deepcopy(source.graph)
     # A copied graph keeps the order of its nodes.
-    twin = {old.name: new for old, new in zip(source.graph.nodes, graph.nodes, strict=True)}
+    twin: dict[str, fx.Node] = {
+        old.name: new for old, new in zip(source.graph.nodes, graph.nodes, strict=True)
+    }
     values = {node.name: node.meta["val"] for node in source.graph.nodes if "val" in node.meta}
     device = next((p.device for p in source.parameters()), torch.device("cpu"))
     gated = fx.GraphModule(source, graph, class_name="Gated")
     gates: dict[str, nn.Parameter] = {}
     # Where the gates of several groups meet on one tensor they follow each other.
-    latest: dict[str, fx.Node] = {}
+    latest = dict(twin)
     for number, group in enumerate(deps.groups):
         tap = gate_tap(group)
         value = values[tap.node]
@@ -59,8 +65,7 @@ def with_gates(captured: Captured, deps: Dependencies) -> tuple[fx.GraphModule, 
         gated.register_buffer(f"hwprune_gate_index_{number}", index.to(device), persistent=False)
         shape = [1] * value.ndim
         shape[tap.dim] = value.shape[tap.dim]
-        before = latest.get(tap.node, twin[tap.node])
-        latest[tap.node] = _insert(graph, before, number, shape)
+        latest[tap.node] = _insert(graph, latest[tap.node], number, shape)
     graph.lint()
     gated.recompile()
     return gated, gates

@@ -52,9 +52,18 @@ class LatencyModel:
         One per kernel of the network, in execution order.
     domains
         For every group the widths (units, ascending) that may be chosen.
+    untrusted
+        Also use rows that were timed while the machine was disturbed.
     """
 
-    def __init__(self, families: Sequence[KernelFamily], domains: Mapping[str, Sequence[int]]) -> None:
+    def __init__(
+        self,
+        families: Sequence[KernelFamily],
+        domains: Mapping[str, Sequence[int]],
+        *,
+        untrusted: bool = False,
+    ) -> None:
+        self.untrusted = untrusted
         self.families = tuple(families)
         self.domains = {group: tuple(widths) for group, widths in domains.items()}
 
@@ -77,7 +86,12 @@ class LatencyModel:
 
     def sum_ns(self, widths: Mapping[str, int], table: LatencyTable) -> float:
         """Sum of measured kernels; a kernel that is missing raises ``KernelMissError``."""
-        return sum(table.lookup(spec).median for spec in self.kernels(widths))
+        return sum(self._median(spec, table) for spec in self.kernels(widths))
+
+    def disturbed(self, widths: Mapping[str, int], table: LatencyTable) -> int:
+        """How many of the network's kernels were timed while the machine was disturbed."""
+        rows = [table.get(spec) for spec in self.kernels(widths)]
+        return sum(row is not None and row.status == "untrusted" for row in rows)
 
     def costs(self, table: LatencyTable) -> list[FamilyCost]:
         """Cost of every family over the full domains of its groups.
@@ -88,6 +102,9 @@ class LatencyModel:
             A grid kernel is missing or failed, and nothing may be extrapolated from the rest.
         """
         return [self._cost(family, table) for family in self.families]
+
+    def _median(self, spec: KernelSpec, table: LatencyTable) -> float:
+        return table.lookup(spec, untrusted=self.untrusted).median
 
     def _axes(self, family: KernelFamily) -> list[tuple[int, ...]]:
         points = POINTS_PER_GROUP.get(len(family.groups), 2)
@@ -102,19 +119,18 @@ class LatencyModel:
     def _cost(self, family: KernelFamily, table: LatencyTable) -> FamilyCost:
         shape = tuple(len(self.domains[g]) for g in family.groups)
         if not shape:
-            row = table.lookup(family.at({}))
-            return FamilyCost(family, np.array(row.median), np.array(True))
+            return FamilyCost(family, np.array(self._median(family.at({}), table)), np.array(True))
         axes = self._axes(family)
         grid = np.empty([len(axis) for axis in axes])
         for place in np.ndindex(*grid.shape):
             index = [axis[i] for axis, i in zip(axes, place, strict=True)]
-            grid[place] = table.lookup(self._spec(family, index)).median
+            grid[place] = self._median(self._spec(family, index), table)
         cost = self._interpolate(family, axes, grid, shape)
         measured = np.zeros(shape, dtype=bool)
         for index in np.ndindex(*shape):
-            row = table.get(self._spec(family, index))
-            if row is not None:
-                cost[index], measured[index] = row.median, True
+            spec = self._spec(family, index)
+            if table.get(spec) is not None:
+                cost[index], measured[index] = self._median(spec, table), True
         if not np.isfinite(cost).all() or (cost <= 0).any():
             raise TableError(f"kernel family '{family.name}': the table gives a cost that is not positive")
         return FamilyCost(family, cost, measured)

@@ -16,7 +16,7 @@ from hwprune.measure.process import WorkerProcess
 from hwprune.measure.worker import resolve
 from hwprune.target import Target
 
-DEFAULT_FUNCTION = "hwprune.compile.kernels:build_kernel_library"
+DEFAULT_FUNCTION = "hwprune.compile:build_kernel_library"
 BUILD_TIMEOUT_S = 120.0
 
 
@@ -90,7 +90,7 @@ class BuildPool:
     def _one(self, job: BuildJob) -> str | None:
         worker: WorkerProcess | None = getattr(self._local, "worker", None)
         if worker is None:
-            worker = self._local.worker = WorkerProcess([], 1, "build worker")
+            worker = self._local.worker = WorkerProcess([], 1, "build worker", hidden=["torch"])
             self._workers.append(worker)
         arguments: dict[str, Any] = {
             "function": self._function,

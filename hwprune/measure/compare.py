@@ -135,6 +135,9 @@ def compare(
             except MeasureError as error:
                 failed[name] = error.message
                 _log.warning("contender '%s' cannot run: %s", name, error.message)
+        warnings += [
+            f"outputs of '{r.name}' are not finite" for r in runners if not _finite(r.outputs)
+        ]  # told, not fatal: what a contender computes is its owner's business
         before = read_core_times(cores, None)
         _rounds(runners, failed, profile, seed, progress)
         after = read_core_times(cores, None)
@@ -205,6 +208,10 @@ def _standing(runner: _Runner, base: _Runner, seed: int) -> Standing:
         ratio = Ratio(1.0, 1.0, 1.0)
     error = max_relative_error(runner.outputs, base.outputs)
     return Standing(runner.name, summary, tuple(runner.samples_ns), ratio, error)
+
+
+def _finite(outputs: Sequence[np.ndarray]) -> bool:
+    return all(bool(np.isfinite(output).all()) for output in outputs)
 
 
 def max_relative_error(outputs: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> float:

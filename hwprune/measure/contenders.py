@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from hwprune.errors import MissingExtraError
+from hwprune.measure.worker import hide
 
 #: What runs once and returns outputs.
 Call = Callable[[], list[np.ndarray]]
@@ -85,7 +86,8 @@ class BundleEngine(CallEngine):
     """A bundle through the runtime it ships with."""
 
     def __init__(self, path: str, inputs: str, threads: int) -> None:
-        from hwprune.compile import load_bundle  # pyright: ignore
+        hide({"torch"})  # a bundle runs where torch is not installed
+        from hwprune.compile import load_bundle
 
         bundle = load_bundle(Path(path))
         arrays = load_arrays(Path(inputs))

@@ -46,10 +46,20 @@ class WorkerProcess:
         Threads its libraries may use.
     name
         For messages.
+    hidden
+        Packages that must not be imported in it.
     """
 
-    def __init__(self, cores: Sequence[int], threads: int, name: str = "timing worker") -> None:
+    def __init__(
+        self,
+        cores: Sequence[int],
+        threads: int,
+        name: str = "timing worker",
+        *,
+        hidden: Sequence[str] = (),
+    ) -> None:
         self.name = name
+        self._hidden = ",".join(hidden)
         self._cores = list(cores)
         self._threads = threads
         self._process: subprocess.Popen[bytes] | None = None
@@ -109,6 +119,7 @@ class WorkerProcess:
             "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
         }
         command = [sys.executable, "-P", "-m", "hwprune.measure.worker", ",".join(map(str, self._cores))]
+        command.append(self._hidden)
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -95,9 +95,9 @@ def profile(
             stack.callback(builder.close)
         device = describe_device()
         if pipeline is None:
-            from hwprune.compile import pipeline_hash  # pyright: ignore
+            from hwprune.compile import pipeline_hash
 
-            pipeline = str(pipeline_hash(target))
+            pipeline = pipeline_hash(target)
         manifest = new_manifest(target, device, pipeline, runner.unit, runner.provenance, seed)
         writer = stack.enter_context(TableWriter(directory, manifest))
         writer.compact()  # what a sweep that was cut off has left

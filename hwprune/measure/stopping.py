@@ -95,7 +95,7 @@ class MeasureProfile:
 
 
 #: Under a tenth of a second a kernel: good enough to rank widths.
-QUICK = MeasureProfile("quick", 1e-3, 8, 8, Stopping(16, 0.02, 0.03, 0.1), 10, 3, 0.3, 20.0)
+QUICK = MeasureProfile("quick", 1e-3, 8, 8, Stopping(16, 0.02, 0.03, 0.06), 10, 3, 0.3, 20.0)
 #: For tables that are kept and shared.
 TABLE = MeasureProfile("table", 2e-3, 16, 20, Stopping(50, 0.2, 0.01, 1.5), 20, 5, 0.15, 60.0)
 #: For numbers in a README.

@@ -32,8 +32,9 @@ _log = logging.getLogger(__name__)
 class ProfileReport:
     """What a sweep did.
 
-    ``skipped`` kernels were in the table already. ``failures`` maps the digest of a kernel to its
-    label and reason. ``warnings`` are sentences for the user.
+    ``skipped`` kernels were in the table already. ``untrusted`` counts earlier rows that this
+    sweep has discredited, too. ``failures`` maps the digest of a kernel to its label and reason.
+    ``warnings`` are sentences for the user.
     """
 
     directory: Path
@@ -81,12 +82,16 @@ class Sweep:
         if known is not None and known.status == OK:
             self._reference = known.median
             return
+        before = self._runner.core_times()
         timings = [self._runner.measure(self._sentinel.path, self._profile) for _ in range(SENTINEL_TIMINGS)]
+        others = disturbance(before, self._runner.core_times())
         medians = [statistics.median(timing.samples_ns) for timing in timings]
         middle = timings[medians.index(statistics.median_low(medians))]
         row = self._timed_row(self._sentinel, middle)
-        self._writer.append(row)
         self._reference = row.median
+        # Timed in unrest it serves this sweep, but the next one finds its own.
+        quiet = self._unrest(others, sum(map(self._starved, timings)), len(timings)) is None
+        self._writer.append(row if quiet else replace(row, status=UNTRUSTED))
 
     def run(self, specs: Sequence[KernelSpec]) -> None:
         """Build a batch, then time it; time it again if the machine was disturbed."""
@@ -112,6 +117,9 @@ class Sweep:
             _log.info("batch disturbed (%s)%s", why, "" if attempt == self._retries else ", timing it again")
             if attempt == self._retries:
                 self._distrust(rows.values(), why)
+                # Timing again helps against a short disturbance. This one lasts: do not double its cost.
+                self._retries = 0
+                break
         self._report.time_s += time.perf_counter() - start
         for job in jobs:
             self._remove(job)
@@ -136,20 +144,38 @@ class Sweep:
             if first:
                 self._advance(job)
         others = disturbance(before, self._runner.core_times())
-        return rows, self._verdict(others, starved, len(rows)) if rows else None
+        if not rows:
+            return rows, None
+        return rows, self._unrest(others, starved, len(rows)) or self._drifted(set(rows))
 
-    def _verdict(self, others: Disturbance, starved: int, count: int) -> str | None:
+    def _unrest(self, others: Disturbance, starved: int, count: int) -> str | None:
+        """What the books say against a series of ``count`` timings."""
         limit = self._profile.max_disturbance
         if others.share > limit:
             return str(others)
         if starved > limit * count:
             return f"{starved} of {count} kernels did not get their cores"
+        return None
+
+    def _drifted(self, batch: set[str]) -> str | None:
+        """What the sentinel says against the batch just timed.
+
+        A machine that is faster now than it was at the reference was disturbed then: what was
+        timed before is called untrusted, and from now on the faster time is the reference.
+        """
         try:
-            now = statistics.median(self._runner.measure(self._sentinel.path, self._profile).samples_ns)
+            row = self._timed_row(self._sentinel, self._runner.measure(self._sentinel.path, self._profile))
         except MeasureError as error:
             return f"the sentinel kernel failed: {error.message}"
-        change = drift(self._reference, now)
-        return f"the sentinel kernel drifted by {change:+.0%}" if abs(change) > DRIFT_LIMIT else None
+        change = drift(self._reference, row.median)
+        why = f"the sentinel kernel drifted by {change:+.0%}"
+        if change < -DRIFT_LIMIT:
+            earlier = [r for r in self._writer if r.status == OK and r.digest not in {*batch, row.digest}]
+            if earlier:
+                self._distrust(earlier, f"{why} since")
+            self._writer.append(row)
+            self._reference = row.median
+        return why if abs(change) > DRIFT_LIMIT else None
 
     def _starved(self, sampled: Sampled) -> bool:
         """Whether others ran on our core meanwhile. With threads, waiting looks the same."""

@@ -1,6 +1,6 @@
 """The other side of :class:`hwprune.measure.process.WorkerProcess`.
 
-``python -m hwprune.measure.worker CORES`` pins itself, then answers one JSON request a line. It
+``python -m hwprune.measure.worker CORES HIDDEN`` pins itself, then answers one JSON request a line. It
 imports nothing heavy by itself: a request names the *engine* (``package.module:Class`` or
 ``package.module:function``) that does the work.
 """
@@ -94,6 +94,27 @@ def resolve(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
+class _Hidden:
+    """An import finder for which some packages do not exist."""
+
+    def __init__(self, packages: set[str]) -> None:
+        self._packages = packages
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        """Refuse the hidden packages, leave all others to the next finder."""
+        if name.partition(".")[0] in self._packages:
+            raise ModuleNotFoundError(f"{name} is hidden in this process", name=name)
+
+
+def hide(packages: set[str]) -> None:
+    """Make packages look as if they were not installed.
+
+    ``tvm_ffi`` imports torch wherever it finds it: a second of start-up, and thread pools that
+    have no business beside a measurement.
+    """
+    sys.meta_path.insert(0, _Hidden(packages))
+
+
 def die_with_parent() -> None:
     """A parent that was killed cannot end us, even while an engine hangs."""
     parent = os.getppid()
@@ -110,13 +131,14 @@ def die_with_parent() -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
-def main(cores: str) -> None:
-    """Serve until the parent closes the pipe."""
+def main(cores: str, hidden: str) -> None:
+    """Serve until the parent closes the pipe. Both arguments are lists with commas."""
     # The whole process group gets a Ctrl-C; the parent decides what becomes of us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if cores and hasattr(os, "sched_setaffinity"):
         # Before any library starts its threads: they inherit it.
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
+    hide({name for name in hidden.split(",") if name})
     # Libraries write to stdout as they like; answers go where they cannot reach.
     channel: TextIO = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -128,4 +150,4 @@ def main(cores: str) -> None:
 
 if __name__ == "__main__":
     die_with_parent()
-    main(sys.argv[1] if len(sys.argv) > 1 else "")
+    main(*sys.argv[1:3])

@@ -64,13 +64,21 @@ class Workbench:
         steps: int = 8,
         tables: Path | None = None,
         seed: int = 0,
+        untrusted: bool | None = None,
         progress: Progress = silent,
     ) -> Workbench:
-        """Fuse the model, choose the widths on offer, and find the place of its table."""
+        """Fuse the model, choose the widths on offer, and find the place of its table.
+
+        ``untrusted`` admits kernels that were timed while the machine was disturbed; by default
+        only the ``quick`` profile, which is for busy machines, does.
+        """
+        if untrusted is None:
+            untrusted = profile.name == "quick"
         fused = fuse(captured.graph)
         widths = group_widths(deps, captured.graph.graph, target, minimum=minimum, steps=steps)
         families = fused.families(deps.extents)
-        model = LatencyModel(families, {name: found.widths for name, found in widths.items()})
+        domains = {name: found.widths for name, found in widths.items()}
+        model = LatencyModel(families, domains, untrusted=untrusted)
         pipeline = pipeline_hash(target)
         directory = _place(target, pipeline, tables)
         return Workbench(

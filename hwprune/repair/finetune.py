@@ -14,7 +14,7 @@ from hwprune.importance.modes import in_mode
 from hwprune.repair.objective import Loss, Objective
 from hwprune.repair.options import FinetuneOptions
 from hwprune.repair.progress import FinetuneReport
-from hwprune.repair.rng import rng_state, seed_all, set_rng_state
+from hwprune.repair.rng import rng_state, set_rng_state
 from hwprune.repair.run import Evaluate, Run, Watch
 
 
@@ -72,7 +72,6 @@ def finetune(
     before = rng_state()
     try:
         with _training(model), _evaluating(teacher):
-            seed_all(options.seed)
             return run.run()
     finally:
         set_rng_state(before)

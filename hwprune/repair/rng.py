@@ -35,25 +35,29 @@ def loader_generators(loader: Iterable[Any]) -> list[torch.Generator]:
     return found
 
 
-def rng_state(generators: Iterable[torch.Generator] = ()) -> RngState:
-    """The states now."""
-    cuda = tuple(torch.cuda.get_rng_state_all()) if torch.cuda.is_initialized() else ()
+def rng_state(generators: Iterable[torch.Generator] = (), *, cuda: bool = True) -> RngState:
+    """The states now; ``cuda=False`` leaves those of the GPUs out."""
+    on_gpu = tuple(torch.cuda.get_rng_state_all()) if cuda and torch.cuda.is_initialized() else ()
     return RngState(
         random.getstate(),
         np.random.get_state(legacy=False),
         torch.get_rng_state(),
-        cuda,
+        on_gpu,
         tuple(generator.get_state() for generator in generators),
     )
 
 
-def set_rng_state(state: RngState, generators: Iterable[torch.Generator] = ()) -> None:
-    """Put the states back."""
+def set_rng_state(state: RngState) -> None:
+    """Put the states of the global generators back."""
     random.setstate(state.python)
     np.random.set_state(state.numpy)
     torch.set_rng_state(state.torch)
     if state.cuda:
         torch.cuda.set_rng_state_all(list(state.cuda))
+
+
+def set_generators(state: RngState, generators: Iterable[torch.Generator]) -> None:
+    """Put the states of a loader's own generators back."""
     for generator, value in zip(generators, state.loader, strict=False):
         generator.set_state(value)
 

@@ -19,7 +19,7 @@ from hwprune.repair.objective import Objective
 from hwprune.repair.optimizer import build_optimizer, set_learning_rate
 from hwprune.repair.options import FinetuneOptions
 from hwprune.repair.progress import EpochRecord, FinetuneReport, Progress
-from hwprune.repair.rng import rng_state
+from hwprune.repair.rng import rng_state, seed_all
 from hwprune.repair.schedule import learning_rate
 from hwprune.repair.state import TrainingState, copy_tensors, model_tensors
 from hwprune.repair.stream import BatchStream, loader_length
@@ -31,7 +31,7 @@ Watch = Callable[[Progress], None]
 
 
 class Run:
-    """A run of :func:`hwprune.repair.finetune`; the caller has set the modes and the seed."""
+    """A run of :func:`hwprune.repair.finetune`; the caller sets modes and restores random states."""
 
     def __init__(
         self,
@@ -56,6 +56,10 @@ class Run:
 
     def run(self) -> FinetuneReport:
         state, resumed = self.state, None
+        # Two seeds, so that the order of the data and dropout do not share their random numbers.
+        seed_all(self.options.seed + 1)
+        state.stream.start()
+        seed_all(self.options.seed)
         if self.checkpoint is not None and self.checkpoint.exists():
             state.load(self.checkpoint)
             resumed = state.step
@@ -64,7 +68,7 @@ class Run:
             state.initial_metric = self._measure()
             self._note_best(state.initial_metric, 0)
         if resumed is None:
-            state.rng = rng_state(state.stream.generators)
+            state.rng = rng_state()
         try:
             with self.interrupt:
                 while state.epoch < self.epochs:
@@ -110,7 +114,7 @@ class Run:
         state.step += 1
         state.epoch_steps += 1
         state.epoch_loss += value
-        state.rng = rng_state(state.stream.generators)
+        state.rng = rng_state()
         self.in_step = False
         if self.progress is not None:
             self.progress(Progress(state.epoch + 1, self.epochs, state.step, self.total, value, lr))
@@ -143,7 +147,7 @@ class Run:
         state.epoch_loss, state.epoch_steps = 0.0, 0
         if metric is not None:
             self._note_best(metric, state.epoch)
-        state.rng = rng_state(state.stream.generators)
+        state.rng = rng_state()
         _log.info("epoch %d of %d: loss %.4g, metric %s", state.epoch, self.epochs, mean_loss, metric)
         if self.checkpoint is not None:
             state.save(self.checkpoint)

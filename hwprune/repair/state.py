@@ -76,7 +76,7 @@ class TrainingState:
             raise ArtifactError(
                 f"the checkpoint {path} lacks {error}", hint="delete it to start the training again"
             ) from error
-        set_rng_state(self.rng, self.stream.generators)
+        set_rng_state(self.rng)
 
     def _check_options(self, path: Path, saved: dict[str, Any]) -> None:
         now = self.options.model_dump()

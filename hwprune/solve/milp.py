@@ -20,6 +20,7 @@ from hwprune.errors import BudgetError
 from hwprune.solve.formulation import Formulation, formulate
 from hwprune.solve.greedy import lower_greedily
 from hwprune.solve.problem import Problem, Solution
+from hwprune.solve.quiet import quiet_stdout
 from hwprune.solve.terms import check_problem
 
 _log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ _log = logging.getLogger(__name__)
 #: Objective and latency row are scaled to this magnitude, so that the solver's absolute
 #: tolerances (1e-6) are far below any difference that matters.
 _SCALE = 1e3
-_INFEASIBLE = 2
+_OPTIMAL, _INFEASIBLE = 0, 2
 _CUTS = 12
 _ATTEMPTS = 30
 
@@ -66,16 +67,20 @@ def solve_milp(problem: Problem, *, time_limit_s: float = 30, gap: float = 1e-4)
     if not found:
         found = [_least_or_raise(form, time_limit_s)]
     best = max(found, key=problem.value)
-    return _solution(problem, best, min(search.bound, ceiling), start)
+    # Minus infinity says "infeasible", which what was found has just disproved.
+    bound = min(search.bound, ceiling) if search.bound > -np.inf else ceiling
+    return _solution(problem, best, bound, start)
 
 
 def least_latency(problem: Problem, *, time_limit_s: float = 30) -> tuple[dict[str, int], float]:
     """The fastest choice of widths and its latency in nanoseconds, whatever the budget.
 
     Costs need not fall with the width, so this is not simply the smallest width everywhere.
+    When the time limit strikes it is the fastest choice found so far.
     """
     check_problem(problem)
-    return _least(formulate(problem), time_limit_s)
+    widths, latency, _ = _least(formulate(problem), time_limit_s)
+    return widths, latency
 
 
 @dataclass(frozen=True)
@@ -88,8 +93,9 @@ def _maximise(form: Formulation, deadline: float, gap: float) -> _Search:
     """Best choice that truly meets the budget, and a valid bound on the value of any."""
     problem = form.problem
     room = problem.budget_ns - form.constant_ns
-    if room < 0:
+    if room < -1e-9 * abs(problem.budget_ns):
         return _Search(None, -np.inf)
+    room = max(room, 0.0)  # a rounding error below the sum of all least costs is not infeasible
     top = float(form.latency_ns.max(initial=0.0))
     ns = _SCALE / (room if room > 1e-9 * top else max(top, 1.0))
     worth = _SCALE / max(float(np.abs(form.value).sum()), 1e-300)
@@ -139,18 +145,16 @@ def _highs(
 ) -> optimize.OptimizeResult:
     integral = np.zeros(len(objective))
     integral[: form.binaries] = 1
-    return optimize.milp(
-        objective,
-        integrality=integral,
-        bounds=optimize.Bounds(0, 1),
-        constraints=rows,
-        options={
-            "disp": False,
-            "presolve": True,
-            "mip_rel_gap": gap,
-            "time_limit": max(0.1, deadline - time.perf_counter()),
-        },
-    )
+    options = {
+        "disp": False,
+        "presolve": True,
+        "mip_rel_gap": gap,
+        "time_limit": max(0.1, deadline - time.perf_counter()),
+    }
+    with quiet_stdout():
+        return optimize.milp(
+            objective, integrality=integral, bounds=optimize.Bounds(0, 1), constraints=rows, options=options
+        )
 
 
 def _bound(result: optimize.OptimizeResult, worth: float) -> float:
@@ -160,28 +164,29 @@ def _bound(result: optimize.OptimizeResult, worth: float) -> float:
     return np.inf if dual is None or not np.isfinite(dual) else -float(dual) / worth
 
 
-def _least(form: Formulation, time_limit_s: float) -> tuple[dict[str, int], float]:
+def _least(form: Formulation, time_limit_s: float) -> tuple[dict[str, int], float, bool]:
+    """Fastest choice, its latency, and whether it is proven to be the fastest."""
     scale = _SCALE / max(float(form.latency_ns.max(initial=0.0)), 1e-300)
     rows = [_equations(form)]
     result = _highs(form, form.latency_ns * scale, rows, time.perf_counter() + time_limit_s, 0.0)
     smallest = {d.group: d.widths[0] for d in form.problem.domains}
     choices = [smallest] if result.x is None else [form.widths(result.x), smallest]
     best = min(choices, key=form.problem.latency_ns)
-    return best, form.problem.latency_ns(best)
+    return best, form.problem.latency_ns(best), result.status == _OPTIMAL
 
 
 def _least_or_raise(form: Formulation, time_limit_s: float) -> dict[str, int]:
-    widths, least = _least(form, time_limit_s)
-    if least <= form.problem.budget_ns:
+    widths, least, proven = _least(form, time_limit_s)
+    budget = form.problem.budget_ns
+    if least <= budget:
         return widths
-    raise unreachable(form.problem.budget_ns, least)
-
-
-def unreachable(budget_ns: float, least_ns: float) -> BudgetError:
-    """The error for a budget below the least reachable latency."""
-    shown = f"{_milliseconds(least_ns)} ms"
-    return BudgetError(
-        f"the budget of {budget_ns / 1e6:.6g} ms cannot be reached: the least reachable latency is {shown}",
+    shown = f"{_milliseconds(least)} ms"
+    if proven:
+        what = f"cannot be reached: the least reachable latency is {shown}"
+    else:
+        what = f"was not reached within {time_limit_s:g} s; the least latency found is {shown}"
+    raise BudgetError(
+        f"the budget of {budget / 1e6:.6g} ms {what}",
         hint=f"ask for {shown} or more, or allow smaller widths",
     )
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from hwprune.capture import capture
 from hwprune.errors import ArtifactError, RepairError
-from hwprune.repair import FinetuneOptions, Progress, evaluate_accuracy, finetune
+from hwprune.repair import FinetuneOptions, MixedLoader, Progress, evaluate_accuracy, finetune
 from hwprune.repair.checkpoint import load_checkpoint
 from tests.repair.nets import Noisy, fixed, net, shuffled
 
@@ -104,6 +105,48 @@ def test_passes_that_do_not_end_with_epochs_resume_exactly(tmp_path: Path) -> No
     report = finetune(fresh, shuffled(), options=options, checkpoint=path)
     assert _equal(_weights(straight), _weights(fresh))
     assert [record.epoch for record in report.epochs] == [1, 2, 3, 4, 5]
+
+
+def test_interrupt_while_the_loader_augments_resumes_exactly(tmp_path: Path) -> None:
+    class Stopping(Noisy):
+        def __init__(self, stop_at: int | None) -> None:
+            super().__init__()
+            self.drawn, self.stop_at = 0, stop_at
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            self.drawn += 1
+            item = super().__getitem__(index)
+            if self.drawn == self.stop_at:  # after some of the batch's random numbers are used up
+                raise KeyboardInterrupt
+            return item
+
+    def loader(stop_at: int | None) -> DataLoader[tuple[torch.Tensor, int]]:
+        return DataLoader(Stopping(stop_at), batch_size=4, shuffle=True)
+
+    straight, fresh, path = net(), net(), tmp_path / "run.ckpt"
+    finetune(straight, loader(None), options=SHORT)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(net(), loader(35), options=SHORT, checkpoint=path)
+    assert finetune(fresh, loader(None), options=SHORT, checkpoint=path).resumed_at_step == 8
+    assert _equal(_weights(straight), _weights(fresh))
+
+
+def test_a_mix_of_shuffled_loaders_resumes_exactly(tmp_path: Path) -> None:
+    def mix() -> MixedLoader:
+        return MixedLoader(
+            [shuffled(own_generator=True), shuffled()], weights=(2, 1), unlabelled=(False, True)
+        )
+
+    teacher, path = net(seed=8), tmp_path / "run.ckpt"
+    options = FinetuneOptions(lr=0.02, epochs=2)
+    straight, fresh = net(), net()
+    finetune(straight, mix(), options=options, teacher=teacher)
+    with pytest.raises(KeyboardInterrupt):
+        stop = _interrupt_at(13, _raise)
+        finetune(net(), mix(), options=options, teacher=teacher, checkpoint=path, progress=stop)
+    report = finetune(fresh, mix(), options=options, teacher=teacher, checkpoint=path)
+    assert report.resumed_at_step == 13 and report.steps == 2 * len(mix())
+    assert _equal(_weights(straight), _weights(fresh))
 
 
 def test_ctrl_c_finishes_the_step_and_leaves_a_loadable_checkpoint(tmp_path: Path) -> None:

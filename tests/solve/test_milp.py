@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from scipy.optimize import OptimizeResult
 
 from hwprune.errors import BudgetError, PlanError
 from hwprune.solve.formulation import formulate
@@ -101,6 +102,14 @@ def test_choice_within_the_tolerance_of_the_budget_is_still_refused() -> None:
     assert solution.widths == {"a": 2}
 
 
+def test_what_is_cut_off_makes_room_for_the_optimum_and_not_for_greed() -> None:
+    # All of it is 1e-10 too slow. Narrowing b is just enough and costs 0.5; greed would narrow a.
+    a, b = Domain("a", (1, 2), (9.0, 10.0)), Domain("b", (1, 2), (9.5, 10.0))
+    terms = (Term("a", ("a",), np.array([1e5, 6e5])), Term("b", ("b",), np.array([4e5, 4e5 + 1e-4])))
+    solution = solve_milp(Problem((a, b), terms, 0.0, 1e6))
+    assert solution.widths == {"a": 2, "b": 1} and solution.latency_ns == 1e6
+
+
 def test_many_choices_just_above_the_budget() -> None:
     # 3^4 choices within the tolerance, all too slow: neither accepted nor endlessly cut off.
     domains = tuple(Domain(g, (1, 2, 3, 4), (0.0, 7.0, 8.0, 9.0)) for g in "abcd")
@@ -164,3 +173,17 @@ def test_scaling_values_and_latencies_changes_nothing() -> None:
         )
         other = solve_milp(scaled, gap=1e-6)
         assert other.value / value == pytest.approx(base.value, rel=2e-6) and other.gap <= 1e-6
+
+
+def test_unproven_failure_does_not_claim_to_be_the_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = Problem((A,), (Term("t", ("a",), np.array([2.0, 3.0, 4.0])),), 5.0, 3.0)
+
+    def out_of_time(*_arguments: object, **_options: object) -> OptimizeResult:
+        return OptimizeResult(x=None, status=1)
+
+    monkeypatch.setattr("hwprune.solve.milp.optimize.milp", out_of_time)
+    with pytest.raises(BudgetError, match="not reached within 30 s; the least latency found is 7e-06 ms"):
+        solve_milp(problem)
+    # With a reachable budget, what greedy found is handed back with the trivial bound.
+    solution = solve_milp(replace(problem, budget_ns=8.0))
+    assert solution.widths == {"a": 2} and solution.bound == 3.0

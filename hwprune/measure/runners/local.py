@@ -12,7 +12,7 @@ from hwprune.measure.runners.base import Provenance, Unit
 from hwprune.measure.sampling import Sampled
 from hwprune.measure.stopping import MeasureProfile
 
-DEFAULT_ENGINE = "hwprune.compile.runner:KernelRunner"
+DEFAULT_ENGINE = "hwprune.compile:KernelRunner"
 START_TIMEOUT_S = 60.0
 
 
@@ -35,7 +35,7 @@ class LocalRunner:
         self.threads = threads
         self.cores = measuring_cores(threads)
         self._engine = engine
-        self._worker = WorkerProcess(self.cores, threads)
+        self._worker = WorkerProcess(self.cores, threads, hidden=["torch"])
 
     def measure(self, library: Path, profile: MeasureProfile) -> Sampled:
         """See :class:`hwprune.measure.runners.base.Runner`."""

@@ -1,0 +1,73 @@
+"""What every benchmark shares: the shape of its result, and torchvision's models."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from hwprune.artifact import atomic_write_text
+from hwprune.measure.device import describe_device
+from hwprune.measure.provenance import git_state, versions
+
+_schemas = torch.library.Library("torchvision", "DEF")
+_schemas.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+_schemas.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+def torchvision_models() -> ModuleType:
+    """``torchvision.models`` without torchvision's compiled part, which needs its own torch build."""
+    import torchvision.models
+
+    return torchvision.models
+
+
+def environment() -> dict[str, Any]:
+    """The machine, the versions and the command behind a result."""
+    return {
+        "device": asdict(describe_device()),
+        "system": platform.platform(),
+        "versions": {**versions(), "torch": torch.__version__},
+        "git": git_state(),
+        "command": " ".join(sys.argv),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def geomean(values: Sequence[float]) -> float:
+    """Geometric mean."""
+    return float(np.exp(np.mean(np.log(values))))
+
+
+def write_result(
+    path: Path, summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], *, as_json: bool
+) -> None:
+    """Keep a result as JSON and show it: one object with ``--json``, else a table."""
+    result = {"summary": dict(summary), "rows": [dict(r) for r in rows], "environment": environment()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(path, json.dumps(result, indent=1) + "\n")
+    if as_json:
+        print(json.dumps(result))
+        return
+    columns = [k for k, v in rows[0].items() if not isinstance(v, list | dict)] if rows else []
+    cells = [[_cell(row.get(c)) for c in columns] for row in rows]
+    sizes = [max(len(c), *(len(line[i]) for line in cells)) for i, c in enumerate(columns)]
+    print("  ".join(c.ljust(n) for c, n in zip(columns, sizes, strict=True)))
+    for line in cells:
+        print("  ".join(v.rjust(n) for v, n in zip(line, sizes, strict=True)))
+    for key, value in summary.items():
+        print(f"{key}: {_cell(value)}")
+    print(f"written to {path}")
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,215 @@
+"""Verbs after the cut: repair, compile, bench, report, and quickstart, which does everything."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hwprune.cli.common import (
+    Care,
+    Inputs,
+    Json,
+    Model,
+    PrunedDir,
+    Seed,
+    Tables,
+    TargetName,
+    Threads,
+    TrustPickle,
+    Weights,
+    emit,
+    err,
+    out,
+    print_table,
+    progress_bar,
+)
+from hwprune.target import load_target
+
+Output = Annotated[Path, typer.Option("--out", "-o", help="Directory to write.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this file to the command line."""
+    app.command()(repair)
+    app.command()(compile)
+    app.command()(bench)
+    app.command()(report)
+    app.command()(quickstart)
+
+
+def repair(
+    model: Model,
+    pruned: Annotated[Path, typer.Option("--pruned", help="Directory written by prune.")],
+    data: Annotated[str, typer.Option(help="Factory of labelled training batches: file.py:loader.")],
+    output: Output = Path("repaired"),
+    weights: Weights = None,
+    trust_pickle: TrustPickle = False,
+    evaluate: Annotated[str | None, typer.Option(help="Factory of labelled test batches.")] = None,
+    epochs: Annotated[int, typer.Option(help="Epochs of fine-tuning; 0: only recalibrate.")] = 10,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 0.01,
+    optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
+    distill: Annotated[bool, typer.Option(help="Learn from the dense model as well.")] = True,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Recalibrate BatchNorm and fine-tune a pruned model. Interrupted runs go on when called again."""
+    from hwprune.modelspec import load_data, load_factory, load_model
+    from hwprune.repair.saved import repair_saved
+
+    with progress_bar() as progress:
+        result = repair_saved(
+            pruned,
+            load_factory(model),
+            load_data(data),
+            output,
+            teacher=load_model(model, weights, trust_pickle=trust_pickle) if distill else None,
+            test=load_data(evaluate) if evaluate else None,
+            options={"epochs": epochs, "lr": lr, "optimizer": optimizer, "seed": seed},
+            progress=progress,
+        )
+    before, after = result["accuracy_before"], result["accuracy_after"]
+    accuracy = "" if after is None else f"; accuracy {100 * before:.2f} % before, {100 * after:.2f} % after"
+    emit(result, json, lambda: out.print(f"repaired model in {output}{accuracy}"))
+
+
+def compile(  # noqa: A001 - the verb of the tool
+    model: Model,
+    input: Inputs,
+    output: Output = Path("bundle"),
+    pruned: PrunedDir = None,
+    weights: Weights = None,
+    trust_pickle: TrustPickle = False,
+    target: TargetName = "host",
+    threads: Threads = None,
+    check: Annotated[bool, typer.Option(help="Run it here and compare with PyTorch.")] = True,
+    json: Json = False,
+) -> None:
+    """Compile a model, dense or pruned, into a bundle that runs with the TVM runtime alone."""
+    from hwprune.delivery import compile_model
+    from hwprune.modelspec import example_inputs
+
+    resolved = load_target(target, threads=threads)
+    network = _model(model, pruned, weights, trust_pickle)
+    module, error = compile_model(network, example_inputs(input), resolved, check=check)
+    module.save(output, {"model": model, "pruned": str(pruned) if pruned else None})
+    data = {
+        "bundle": str(output),
+        "target": resolved.name,
+        "threads": resolved.threads,
+        "kernels": len(module.kernels),
+        "max_rel_error": error if check else None,
+    }
+    text = f"{data['kernels']} kernels in {output}; run it with: python {output}/run.py"
+    emit(data, json, lambda: out.print(text))
+
+
+def bench(
+    bundle: Annotated[Path, typer.Argument(help="Bundle written by compile.", show_default=False)],
+    dense: Annotated[Path | None, typer.Option(help="Bundle of the dense model, for comparison.")] = None,
+    model: Annotated[str | None, typer.Option(help="Factory: adds PyTorch eager and ONNX Runtime.")] = None,
+    pruned: PrunedDir = None,
+    output: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the JSON here.")] = None,
+    care: Care = "table",
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Time a bundle beside others, interleaved in one run, with confidence intervals."""
+    from hwprune.artifact import atomic_write_text
+    from hwprune.delivery import bench_bundle, comparison_data
+    from hwprune.planner.workbench import measure_profile
+
+    models = {}
+    if model is not None:
+        models["dense"] = _model(model, None, None, False)
+        if pruned is not None:
+            models["pruned"] = _model(model, pruned, None, False)
+    with progress_bar() as progress:
+        comparison, absent = bench_bundle(
+            bundle,
+            dense=dense,
+            models=models,
+            profile=measure_profile(care),
+            seed=seed,
+            progress=lambda done, total, name: progress(f"bench {name}", done, total),
+        )
+    data = comparison_data(comparison, absent)
+    if output is not None:
+        atomic_write_text(output, json_module.dumps(data, indent=1) + "\n")
+
+    def human() -> None:
+        header = ("engine", "median ms", "low", "high", "ratio", "max rel. error")
+        rows = [
+            (r["name"], r["median_ms"], r["low_ms"], r["high_ms"], r["ratio"], r["max_rel_error"])
+            for r in data["rows"]
+        ]
+        print_table(f"{comparison.threads} thread(s), interleaved; ratio to this bundle", header, rows)
+        for name, reason in absent.items():
+            err.print(f"{name} did not take part: {reason}", markup=False)
+        for warning in comparison.warnings:
+            err.print(f"warning: {warning}", markup=False)
+
+    emit(data, json, human)
+
+
+def report(
+    source: Annotated[Path, typer.Argument(help="report.json, or a directory that holds one.")],
+    output: Annotated[Path | None, typer.Option("--out", "-o", help="Directory (default: beside it).")] = None,
+    json: Json = False,
+) -> None:
+    """Write the HTML page of a report.json again (after moving it, or with a newer hwprune)."""
+    from hwprune.report.data import read_report
+    from hwprune.report.page import write_report
+
+    path = source / "report.json" if source.is_dir() else source
+    page = write_report(read_report(path), output or path.parent)
+    emit({"report": str(page)}, json, lambda: out.print(str(page)))
+
+
+def quickstart(
+    output: Output = Path("quickstart-out"),
+    target: TargetName = "host",
+    threads: Threads = None,
+    care: Care = "quick",
+    tables: Tables = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Train a small network on handwritten digits, prune it to half its latency, and show the gain."""
+    from hwprune.quickstart.run import quickstart as run
+
+    with progress_bar() as progress:
+        result = run(
+            output,
+            load_target(target, threads=threads),
+            profile=care,
+            tables=tables,
+            seed=seed,
+            progress=progress,
+        )
+    emit(result.to_dict(), json, lambda: _gained(result))
+
+
+def _gained(result: Any) -> None:
+    faster = result.latency_dense_ms / result.latency_pruned_ms
+    rows = [
+        ("dense", result.latency_dense_ms, f"{100 * result.accuracy_dense:.2f} %"),
+        ("pruned", result.latency_pruned_ms, f"{100 * result.accuracy_pruned:.2f} %"),
+    ]
+    print_table("handwritten digits on this machine", ("model", "latency ms", "test accuracy"), rows)
+    out.print(
+        f"{faster:.2f}x faster; budget {result.budget_ms:.3f} ms {'met' if result.met else 'MISSED'}, "
+        f"predicted {result.predicted_ms:.3f} ms; done in {result.seconds:.0f} s"
+    )
+    out.print(f"report: {result.report}", markup=False, soft_wrap=True)
+
+
+def _model(name: str, pruned: Path | None, weights: Path | None, trust_pickle: bool) -> Any:
+    from hwprune import api
+    from hwprune.modelspec import load_factory, load_model
+
+    if pruned is not None:
+        return api.load(pruned, load_factory(name))
+    return load_model(name, weights, trust_pickle=trust_pickle)

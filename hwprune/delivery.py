@@ -1,0 +1,180 @@
+"""Compile a model for a target, and benchmark what came out."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hwprune.capture import capture
+from hwprune.compile import CompiledModule, compile_program, load_bundle
+from hwprune.errors import CompileError, HwpruneError
+from hwprune.latency.fusion import fuse
+from hwprune.measure.compare import Comparison, compare
+from hwprune.measure.contenders import Contender, bundle_contender, onnx_contender, torch_contender
+from hwprune.measure.export import onnx_export, save_exported
+from hwprune.measure.stopping import MeasureProfile
+from hwprune.target import Target
+
+#: Compiled float32 outputs differ from PyTorch by rounding only: at most this, relative to the
+#: largest output.
+TOLERANCE = 1e-4
+
+
+def compile_model(
+    model: nn.Module, example_inputs: Sequence[torch.Tensor], target: Target, *, check: bool = True
+) -> tuple[CompiledModule, float]:
+    """Compile a model and compare it with PyTorch on the example inputs.
+
+    Parameters
+    ----------
+    model
+        Pruned or dense; it is not changed.
+    example_inputs
+        Their shapes are the compiled module's shapes.
+    target
+        CPU target.
+    check
+        Run the module and compare; only possible where this machine can run the target.
+
+    Returns
+    -------
+    tuple
+        The module, and its largest difference from PyTorch relative to the largest output (NaN
+        without check).
+
+    Raises
+    ------
+    CompileError
+        No code generator, TVM failed, or the outputs differ by more than ``1e-4``.
+    """
+    captured = capture(model, tuple(example_inputs))
+    module = compile_program(fuse(captured.graph).program(), target)
+    if not check:
+        return module, float("nan")
+    outputs = module.run(*[x.detach().numpy() for x in captured.example_inputs])
+    error = max_rel_error(captured.graph, captured.example_inputs, outputs)
+    if not error <= TOLERANCE:
+        raise CompileError(
+            f"the compiled module differs from PyTorch by {error:.1e} of the largest output, above {TOLERANCE}",
+            hint="report this model: compiled code must not change results",
+        )
+    return module, error
+
+
+def max_rel_error(model: nn.Module, inputs: Sequence[torch.Tensor], outputs: Sequence[np.ndarray]) -> float:
+    """Largest difference from PyTorch in float32, relative to the largest output of each tensor."""
+    with torch.no_grad():
+        result = model(*inputs)
+    expected = list(result) if isinstance(result, tuple | list) else [result]
+    errors = [
+        float(np.abs(o - e.numpy()).max()) / max(float(e.abs().max()), 1e-30)
+        for o, e in zip(outputs, expected, strict=True)
+    ]
+    return max(errors)
+
+
+#: Name of the module that others are compared with.
+PRUNED = "pruned (this bundle)"
+
+
+def bench_bundle(
+    directory: Path,
+    *,
+    dense: Path | None = None,
+    models: Mapping[str, nn.Module] | None = None,
+    inputs: Sequence[torch.Tensor] | None = None,
+    profile: MeasureProfile,
+    seed: int = 0,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> tuple[Comparison, dict[str, str]]:
+    """Time a bundle beside its dense counterpart, PyTorch eager and ONNX Runtime, interleaved.
+
+    Parameters
+    ----------
+    directory
+        The bundle.
+    dense
+        Bundle of the dense model.
+    models
+        ``"dense"`` and ``"pruned"`` (either may be missing): run by PyTorch and ONNX Runtime.
+    inputs
+        Inputs for all; default: normal random numbers of the bundle's shapes.
+
+    Returns
+    -------
+    tuple
+        The comparison, and the reason for each engine that could not take part.
+    """
+    bundle = load_bundle(directory)
+    if inputs is None:
+        generator = torch.Generator().manual_seed(seed)
+        inputs = [torch.randn(info.shape, generator=generator) for info in bundle.manifest.inputs]
+    contenders: dict[str, Contender] = {PRUNED: bundle_contender(directory)}
+    absent: dict[str, str] = {}
+    if dense is not None:
+        load_bundle(dense)
+        contenders["dense (TVM)"] = bundle_contender(dense)
+    with tempfile.TemporaryDirectory(prefix="hwprune-bench-") as scratch:
+        for kind, model in (models or {}).items():
+            for engine, make in _ENGINES.items():
+                name = f"{engine} {kind}"
+                try:
+                    contenders[name] = make(model, inputs, Path(scratch) / name.replace(" ", "-"))
+                except HwpruneError as error:
+                    absent[name] = str(error)
+        comparison = compare(
+            contenders,
+            [x.numpy() for x in inputs],
+            threads=bundle.manifest.target.threads,
+            profile=profile,
+            seed=seed,
+            reference=PRUNED,
+            progress=progress,
+        )
+    return comparison, {**absent, **comparison.failed}
+
+
+def _eager(model: nn.Module, inputs: Sequence[torch.Tensor], stem: Path) -> Contender:
+    return torch_contender(save_exported(model, inputs, stem.with_suffix(".pt2")))
+
+
+def _onnx_runtime(model: nn.Module, inputs: Sequence[torch.Tensor], stem: Path) -> Contender:
+    return onnx_contender(onnx_export(model, inputs, stem.with_suffix(".onnx")))
+
+
+_ENGINES: dict[str, Callable[[nn.Module, Sequence[torch.Tensor], Path], Contender]] = {
+    "PyTorch eager": _eager,
+    "ONNX Runtime": _onnx_runtime,
+}
+
+
+def comparison_data(comparison: Comparison, absent: Mapping[str, str]) -> dict[str, Any]:
+    """A comparison as JSON: milliseconds, intervals, ratios to the reference, raw samples."""
+    return {
+        "reference": comparison.reference,
+        "threads": comparison.threads,
+        "profile": comparison.profile,
+        "seed": comparison.seed,
+        "warnings": list(comparison.warnings),
+        "absent": dict(absent),
+        "rows": [
+            {
+                "name": s.name,
+                "median_ms": s.summary.median / 1e6,
+                "low_ms": s.summary.ci_low / 1e6,
+                "high_ms": s.summary.ci_high / 1e6,
+                "ratio": s.ratio.ratio,
+                "ratio_low": s.ratio.low,
+                "ratio_high": s.ratio.high,
+                "max_rel_error": s.max_rel_error,
+                "samples_ms": [round(x / 1e6, 6) for x in s.samples_ns],
+            }
+            for s in comparison.standings
+        ],
+    }

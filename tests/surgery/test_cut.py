@@ -308,6 +308,37 @@ def test_graph_form_where_the_class_fixes_widths() -> None:
     _step(graph, IMAGE)
 
 
+class _SilentSwap(nn.Module):
+    """Behind a zero scale, its code reverses the channels whenever there are not eight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.scale = nn.Parameter(torch.full((8, 1, 1), 1e-9))
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.conv(x))
+        x = x if x.shape[1] == 8 else x.flip(1)
+        return self.head((x * self.scale).mean((2, 3)))
+
+
+def test_errors_behind_silent_weights_are_found() -> None:
+    torch.manual_seed(0)
+    model = _SilentSwap()
+    captured = capture(model, IMAGE)
+    deps = analyse(captured)
+    keep = {"conv": [0, 3, 4]}
+    wrong = cut_module(model, deps, keep)
+    assert verify(captured, deps, keep, wrong) < 1e-5  # silence: nothing can be seen
+    graph, reason = prune_model(captured, deps, keep)
+    assert isinstance(graph, TrainableGraph)
+    assert reason is not None
+    assert "differs" in reason
+    assert torch.equal(model.scale, torch.full((8, 1, 1), 1e-9))
+    assert torch.equal(graph.get_parameter("scale"), torch.full((3, 1, 1), 1e-9))
+
+
 class _Constant(nn.Module):
     def __init__(self) -> None:
         super().__init__()

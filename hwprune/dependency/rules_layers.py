@@ -34,7 +34,7 @@ def convolution(t: Tracker, node: fx.Node) -> Dims:
         t.tie(x[channel], w[1], node)
         out = w[0]
     elif depthwise:
-        out = _depthwise(t, node, x[channel], w[0], groups)
+        out = _depthwise(t, node, x[channel], weight, groups)
     else:
         out = _grouped(t, node, x[channel], w, groups)
     t.role(weight, 0, "channelwise" if depthwise else "producer", node)
@@ -58,17 +58,18 @@ def _size(node: fx.Node, dim: int) -> int:
     return sizes[dim]
 
 
-def _depthwise(t: Tracker, node: fx.Node, x: Layout | None, w: Layout | None, groups: int) -> Layout | None:
+def _depthwise(t: Tracker, node: fx.Node, x: Layout | None, weight: fx.Node, groups: int) -> Layout | None:
     """Input channel c makes output channels c*m .. (c+1)*m - 1: one unit."""
-    out = None if x is None or w is None else scale(x, length(w) // groups)
-    t.tie(w, out, node)
-    return w
+    out = None if x is None else scale(x, _size(weight, 0) // groups)
+    t.tie(t.of(weight)[0], out, node)
+    return t.of(weight)[0]
 
 
 def _grouped(t: Tracker, node: fx.Node, x: Layout | None, w: Dims, groups: int) -> Layout | None:
     """The same position of every group is one unit, on both sides."""
     if w[0] is None or w[1] is None:
-        t.keep(x, "read by a grouped convolution with a fixed weight")
+        for layout in (x, w[0], w[1]):
+            t.keep(layout, f"its weight is computed at {label(node)}")
         return w[0]
     t.tie(x, w[1] * groups, node)
     t.tie(w[0], fresh(length(w[0]) // groups) * groups, node)
@@ -121,6 +122,6 @@ def batch_norm(t: Tracker, node: fx.Node) -> Dims:
 def prelu(t: Tracker, node: fx.Node) -> Dims:
     """One slope for all, or one per channel."""
     x, slope = t.of(node.args[0]), t.of(node.args[1])
-    if slope and slope[0] is not None and length(slope[0]) > 1:
+    if slope and isinstance(node.args[1], fx.Node) and _size(node.args[1], 0) > 1:
         t.tie(x[1], slope[0], node)
     return x

@@ -174,8 +174,8 @@ def pad(t: Tracker, node: fx.Node) -> Dims:
 def slice_(t: Tracker, node: fx.Node) -> Dims:
     """Other dimensions pass; a sliced dimension of channels is kept whole."""
     x = list(t.of(node.args[0]))
-    dim: object = node.args[1] if len(node.args) > 1 else 0
     before, after = _sizes(node.args[0]), _sizes(node)
+    dim = node.args[1] if len(node.args) > 1 else 0
     if not isinstance(dim, int):
         raise Barrier("its dimension is not a constant")
     if before[dim] != after[dim]:

@@ -57,9 +57,7 @@ def cut_graph(captured: Captured, deps: Dependencies, keep: Mapping[str, Sequenc
     graph.set_codegen(source.graph._codegen)  # pyright: ignore[reportPrivateUsage] - keeps input and output trees
     for node in graph.nodes:
         rewrite_constants(node)
-    root = {name: _cut(value, cuts.get(name)) for name, value in tensors.items()}
-    for name, value in other_attributes(source).items():
-        root[name] = value
+    root = other_attributes(source) | {name: _cut(value, cuts.get(name)) for name, value in tensors.items()}
     result = TrainableGraph(root, graph, class_name=type(source).__name__)
     result.eval()
     _refresh(result)
@@ -135,6 +133,7 @@ def _refresh(module: TrainableGraph) -> None:
         value = node.meta.get("val")
         if expected is not None and isinstance(value, torch.Tensor) and tuple(value.shape) != expected:
             raise SurgeryError(
-                f"after the cut, {node.name!r} ({node.target}) has shape {tuple(value.shape)}, not {expected}",
+                f"after the cut, node {node.name!r} ({node.target}) has shape {tuple(value.shape)}, "
+                f"not {expected}",
                 hint="exclude the layer's group and report this network",
             )

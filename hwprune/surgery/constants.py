@@ -54,25 +54,27 @@ def _shape_argument(node: fx.Node) -> None:
 def _unflatten(node: fx.Node) -> None:
     dim, sizes = node.args[1], node.args[2]
     assert isinstance(dim, int) and isinstance(sizes, list | tuple)
-    start = dim % len(new_sizes(node.args[0]))
+    start = dim % len(_sizes(node, 0))
     node.update_arg(2, _follow(sizes, new_sizes(node)[start : start + len(sizes)]))
 
 
-@rewrite(
-    *(f"aten.conv{n}d.{overload}" for n in (1, 2, 3) for overload in ("default", "padding")),
-    "aten.conv_transpose1d.default",
-    "aten.conv_transpose2d.input",
-    "aten.conv_transpose3d.input",
-)
+@rewrite(*(f"aten.conv{n}d.{overload}" for n in (1, 2, 3) for overload in ("default", "padding")))
 def _group_count(node: fx.Node) -> None:
-    """Depthwise convolutions have one group per channel left; other group counts stay."""
+    """Depthwise convolutions have one group per channel left; other group counts stay.
+
+    A grouped convolution of which one channel per group is left is depthwise from now on: its
+    channels are as many as its groups, so the same count is right.
+    """
     old = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
-    weight = new_sizes(node.args[1])
-    if "transpose" in str(node.target) or not isinstance(old, int) or old == 1 or weight[1] != 1:
+    source, weight = _sizes(node, 0), _sizes(node, 1)
+    if not isinstance(old, int) or old == 1 or weight[1] != 1:
         return
-    source = new_sizes(node.args[0])
     groups = source[len(source) - len(weight) + 1]
     if len(node.args) > 6:
         node.update_arg(6, groups)
     else:
         node.update_kwarg("groups", groups)
+
+
+def _sizes(node: fx.Node, argument: int) -> tuple[int, ...]:
+    return new_sizes(node.args[argument])

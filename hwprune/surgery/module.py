@@ -90,7 +90,7 @@ def _update_attributes(module: nn.Module) -> None:
 def _convolution(module: nn.Module) -> None:
     assert isinstance(module, _ConvNd)
     made, read = int(module.weight.shape[0]), int(module.weight.shape[1])
-    if module.groups > 1 and read == 1:  # depthwise: one group per input channel
+    if 1 < module.groups == module.in_channels:  # depthwise: one group per input channel
         module.groups = made * module.in_channels // module.out_channels
     module.out_channels, module.in_channels = made, read * module.groups
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 import torch
 
@@ -27,7 +28,7 @@ def check_keep(deps: Dependencies, keep: Mapping[str, Sequence[int]]) -> None:
         size = groups[name].size
         if not units:
             raise PlanError(f"the plan keeps nothing of group {name!r}", hint="keep at least one unit")
-        if any(b <= a for a, b in zip(units, units[1:], strict=False)) or units[0] < 0 or units[-1] >= size:
+        if any(b <= a for a, b in pairwise(units)) or units[0] < 0 or units[-1] >= size:
             raise PlanError(
                 f"the kept units of group {name!r} are not rising numbers from 0 to {size - 1}",
                 hint="the plan does not fit this model; make it again",

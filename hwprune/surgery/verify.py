@@ -56,7 +56,7 @@ def verify(
         pruned model does not run. The message names the groups that fail on their own.
     """
     try:
-        error = _error(captured, deps, keep, pruned)
+        error = max_rel_error(captured, deps, keep, pruned)
         problem = None if error <= tolerance else f"differs by {error:.2e} of the output's scale"
     except HwpruneError as failure:
         error, problem = float("nan"), failure.message
@@ -95,15 +95,22 @@ def verify_each(
         alone = {name: kept}
         try:
             model = recut(alone) if recut is not None else cut_graph(captured, deps, alone)
-            errors[name] = _error(captured, deps, alone, model)
+            errors[name] = max_rel_error(captured, deps, alone, model)
         except Exception:  # whatever a wrong cut makes torch raise
             errors[name] = float("inf")
     return errors
 
 
-def _error(
+def max_rel_error(
     captured: Captured, deps: Dependencies, keep: Mapping[str, Sequence[int]], pruned: nn.Module
 ) -> float:
+    """The number that :func:`verify` judges.
+
+    Raises
+    ------
+    VerificationError
+        The pruned model does not run, or an output has another shape.
+    """
     reference = masked_original(captured, deps, keep)
     worst = 0.0
     for inputs in (captured.example_inputs, _random_like(captured.example_inputs)):

@@ -160,6 +160,8 @@ def test_unknown_operator_is_a_barrier() -> None:
         (lambda x: functional.layer_norm(x, [8, 8]), "no rule for aten.layer_norm"),
         (lambda x: x[:, :8].flip(1), "mixed by aten.flip"),
         (lambda x: x.transpose(1, 3), "mixed by aten.conv2d"),
+        (lambda x: functional.prelu(x, torch.rand(8)), "tied to a fixed dimension at aten.prelu"),
+        (lambda x: x * torch.rand(8, 1, 1), "tied to a fixed dimension at aten.mul"),
     ],
 )
 def test_operators_that_mix_channels_keep_them(body: object, reason: str) -> None:

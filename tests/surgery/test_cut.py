@@ -49,7 +49,7 @@ def _parameters(model: nn.Module) -> int:
 
 
 @pytest.mark.parametrize("name", NETS)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_random_cuts_are_exact(name: str, data: st.DataObject) -> None:
     captured, deps = _prepared(name)
@@ -172,7 +172,7 @@ def _vgg(models: object) -> nn.Module:
         (lambda m: m.resnet18(), "fc"),
         (lambda m: m.resnet50(), "fc"),
         (_vgg, "classifier.6"),
-        (lambda m: m.mobilenet_v2(), "classifier.1"),
+        (lambda m: m.mobilenet_v2(width_mult=0.5), "classifier.1"),
     ],
     ids=["resnet18", "resnet50", "vgg16_bn", "mobilenet_v2"],
 )
@@ -308,6 +308,37 @@ def test_graph_form_where_the_class_fixes_widths() -> None:
     _step(graph, IMAGE)
 
 
+class _SilentSwap(nn.Module):
+    """Behind a zero scale, its code reverses the channels whenever there are not eight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.scale = nn.Parameter(torch.full((8, 1, 1), 1e-9))
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.conv(x))
+        x = x if x.shape[1] == 8 else x.flip(1)
+        return self.head((x * self.scale).mean((2, 3)))
+
+
+def test_errors_behind_silent_weights_are_found() -> None:
+    torch.manual_seed(0)
+    model = _SilentSwap()
+    captured = capture(model, IMAGE)
+    deps = analyse(captured)
+    keep = {"conv": [0, 3, 4]}
+    wrong = cut_module(model, deps, keep)
+    assert verify(captured, deps, keep, wrong) < 1e-5  # silence: nothing can be seen
+    graph, reason = prune_model(captured, deps, keep)
+    assert isinstance(graph, TrainableGraph)
+    assert reason is not None
+    assert "differs" in reason
+    assert torch.equal(model.scale, torch.full((8, 1, 1), 1e-9))
+    assert torch.equal(graph.get_parameter("scale"), torch.full((3, 1, 1), 1e-9))
+
+
 class _Constant(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -360,17 +391,31 @@ def test_units_of_several_features() -> None:
             super().__init__()
             self.fc = nn.Linear(6, 32)
             self.up = nn.ConvTranspose2d(8, 5, 2, stride=2)
+            self.slopes = nn.PReLU(5)
             self.conv = nn.Conv2d(9, 4, 1)
 
         def forward(self, x: Tensor) -> Tensor:
-            x = functional.prelu(self.up(self.fc(x).view(-1, 8, 2, 2)), torch.rand(5))
+            x = self.slopes(self.up(self.fc(x).view(-1, 8, 2, 2)))
             return self.conv(functional.pad(x, (0, 0, 0, 0, 2, 2)))
 
     torch.manual_seed(0)
     captured = capture(Net(), torch.randn(3, 6))
     deps = analyse(captured)
-    assert {g.name for g in deps.groups} >= {"fc"}
+    assert {g.name: g.size for g in deps.groups} == {"fc": 8, "up": 5}
     keep = {g.name: list(range(1, g.size)) for g in deps.groups}
+    assert verify(captured, deps, keep, cut_graph(captured, deps, keep)) < 1e-5
+    model = cut_module(captured.model, deps, keep)
+    assert isinstance(model, Net)
+    assert (model.up.in_channels, model.up.out_channels, model.slopes.num_parameters) == (7, 4, 4)
+
+
+def test_one_channel_per_group_is_left() -> None:
+    captured, deps = _prepared("grouped")
+    keep = {"first.0": [4], "grouped.0": [1, 2]}
+    model, reason = prune_model(captured, deps, keep)
+    assert reason is None
+    grouped = model.get_submodule("grouped.0")
+    assert (grouped.in_channels, grouped.out_channels, grouped.groups) == (2, 4, 2)
     assert verify(captured, deps, keep, cut_graph(captured, deps, keep)) < 1e-5
 
 

@@ -89,7 +89,7 @@ def test_shared_weights_are_stored_once_and_stay_shared(tmp_path: Path) -> None:
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
     _save(tmp_path / "a", settle(NETS["residual"]()), {"stem.0": [0, 3]})
-    with pytest.raises(ArtifactError, match=r"'stem\.0\.weight' is None"):
+    with pytest.raises(ArtifactError, match=r"weight' is None"):
         load_pruned(tmp_path / "a", _Tied)
     with pytest.raises(ArtifactError, match="factory does not build"):
         load_pruned(tmp_path / "a", lambda: nn.Sequential(NETS["residual"]()))

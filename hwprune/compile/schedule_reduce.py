@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwprune.compile.schedule import Prepared
+from hwprune.compile.prepared import Prepared
 
 
 def _divisor(extent: int, limit: int) -> int:

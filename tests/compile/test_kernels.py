@@ -178,11 +178,21 @@ def test_every_operator_is_covered():
 
 def test_scalar_code_has_no_lanes_to_pack():
     scalar = load_target("host").model_copy(update={"isa": "scalar", "tvm": {"kind": "llvm"}})
-    specs = [conv(1, 5, 7, 7, 3, 3), depthwise(1, 3, 6, 6, 3), linear(2, 7, 5), unary("gelu", 1, 3, 2, 2, approximate="none")]
+    specs = [
+        conv(1, 5, 7, 7, 3, 3),
+        depthwise(1, 3, 6, 6, 3),
+        linear(2, 7, 5),
+        unary("gelu", 1, 3, 2, 2, approximate="none"),
+    ]
     assert max(run_all(specs, scalar)) < 1e-4
 
 
 def test_two_threads_give_the_same():
     target = load_target("host").model_copy(update={"threads": 2})
-    specs = [conv(1, 32, 12, 12, 64, 3), depthwise(1, 64, 16, 16, 3), linear(1, 64, 256), pool("max_pool2d", (1, 64, 16, 16), 3, 2, 1)]
+    specs = [
+        conv(1, 32, 12, 12, 64, 3),
+        depthwise(1, 64, 16, 16, 3),
+        linear(1, 64, 256),
+        pool("max_pool2d", (1, 64, 16, 16), 3, 2, 1),
+    ]
     assert max(run_all(specs, target)) < 1e-4

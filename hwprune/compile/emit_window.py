@@ -124,7 +124,7 @@ def avg_pool(e: Emitter, op: KernelOp, shape: Shape) -> Value:
     def covered(position: Any, axis: int) -> Any:
         """Inputs under the window along one axis: an int where it is the same everywhere."""
         before, after = (0, 0) if not include else (pads[axis], pads[axis + 2])
-        last = ((shape[2], tile.width)[axis] - 1) * stride[axis] - pads[axis] + kernel[axis]
+        last = (shape[2 + axis] - 1) * stride[axis] - pads[axis] + kernel[axis]
         if last <= size[axis] + after and (include or pads[axis] == 0):
             return kernel[axis]
         start = position * stride[axis] - pads[axis]

@@ -97,6 +97,8 @@ CONVOLUTIONS = [
     depthwise(2, 20, 9, 11, 3, s=2, tail=(op("clamp", 3, min=0.0, max=6.0),)),
     depthwise(1, 3, 8, 8, 5, tail=(op("silu", 3),)),
     depthwise(1, 16, 15, 29, 3, d=2),
+    depthwise(1, 16, 5, 41, 7),
+    depthwise(1, 16, 5, 59, 3, s=2),
 ]
 
 OTHERS = [
@@ -114,6 +116,9 @@ OTHERS = [
     pool("avg_pool2d", (1, 16, 13, 13), 3, 2, 1, ceil=1, include=1),
     pool("avg_pool2d", (1, 16, 14, 14), 3, 2, 1, ceil=1, include=0),
     pool("avg_pool2d", (1, 16, 14, 14), 3, 2, 0, ceil=1, include=1),
+    pool("avg_pool2d", (1, 16, 3, 43), 3, 1, 1, include=0),
+    pool("max_pool2d", (1, 16, 31, 31), 5, 1, 2),
+    pool("avg_pool2d", (1, 16, 48, 48), 24, 24, 0),
     unary("adaptive_avg_pool2d", 1, 20, 9, 7, output=(1, 1)),
     unary("adaptive_avg_pool2d", 1, 20, 8, 12, output=(4, 3)),
     unary("adaptive_avg_pool2d", 1, 20, 10, 7, output=(4, 3)),

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from hwprune.compile.build import Call
 
 
+#: The one pipeline for CPUs: packed channels, register-tiled kernels.
+PIPELINE = "cpu-packed"
+
+
 @dataclass(frozen=True)
 class CompiledModule:
     """A compiled network. ``library`` lives as long as this object does.
@@ -145,6 +149,11 @@ def compile_program(program: Program, target: Target) -> CompiledModule:
         raise CompileError(
             f"no code generator for kind '{target.kind}' yet (target '{target.name}')",
             hint="use a target of kind 'cpu'",
+        )
+    if target.pipeline != PIPELINE:
+        raise CompileError(
+            f"target '{target.name}' asks for the unknown pipeline '{target.pipeline}'",
+            hint=f"use pipeline = \"{PIPELINE}\"",
         )
     from hwprune.compile.build import Call, build_shared, check_calls, relax_module
 

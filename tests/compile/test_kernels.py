@@ -128,6 +128,7 @@ OTHERS = [
     linear(1, 64, 10),
     linear(3, 37, 100, tail=(op("relu", 3),)),
     linear(2, 16, 128, bias=False),
+    linear(8, 16, 96),
     flat_linear(2, 20, 3, 10),
     flat_linear(1, 32, 1, 100),
     flat_linear(1, 3, 4, 10, source=net_input),
@@ -166,12 +167,11 @@ def run_all(specs, target):
 @pytest.mark.parametrize("name", ["host", "x86-64-avx2"])
 @pytest.mark.parametrize("specs", [CONVOLUTIONS, OTHERS], ids=["convolutions", "others"])
 def test_kernels_equal_torch(specs, name):
+    target = load_target(name)
     if name != "host":
-        target = load_target(name)
         if load_target("host").isa not in ("avx2", "avx512"):
             pytest.skip("needs a machine with AVX2")
-    else:
-        target = load_target("host")
+        specs = specs[::2]
     errors = run_all(specs, target)
     bad = {spec.label(): e for spec, e in zip(specs, errors, strict=True) if not e < 1e-4}
     assert not bad

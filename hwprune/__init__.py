@@ -14,7 +14,7 @@ if TYPE_CHECKING:
         Pruned,
         apply_plan,
         bench,
-        compile,  # noqa: A004 - the verb of the tool
+        compile,
         load,
         plan,
         prune,

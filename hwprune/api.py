@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from hwprune import importance
 from hwprune.capture import capture
 from hwprune.capture.captured import Captured
 from hwprune.compile import CompiledModule
@@ -18,6 +17,8 @@ from hwprune.delivery import bench_bundle, compile_model
 from hwprune.dependency import analyse
 from hwprune.dependency.groups import Dependencies, Refusal
 from hwprune.errors import DependencyError
+from hwprune.importance import get as get_criterion
+from hwprune.importance import score, to_objective
 from hwprune.measure.compare import Comparison
 from hwprune.planner.loop import LoopResult, PlanningLoop, reject_overrun
 from hwprune.planner.result import make_plan
@@ -155,8 +156,8 @@ def plan(
     captured, deps = analyse_model(model, example_inputs, include=include, exclude=exclude)
     name = criterion or ("taylor2019" if data is not None else "l2")
     progress(f"score channels by {name}", 0, 1)
-    scores = importance.score(captured, deps, criterion=name, data=data, loss=loss)
-    values = importance.to_objective(scores, importance.get(name).comparability)
+    scores = score(captured, deps, criterion=name, data=data, loss=loss)
+    values = to_objective(scores, get_criterion(name).comparability)
     bench = Workbench.open(
         captured,
         deps,
@@ -235,7 +236,7 @@ def _cut(captured: Captured, deps: Dependencies, made: Plan, planned: Planned | 
     return Pruned(model, made, ledger, error, captured, deps, planned)
 
 
-def compile(  # noqa: A001 - the verb of the tool
+def compile(
     model: nn.Module,
     example_inputs: Sequence[torch.Tensor] | torch.Tensor,
     target: str | Path | Target = "host",

@@ -74,7 +74,7 @@ def inspect(
     )
     resolved = load_target(target, threads=threads)
     widths = group_widths(deps, captured.graph.graph, resolved)
-    groups = [
+    groups: list[dict[str, Any]] = [
         {
             "name": g.name,
             "channels": g.size * g.channels_per_unit,

@@ -75,7 +75,7 @@ def repair(
     emit(result, json, lambda: out.print(f"repaired model in {output}{accuracy}"))
 
 
-def compile(  # noqa: A001 - the verb of the tool
+def compile(
     model: Model,
     input: Inputs,
     output: Output = Path("bundle"),
@@ -156,7 +156,9 @@ def bench(
 
 def report(
     source: Annotated[Path, typer.Argument(help="report.json, or a directory that holds one.")],
-    output: Annotated[Path | None, typer.Option("--out", "-o", help="Directory (default: beside it).")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Directory (default: beside it).")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Write the HTML page of a report.json again (after moving it, or with a newer hwprune)."""

@@ -163,8 +163,9 @@ def _show(made: Any, path: Path) -> None:
 
     print_table(f"plan for {made.model} on {made.target}", SUMMARY_HEADER, made.summary_rows())
     out.print(
-        f"dense {made.dense_ns / 1e6:.3f} ms measured, budget {made.budget_ns / 1e6:.3f} ms ({made.budget_asked}), "
-        f"predicted {made.predicted_ns / 1e6:.3f} ms; importance kept within {made.gap:.1e} of the optimum"
+        f"dense {made.dense_ns / 1e6:.3f} ms measured, "
+        f"budget {made.budget_ns / 1e6:.3f} ms ({made.budget_asked}), predicted {made.predicted_ns / 1e6:.3f} ms; "
+        f"importance kept within {made.gap:.1e} of the optimum"
     )
     for line in made.ledger:
         out.print(f"kept: {line.name} ({line.channels} channels): {line.reason}", markup=False)

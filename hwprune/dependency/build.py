@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from hwprune.extent import Extent
 from hwprune.dependency.groups import Member, Run
 from hwprune.dependency.layout import Axis, Layout, resolve
 from hwprune.dependency.tracker import Tracker, shape
+from hwprune.extent import Extent
 
 
 @dataclass

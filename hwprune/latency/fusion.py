@@ -148,12 +148,12 @@ class _Fuser:
     def visit(self, node: fx.Node) -> None:
         if ops.is_alias(node):
             self.real[node] = node.args[0]  # type: ignore[assignment]
-        elif ops.is_flatten(node) and self._single_linear_user(node):
+        elif ops.is_flatten(node) and self.single_linear_user(node):
             return  # taken along by the linear layer
         else:
             self.start(node)
 
-    def _single_linear_user(self, node: fx.Node) -> bool:
+    def single_linear_user(self, node: fx.Node) -> bool:
         users = self.users(node)
         return len(users) == 1 and users[0].target is torch.ops.aten.linear.default
 
@@ -257,7 +257,7 @@ class _OpenKernel:
         source: fx.Node = node.args[0]  # type: ignore[assignment]
         while ops.is_alias(source):
             source = source.args[0]  # type: ignore[assignment]
-        flatten = ops.is_flatten(source) and self.fuser._single_linear_user(source)
+        flatten = ops.is_flatten(source) and self.fuser.single_linear_user(source)
         value: object = self.add_input(source.args[0] if flatten else source)  # type: ignore[arg-type]
         norm = self._batch_norm_behind(node)
         weight = fold_weight(node, norm)

@@ -12,12 +12,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from hwprune.errors import BudgetError
+from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.predict import LatencyModel
 from hwprune.latency.program import Program
 from hwprune.latency.table import LatencyTable
@@ -38,7 +39,7 @@ SLACK = 0.05
 MAX_REFINEMENTS = 12
 
 TimeNetworks = Callable[[Mapping[str, Program]], Mapping[str, Summary]]
-Profile = Callable[[list], LatencyTable]
+Profile = Callable[[Sequence[KernelSpec]], LatencyTable]
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ class PlanningLoop:
             if good or len(rounds) >= checks or self._is_repeat(rounds):
                 break
             residual = residual.with_point(self.model.sum_ns(solution.widths, table), measured)
+        assert best is not None
         solution, predicted, measured_ns = best
         return LoopResult(
             solution=replace(solution, latency_ns=predicted),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
@@ -12,7 +14,10 @@ Batches = DataLoader[tuple[torch.Tensor, ...]]
 
 
 def load_digits_split(seed: int) -> tuple[TensorDataset, TensorDataset]:
-    """Training (80 %) and test (20 %) sets, stratified by class; images ``[1, 32, 32]``, about unit variance."""
+    """Training (80 %) and test (20 %) sets, stratified by class.
+
+    Images are ``[1, 32, 32]`` with about unit variance, labels 0 to 9.
+    """
     try:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
@@ -21,7 +26,7 @@ def load_digits_split(seed: int) -> tuple[TensorDataset, TensorDataset]:
             "the quickstart's digits come from scikit-learn, which is not installed",
             hint='pip install "hwprune[quickstart]"',
         ) from error
-    digits = load_digits()
+    digits: Any = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1)
     images = functional.interpolate(images, size=(32, 32), mode="bilinear", align_corners=False)
     images = (images - 4.88) / 6.0  # mean and standard deviation of the pixels (0..16)

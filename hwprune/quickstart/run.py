@@ -6,7 +6,7 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -263,10 +263,8 @@ class _Clock:
         return time.monotonic() - self._start
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> Generator[None]:
         start = time.monotonic()
         yield
         self.stages[name] = time.monotonic() - start
         logger.info("%s took %.1f s", name, self.stages[name])
-
-

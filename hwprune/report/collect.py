@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hwprune.latency.kernel import KernelSpec
+from hwprune.latency.kernel import KernelFamily, KernelSpec
 from hwprune.latency.rows import Row
 from hwprune.latency.table import LatencyTable
 from hwprune.measure.compare import Comparison, Standing
@@ -90,13 +90,24 @@ def staircase_specs(bench: Workbench, result: LoopResult) -> tuple[str, str, dic
     ]
     if not costs:
         return None
-    family = max(costs, key=lambda item: item[0])[1]
-    group = bench.deps.group(family.inputs[1].shape[0].groups[0] if len(family.inputs) > 1 and
-                             family.inputs[1].shape[0].groups else family.groups[-1])
+
+    # A layer whose width was changed shows more than one that was left alone.
+    def interest(item: tuple[float, KernelFamily]) -> tuple[bool, float]:
+        name = _produced_group(item[1])
+        return result.solution.widths[name] < bench.deps.group(name).size, item[0]
+
+    family = max(costs, key=interest)[1]
+    group = bench.deps.group(_produced_group(family))
     step = max(1, group.size // STAIR_WIDTHS)
     widths = sorted({*range(step, group.size + 1, step), result.solution.widths[group.name], group.size})
     dense = bench.deps.dense_widths
     return family.name, group.name, {w: family.at({**dense, group.name: w}) for w in widths}
+
+
+def _produced_group(family: KernelFamily) -> str:
+    """The group of the channels that a kernel makes, where it makes any; else what it reads."""
+    weights = [i for i in family.inputs if i.role == "weight" and i.shape[0].groups]
+    return weights[0].shape[0].groups[0] if weights else family.groups[-1]
 
 
 def staircase(

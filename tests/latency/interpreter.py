@@ -39,7 +39,9 @@ def _apply(op: KernelOp, args: list) -> torch.Tensor:
         x = f.pad(x, (left, right, top, bottom))
         return f.conv2d(x, args[1], args[2], a["stride"], 0, a["dilation"], groups)
     if op.kind == "max_pool2d":
-        return f.max_pool2d(x, a["kernel"], a["stride"], a["padding"][:2], a["dilation"], bool(a["ceil_mode"]))
+        return f.max_pool2d(
+            x, a["kernel"], a["stride"], a["padding"][:2], a["dilation"], bool(a["ceil_mode"])
+        )
     if op.kind == "avg_pool2d":
         pad, ceil = a["padding"][:2], bool(a["ceil_mode"])
         return f.avg_pool2d(x, a["kernel"], a["stride"], pad, ceil, bool(a["count_include_pad"]))

@@ -123,7 +123,9 @@ def test_branches() -> None:
     assert [s.name for s in leaving] == ["a"]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "vgg11_bn", "mobilenet_v3_small", "densenet121"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "mobilenet_v2", "vgg11_bn", "mobilenet_v3_small", "densenet121"]
+)
 def test_torchvision(name: str) -> None:
     model = getattr(torchvision_models(), name)()
     fused = assert_equal_to_model(model, torch.randn(1, 3, 64, 64))

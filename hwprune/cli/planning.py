@@ -162,11 +162,9 @@ def _show(made: Any, path: Path) -> None:
     from hwprune.solve.plan import SUMMARY_HEADER
 
     print_table(f"plan for {made.model} on {made.target}", SUMMARY_HEADER, made.summary_rows())
-    out.print(
-        f"dense {made.dense_ns / 1e6:.3f} ms measured, "
-        f"budget {made.budget_ns / 1e6:.3f} ms ({made.budget_asked}), predicted {made.predicted_ns / 1e6:.3f} ms; "
-        f"importance kept within {made.gap:.1e} of the optimum"
-    )
+    dense, budget, predicted = (ns / 1e6 for ns in (made.dense_ns, made.budget_ns, made.predicted_ns))
+    out.print(f"dense {dense:.3f} ms measured; budget {budget:.3f} ms ({made.budget_asked})")
+    out.print(f"predicted {predicted:.3f} ms; importance kept within {made.gap:.1e} of the optimum")
     for line in made.ledger:
         out.print(f"kept: {line.name} ({line.channels} channels): {line.reason}", markup=False)
     out.print(f"written to {path}")

@@ -132,11 +132,18 @@ class KernelSpec:
         )
 
     def label(self) -> str:
-        """For people: ``conv2d 3x3/1 64->128 @56x56 +relu``."""
-        chain = "+".join(op.kind for op in self.ops)
-        shapes = ",".join("x".join(map(str, i.shape)) for i in self.inputs if i.role == "data")
+        """For people: ``conv2d+relu 1x64x56x56 w128x64x3x3 /2``: operators, data, weight, stride."""
+        parts = ["+".join(op.kind for op in self.ops)]
+        parts.append(",".join("x".join(map(str, i.shape)) for i in self.inputs if i.role != "weight"))
         weights = [i.shape for i in self.inputs if i.role == "weight"]
-        return f"{chain} {shapes}" + (f" w{'x'.join(map(str, weights[0]))}" if weights else "")
+        if weights:
+            parts.append("w" + "x".join(map(str, weights[0])))
+        for op in self.ops:
+            stride = dict(op.attributes).get("stride", (1, 1))
+            if stride != (1, 1):
+                assert isinstance(stride, tuple)
+                parts.append("/" + "x".join(map(str, dict.fromkeys(stride))))
+        return " ".join(parts)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 A *kernel* is one fused loop nest: an anchor (convolution, dense layer, pooling) and the
 elementwise operators behind it. ``KernelSpec`` describes it completely, so that the profiler can
-build it alone and the compiler can build the same one inside a network.
+build it alone and the compiler can build the same one inside a network; a latency table holds one row for each, and its directory says for
+which target, device and pipeline.
 A *family* is a kernel whose channel counts are left open, as sums of group widths.
 """
 
@@ -144,19 +145,6 @@ class KernelSpec:
                 assert isinstance(stride, tuple)
                 parts.append("/" + "x".join(map(str, dict.fromkeys(stride))))
         return " ".join(parts)
-
-
-@dataclass(frozen=True)
-class KernelKey:
-    """What a row of a latency table is about: a kernel, on a target, through a pipeline."""
-
-    spec: KernelSpec
-    target: str
-    pipeline: str
-
-    def digest(self) -> str:
-        text = f"{self.spec.canonical()}|{self.target}|{self.pipeline}"
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

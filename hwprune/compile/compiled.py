@@ -153,7 +153,7 @@ def compile_program(program: Program, target: Target) -> CompiledModule:
     if target.pipeline != PIPELINE:
         raise CompileError(
             f"target '{target.name}' asks for the unknown pipeline '{target.pipeline}'",
-            hint=f"use pipeline = \"{PIPELINE}\"",
+            hint=f'use pipeline = "{PIPELINE}"',
         )
     from hwprune.compile.build import Call, build_shared, check_calls, relax_module
 

@@ -58,4 +58,4 @@ def emit(spec: KernelSpec, target: Target) -> Emitted:
             lambda n, c, h, w: result.tensor[n, c // lanes, h, w, c % lanes],
             name="unpack",
         )
-    return Emitted((*e.inputs, tensor), tensor, final, e.family, frozenset(e.kept), e.tile)
+    return Emitted((*e.inputs, tensor), tensor, final, e.family, frozenset(e.kept), e.tile, e.weight_name)

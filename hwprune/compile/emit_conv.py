@@ -50,7 +50,7 @@ def conv2d(e: Emitter, op: KernelOp, shape: Shape) -> Value:
     g, tile = conv_plan(e.spec, op, e.shapes, e.target)
     if not g.plain_input:
         x = e.packed(x)
-    e.family, e.tile = "conv", tile
+    e.family, e.tile, e.weight_name = "conv", tile, f"in{op.args[1]}"
     size = g.needed(tile.height, tile.width)
     data = _padded(e, x, g.padding[0], g.padding[1], size, 0.0, g.needs_copy(tile.height, tile.width))
     weight, bias, t = e.weight(op, 1), e.weight(op, 2), tile.block_tile

@@ -39,6 +39,7 @@ class Emitted:
     family: str
     kept: frozenset[str]
     tile: Tile | None
+    weight: str
 
 
 class Emitter:
@@ -52,6 +53,7 @@ class Emitter:
         self.layouts: tuple[InputLayout, ...] = input_layouts(spec, target)
         self.family = "elementwise"
         self.tile: Tile | None = None
+        self.weight_name = ""
         self.kept: set[str] = set()
         self.count = 0
         self.inputs = [

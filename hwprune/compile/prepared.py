@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
 from hwprune.compile.emitter import Emitted
-from hwprune.compile.tvm_api import SBlockRV, Schedule, te
+from hwprune.compile.tvm_api import PrimFunc, SBlockRV, Schedule, te
 from hwprune.target import Target
 
 
@@ -20,6 +20,8 @@ class Prepared:
     emitted: Emitted
     target: Target
     blocks: dict[str, SBlockRV]
+    #: Rewrites of the PrimFunc after scheduling.
+    finishers: list[Callable[[PrimFunc], PrimFunc]] = field(default_factory=list)
 
     @property
     def out(self) -> SBlockRV:

@@ -55,4 +55,7 @@ def schedule_kernel(emitted: Emitted, target: Target) -> PrimFunc:
     for name, block in p.blocks.items():
         if name != "acc":
             pointwise(p, block)
-    return p.schedule.mod["main"]
+    function = p.schedule.mod["main"]
+    for finish in p.finishers:
+        function = finish(function)
+    return function

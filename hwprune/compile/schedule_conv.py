@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hwprune.compile.prefetch import prefetch_weights
 from hwprune.compile.prepared import Prepared
 
 
@@ -25,4 +26,17 @@ def conv_rule(p: Prepared) -> bool:
     if p.target.threads > 1:
         p.parallel([n, block, row])
     s.decompose_reduction(acc, reduction[0])
+    if p.target.threads == 1 and len(reduction) == 4:
+        outer = [s.get(loop) for loop in (block, row, col)]
+        sums = [s.get(loop) for loop in reduction]
+        p.finishers.append(
+            lambda function: prefetch_weights(
+                function,
+                next(v for v in function.params if str(v.name) == p.emitted.weight),
+                next(x.shape for x in p.emitted.parameters if x.op.name == p.emitted.weight),
+                [loop.loop_var for loop in outer],
+                [loop.loop_var for loop in sums],
+                [int(loop.extent) for loop in (*outer[1:], *sums[:-1])],
+            )
+        )
     return True

@@ -17,6 +17,7 @@ import tvm.tirx
 te: Any = tvm.te
 tirx: Any = tvm.tirx
 relax: Any = tvm.relax
+s_tir: Any = tvm.s_tir
 transform: Any = tvm.transform
 Schedule: Any = tvm.s_tir.Schedule
 TvmTarget: Any = tvm.target.Target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -35,6 +36,8 @@ class Tracker:
         ``(get_attr node, dimension)`` to (role, node of the layer).
     merges
         Nodes that combine several tensors position by position.
+    blocked
+        Nodes without a rule, with the reason that the ledger gives for what they touch.
     """
 
     dims: dict[fx.Node, list[Layout | None]] = field(default_factory=dict[fx.Node, list[Layout | None]])
@@ -44,6 +47,7 @@ class Tracker:
         default_factory=dict[tuple[fx.Node, int], tuple[str, fx.Node]]
     )
     merges: set[fx.Node] = field(default_factory=set[fx.Node])
+    blocked: dict[fx.Node, str] = field(default_factory=dict[fx.Node, str])
 
     def of(self, value: object) -> list[Layout | None]:
         """Layouts of a tensor argument; a parameter's dimensions are open until a rule ties them."""
@@ -102,7 +106,10 @@ class Tracker:
         self.dims[node] = list(dims)
 
     def block(self, node: fx.Node, reason: str) -> None:
-        """Keep every channel that enters ``node``; its outputs have fixed sizes."""
+        """Keep every channel that enters ``node``; its outputs have fixed sizes, for that reason."""
+        if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
+            reason = self.blocked.get(node.args[0], reason)
+        self.blocked[node] = reason
         for source in node.all_input_nodes:
             for layout in self.dims.get(source, ()):
                 self.keep(layout, reason)
@@ -111,7 +118,7 @@ class Tracker:
                     self.keep(layout, reason)
         sizes = shape(node)
         if sizes is not None:
-            self.dims[node] = [None] * len(sizes)
+            self.dims[node] = [self.fixed(size, reason) for size in sizes]
 
 
 def fresh(size: int) -> Layout:

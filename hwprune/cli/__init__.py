@@ -37,7 +37,7 @@ def main() -> None:
     try:
         app()
     except HwpruneError as error:
-        err.print(f"error: {error}", markup=False)
+        err.print(f"error: {error}", markup=False, soft_wrap=True)
         sys.exit(2 if isinstance(error, UsageError | TargetError) else 1)
     except KeyboardInterrupt:
         err.print("interrupted; kernels already measured are kept, and the same command goes on from there")

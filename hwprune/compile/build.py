@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from hwprune.compile.layout import input_layouts, output_shape
+from hwprune.compile.layout import output_shape
 from hwprune.compile.link import link_shared, target_architecture
 from hwprune.compile.primfunc import build_primfunc, kernel_symbol
 from hwprune.compile.shapes import Shape
-from hwprune.compile.tvm_api import IRModule, TvmTarget, relax, transform, tvm
+from hwprune.compile.tvm_api import IRModule, TvmTarget, relax, transform, version
 from hwprune.errors import CompileError, UnsupportedOperatorError
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.program import Source
@@ -76,9 +77,9 @@ def relax_module(
     given = [relax.Var(f"input{i}", relax.TensorType(shape, "float32")) for i, shape in enumerate(inputs)]
     packed = [relax.Var(f"weight{i}", relax.TensorType(shape, "float32")) for i, shape in enumerate(weights)]
     with builder.function("main", [*given, *packed]):
-        results: list[relax.Var] = []
+        results: list[Any] = []
 
-        def find(source: Source) -> relax.Var:
+        def find(source: Source) -> Any:
             return {"input": given, "step": results, "weight": packed}[source.kind][source.index]
 
         with builder.dataflow():
@@ -94,7 +95,7 @@ def relax_module(
     return builder.get()
 
 
-def tvm_target(target: Target) -> TvmTarget:
+def tvm_target(target: Target) -> Any:
     """TVM's target object.
 
     Raises
@@ -150,11 +151,5 @@ def build_shared(module: IRModule, target: Target, output: Path) -> None:
         raise
     except Exception as error:
         raise CompileError(
-            f"TVM {tvm.__version__} could not compile for target '{target.name}': {str(error)[:2000]}"
+            f"TVM {version} could not compile for target '{target.name}': {str(error)[:2000]}"
         ) from error
-
-
-def weight_layouts(spec: KernelSpec, target: Target) -> list[tuple[int, Shape]]:
-    """Kernel inputs that are weights, with their physical shapes."""
-    layouts = input_layouts(spec, target)
-    return [(i, layouts[i].shape) for i, item in enumerate(spec.inputs) if item.role == "weight"]

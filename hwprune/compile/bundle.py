@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +17,6 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.numpy import load_file, save_file
 
-from hwprune.compile.compiled import CompiledModule
 from hwprune.compile.vm_runtime import VirtualMachine, check_inputs, runtime_library
 from hwprune.errors import ArtifactError
 from hwprune.target import Target, require_runnable
@@ -73,7 +72,21 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def write_bundle(module: CompiledModule, directory: Path, provenance: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class Parts:
+    """What a bundle is made of. ``weights`` are physical arrays in the order of ``main``."""
+
+    library: Path
+    weights: Sequence[np.ndarray]
+    target: Target
+    pipeline: str
+    input_shapes: Sequence[tuple[int, ...]]
+    output_shapes: Sequence[tuple[int, ...]]
+    kernels: Sequence[KernelInfo]
+    provenance: dict[str, Any]
+
+
+def write_bundle(parts: Parts, directory: Path) -> None:
     """Write a bundle; all of it or nothing. An older bundle in the same place is replaced.
 
     Raises
@@ -88,7 +101,7 @@ def write_bundle(module: CompiledModule, directory: Path, provenance: dict[str, 
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
-        _fill(module, staging, provenance)
+        _fill(parts, staging)
         staging.chmod(0o755)
         if directory.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{directory.name}-old-", dir=directory.parent))
@@ -108,25 +121,25 @@ def _is_bundle(directory: Path) -> bool:
         return False
 
 
-def _fill(module: CompiledModule, folder: Path, provenance: dict[str, Any]) -> None:
-    shutil.copyfile(module.library, folder / "model.so")
-    names = [f"{i:05d}" for i in range(len(module.weights))]
-    save_file(dict(zip(names, module.weights, strict=True)), folder / "weights.safetensors")
+def _fill(parts: Parts, folder: Path) -> None:
+    shutil.copyfile(parts.library, folder / "model.so")
+    names = [f"{i:05d}" for i in range(len(parts.weights))]
+    save_file(dict(zip(names, parts.weights, strict=True)), folder / "weights.safetensors")
     shutil.copyfile(Path(__file__).with_name("harness_run.py"), folder / "run.py")
     shutil.copyfile(runtime_library(), folder / "libtvm_runtime.so")
     manifest = Manifest(
-        target=module.target,
-        pipeline=module.pipeline,
+        target=parts.target,
+        pipeline=parts.pipeline,
         versions={
             "hwprune": _version("hwprune"),
             "tvm": _version("apache-tvm"),
             "tvm_ffi": _version("apache-tvm-ffi"),
         },
-        inputs=tuple(TensorInfo(shape=s) for s in module.input_shapes),
-        outputs=tuple(TensorInfo(shape=s) for s in module.output_shapes),
-        kernels=tuple(KernelInfo(**asdict(k)) for k in module.kernels),
+        inputs=tuple(TensorInfo(shape=s) for s in parts.input_shapes),
+        outputs=tuple(TensorInfo(shape=s) for s in parts.output_shapes),
+        kernels=tuple(parts.kernels),
         files={p.name: sha256(p) for p in sorted(folder.iterdir())},
-        provenance=provenance,
+        provenance=parts.provenance,
     )
     (folder / MANIFEST).write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwprune.compile.adapt import adapt
+from hwprune.compile.bundle import KernelInfo, Parts, write_bundle
 from hwprune.compile.layout import input_layouts, output_shape
 from hwprune.compile.pipeline import pipeline_hash
 from hwprune.compile.shapes import Shape, kernel_flops
@@ -23,14 +24,8 @@ if TYPE_CHECKING:
     from hwprune.compile.build import Call
 
 
-@dataclass(frozen=True)
-class KernelRecord:
-    """What the manifest says about one step."""
-
-    name: str
-    label: str
-    digest: str
-    flops: int
+#: The one pipeline for CPUs: packed channels, register-tiled kernels.
+PIPELINE = "cpu-packed"
 
 
 @dataclass(frozen=True)
@@ -46,7 +41,7 @@ class CompiledModule:
     weights: tuple[np.ndarray, ...]
     input_shapes: tuple[Shape, ...]
     output_shapes: tuple[Shape, ...]
-    kernels: tuple[KernelRecord, ...]
+    kernels: tuple[KernelInfo, ...]
     _directory: Any = field(repr=False, compare=False)
 
     @cached_property
@@ -75,10 +70,24 @@ class CompiledModule:
         return self._machine.outputs()
 
     def save(self, directory: Path, provenance: dict[str, Any]) -> None:
-        """Write a bundle; see :func:`hwprune.compile.bundle.write_bundle`."""
-        from hwprune.compile.bundle import write_bundle
+        """Write a bundle; see :func:`hwprune.compile.bundle.write_bundle`.
 
-        write_bundle(self, Path(directory), provenance)
+        Raises
+        ------
+        ArtifactError
+            ``directory`` exists and is not a bundle.
+        """
+        parts = Parts(
+            self.library,
+            self.weights,
+            self.target,
+            self.pipeline,
+            self.input_shapes,
+            self.output_shapes,
+            self.kernels,
+            provenance,
+        )
+        write_bundle(parts, Path(directory))
 
 
 def _source_shape(program: Program, source: Source, target: Target) -> Shape:
@@ -141,15 +150,18 @@ def compile_program(program: Program, target: Target) -> CompiledModule:
             f"no code generator for kind '{target.kind}' yet (target '{target.name}')",
             hint="use a target of kind 'cpu'",
         )
+    if target.pipeline != PIPELINE:
+        raise CompileError(
+            f"target '{target.name}' asks for the unknown pipeline '{target.pipeline}'",
+            hint=f"use pipeline = \"{PIPELINE}\"",
+        )
     from hwprune.compile.build import Call, build_shared, check_calls, relax_module
 
     check_calls([Call(s.name, s.spec, s.sources) for s in program.steps], target)
     program = adapt(program)
     _check_links(program, target)
     calls, packed = _pack(program, target)
-    module = relax_module(
-        program.input_shapes, [w.shape for w in packed], calls, program.outputs, target
-    )
+    module = relax_module(program.input_shapes, [w.shape for w in packed], calls, program.outputs, target)
     directory = tempfile.TemporaryDirectory(prefix="hwprune-module-")
     library = Path(directory.name) / "model.so"
     build_shared(module, target, library)
@@ -161,7 +173,13 @@ def compile_program(program: Program, target: Target) -> CompiledModule:
         input_shapes=tuple(tuple(s) for s in program.input_shapes),
         output_shapes=tuple(_source_shape(program, o, target) for o in program.outputs),
         kernels=tuple(
-            KernelRecord(s.name, s.spec.label(), s.spec.digest(), kernel_flops(s.spec)) for s in program.steps
+            KernelInfo(
+                name=s.name,
+                label=s.spec.label(),
+                digest=s.spec.digest(),
+                flops=kernel_flops(s.spec),
+            )
+            for s in program.steps
         ),
         _directory=directory,
     )

@@ -16,13 +16,14 @@ import struct
 import sys
 import time
 from pathlib import Path
+from typing import Any, NoReturn
 
 
-def fail(message):
+def fail(message: str) -> NoReturn:
     sys.exit(f"error: {message}")
 
 
-def aligned(numpy, shape):
+def aligned(numpy: Any, shape: list[int]) -> Any:
     """Empty float32 array at a multiple of 64 bytes: compiled code loads whole vectors."""
     count = 4
     for extent in shape:
@@ -32,13 +33,13 @@ def aligned(numpy, shape):
     return raw[start : start + count].view(numpy.float32).reshape(shape)
 
 
-def read_weights(numpy, path):
+def read_weights(numpy: Any, path: Path) -> list[Any]:
     """Tensors of a safetensors file (float32), in the order of their names."""
     data = memoryview(path.read_bytes())
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(bytes(data[8 : 8 + length]))
     header.pop("__metadata__", None)
-    tensors = []
+    tensors: list[Any] = []
     for name in sorted(header):
         begin, end = header[name]["data_offsets"]
         tensor = aligned(numpy, header[name]["shape"])
@@ -48,7 +49,19 @@ def read_weights(numpy, path):
     return tensors
 
 
-def check_files(folder, manifest):
+def libraries(manifest: dict[str, Any]) -> tuple[Any, Any]:
+    """numpy and tvm_ffi; the latter would import torch, for seconds, to no use here."""
+    hidden: dict[str, Any] = sys.modules
+    hidden["torch"] = None
+    try:
+        import numpy
+        import tvm_ffi
+    except ImportError as error:
+        fail(f"{error}; pip install numpy apache-tvm-ffi=={manifest['versions']['tvm_ffi']}")
+    return numpy, tvm_ffi
+
+
+def check_files(folder: Path, manifest: dict[str, Any]) -> None:
     for name, expected in manifest["files"].items():
         path = folder / name
         if not path.is_file():
@@ -57,12 +70,12 @@ def check_files(folder, manifest):
             fail(f"{name} does not match its checksum in manifest.json")
 
 
-def load_inputs(numpy, manifest, paths):
+def load_inputs(numpy: Any, manifest: dict[str, Any], paths: list[str]) -> list[Any]:
     shapes = [item["shape"] for item in manifest["inputs"]]
     if paths and len(paths) != len(shapes):
         fail(f"the module takes {len(shapes)} inputs, {len(paths)} files were given")
     random = numpy.random.default_rng(0)
-    arrays = []
+    arrays: list[Any] = []
     for number, shape in enumerate(shapes):
         array = aligned(numpy, shape)
         if paths:
@@ -76,7 +89,7 @@ def load_inputs(numpy, manifest, paths):
     return arrays
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description="Run and time this bundle.")
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--warmup", type=int, default=5)
@@ -89,14 +102,7 @@ def main():
     if manifest["format"] != 1:
         fail(f"manifest format {manifest['format']} is not 1; use a matching version of hwprune")
     check_files(folder, manifest)
-    try:
-        import numpy
-
-        sys.modules["torch"] = None  # tvm_ffi would import it, for seconds; only numpy is used here
-        import tvm_ffi
-    except ImportError as error:
-        fail(f"{error}; pip install numpy apache-tvm-ffi=={manifest['versions']['tvm_ffi']}")
-
+    numpy, tvm_ffi = libraries(manifest)
     ctypes.CDLL(str(folder / "libtvm_runtime.so"), ctypes.RTLD_GLOBAL)
     threads = options.threads or manifest["target"]["threads"]
     if threads > 1:
@@ -110,7 +116,7 @@ def main():
     invoke = machine["invoke_stateful"]
     for _ in range(max(1, options.warmup)):
         invoke("main")
-    samples = []
+    samples: list[int] = []
     for _ in range(options.repeats):
         begin = time.perf_counter_ns()
         invoke("main")

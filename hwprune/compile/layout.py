@@ -119,7 +119,9 @@ _PACKERS = {
 }
 
 
-def conv_plan(spec: KernelSpec, op: KernelOp, shapes: list[Shape], target: Target) -> tuple[ConvGeometry, Tile]:
+def conv_plan(
+    spec: KernelSpec, op: KernelOp, shapes: list[Shape], target: Target
+) -> tuple[ConvGeometry, Tile]:
     """Geometry and tile of a ``conv2d`` op of a kernel."""
     x, w = op.args[0], op.args[1]
     out = shapes[len(spec.inputs) + spec.ops.index(op)]
@@ -150,7 +152,13 @@ def _weight_layout(
     if op.kind == "conv2d" and slot == 1:
         g, tile = conv_plan(spec, op, shapes, target)
         lane_axis = () if g.plain_input else (lanes,)
-        physical = (tile.blocks // tile.block_tile, g.in_blocks, *g.kernel, *lane_axis, tile.block_tile * lanes)
+        physical = (
+            tile.blocks // tile.block_tile,
+            g.in_blocks,
+            *g.kernel,
+            *lane_axis,
+            tile.block_tile * lanes,
+        )
         return InputLayout("conv", physical, lanes, (g, tile, integers(op, "groups")[0]))
     if op.kind == "depthwise_conv2d" and slot == 1:
         return InputLayout("depthwise", (ceil_div(shape[0], lanes), *shape[2:], lanes), lanes)

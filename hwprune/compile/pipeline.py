@@ -12,7 +12,16 @@ from hwprune.target import Target
 
 #: Modules of this package that do not influence generated code.
 NOT_CODE_GENERATION = frozenset(
-    ("__init__.py", "pipeline.py", "bundle.py", "harness_run.py", "kernel_runner.py", "vm_runtime.py")
+    (
+        "__init__.py",
+        "bundle.py",
+        "compiled.py",
+        "harness_run.py",
+        "kernel_runner.py",
+        "link.py",
+        "pipeline.py",
+        "vm_runtime.py",
+    )
 )
 
 

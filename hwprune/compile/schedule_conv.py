@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwprune.compile.schedule import Prepared
+from hwprune.compile.prepared import Prepared
 
 
 def conv_rule(p: Prepared) -> bool:
@@ -18,11 +18,7 @@ def conv_rule(p: Prepared) -> bool:
     s.reorder(n, block, row, col, *reduction, row_in, col_in, block_in, lane)
     s.set_scope(acc, 0, "local")
     s.reverse_compute_at(out, col)
-    # The epilogue's loops: blocks, rows, columns, lanes of the tile (those of extent one may be gone).
-    inner = s.get_loops(out)[4:]
-    s.vectorize(inner[-1])
-    for loop in inner[:-1]:
-        s.unroll(loop)
+    p.finish_tile(out, 4)
     s.vectorize(lane)
     for loop in (row_in, col_in, block_in):
         s.unroll(loop)

@@ -33,7 +33,9 @@ def flag(op: KernelOp, name: str) -> bool:
     return bool(dict(op.attributes).get(name, False))
 
 
-def pooled_length(size: int, kernel: int, stride: int, pads: tuple[int, int], dilation: int, ceil: bool) -> int:
+def pooled_length(
+    size: int, kernel: int, stride: int, pads: tuple[int, int], dilation: int, ceil: bool
+) -> int:
     """Output length of a pooling or convolution axis, by PyTorch's rule for ``ceil_mode``."""
     span = size + sum(pads) - dilation * (kernel - 1) - 1
     if not ceil:

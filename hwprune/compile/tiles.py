@@ -154,3 +154,23 @@ def choose_tile(g: ConvGeometry, vector_registers: int) -> Tile:
                     best = (cost, Tile(block_tile, rows, cols, blocks, height, width))
     assert best is not None
     return best[1]
+
+
+#: Multiply-adds of an unrolled window tile: more makes code that no instruction cache holds.
+UNROLLED_LIMIT = 400
+
+
+def choose_row_tile(out: tuple[int, ...], kernel: tuple[int, ...], lanes: int, vector_registers: int) -> Tile:
+    """Row tile of a depthwise convolution or pooling with logical output ``out``.
+
+    As many columns as registers and unrolled code allow, with as little overhang as possible;
+    fewer than eight columns cannot hide the latency of an addition.
+    """
+    limit = min(accumulator_budget(vector_registers), UNROLLED_LIMIT // (kernel[0] * kernel[1]))
+    width = out[3]
+
+    def cost(cols: int) -> tuple[float, int]:
+        return (ceil_div(width, cols) * (max(cols, 8) + 1), -cols)
+
+    cols = min(range(1, max(2, min(width, max(limit, 4)) + 1)), key=cost)
+    return Tile(1, 1, cols, ceil_div(out[1], lanes), out[2], ceil_div(width, cols) * cols)

@@ -1,34 +1,29 @@
-"""The only door to TVM: everything the code generator uses, under the names of TVM 0.27."""
+"""The only door to TVM: everything the code generator uses, under the names of TVM 0.27.
+
+TVM's own annotations do not describe what its objects can do (operators, indexing, attributes
+come from its FFI), so its modules are handed on untyped.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import tvm
-from tvm import ir, relax, s_tir, te, tirx
-from tvm.runtime import Executable
-from tvm.s_tir.schedule import SBlockRV
-from tvm.target import Target as TvmTarget
+import tvm.relax
+import tvm.s_tir
+import tvm.te
+import tvm.tirx
 
-Expr = tirx.Expr if hasattr(tirx, "Expr") else object
-Tensor = te.Tensor
-Schedule = s_tir.Schedule
-PrimFunc = tirx.PrimFunc
-IRModule = tvm.IRModule
-transform = tvm.transform
+te: Any = tvm.te
+tirx: Any = tvm.tirx
+relax: Any = tvm.relax
+transform: Any = tvm.transform
+Schedule: Any = tvm.s_tir.Schedule
+TvmTarget: Any = tvm.target.Target
+version: str = tvm.__version__
 
-__all__ = [
-    "Executable",
-    "Expr",
-    "IRModule",
-    "PrimFunc",
-    "SBlockRV",
-    "Schedule",
-    "Tensor",
-    "TvmTarget",
-    "ir",
-    "relax",
-    "s_tir",
-    "te",
-    "tirx",
-    "transform",
-    "tvm",
-]
+#: Types of TVM objects in signatures.
+Tensor = Any
+PrimFunc = Any
+IRModule = Any
+SBlockRV = Any

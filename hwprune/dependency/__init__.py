@@ -1,7 +1,7 @@
 """Dependency: which channels can only be cut together, and which cannot be cut at all."""
 
 from hwprune.dependency.analyse import analyse
-from hwprune.dependency.extent import Extent
+from hwprune.extent import Extent
 from hwprune.dependency.groups import ChannelGroup, Dependencies, Member, Refusal, Run, Tap
 from hwprune.dependency.rules import rule
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from hwprune.dependency.extent import Extent
+from hwprune.extent import Extent
 from hwprune.dependency.groups import Member, Run
 from hwprune.dependency.layout import Axis, Layout, resolve
 from hwprune.dependency.tracker import Tracker, shape

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hwprune.dependency.extent import Extent
+from hwprune.extent import Extent
 
 
 @dataclass(frozen=True)

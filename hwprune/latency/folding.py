@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from hwprune.dependency.extent import Extent
+from hwprune.extent import Extent
 from hwprune.latency.operators import arguments
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from hwprune.dependency.extent import Extent
+from hwprune.extent import Extent
 from hwprune.latency import operators as ops
 from hwprune.latency.folding import Weight, batch_norm_affine, bias_of, fold_weight
 from hwprune.latency.kernel import FamilyInput, KernelFamily, KernelOp

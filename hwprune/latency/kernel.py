@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hwprune.dependency.extent import Extent
+from hwprune.extent import Extent
 
 AttributeValue = int | float | str | tuple[int, ...]
 

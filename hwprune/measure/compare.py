@@ -19,7 +19,7 @@ import numpy as np
 
 from hwprune.errors import MeasureError, UsageError
 from hwprune.measure.contenders import Contender, load_arrays, save_arrays
-from hwprune.measure.device import measuring_cores
+from hwprune.measure.device import measuring_cores, usable_cores
 from hwprune.measure.guard import disturbance, load_warning, read_core_times
 from hwprune.measure.process import WorkerProcess
 from hwprune.measure.stats import Summary, ratio_interval, summarise
@@ -122,7 +122,7 @@ def compare(
     if reference is not None and reference not in contenders:
         raise UsageError(f"reference '{reference}' is no contender", hint=f"one of {', '.join(contenders)}")
     cores = measuring_cores(threads)
-    warnings = [w for w in (load_warning(len(cores)),) if w]
+    warnings = [w for w in (load_warning(len(usable_cores())),) if w]
     failed: dict[str, str] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwprune-compare-")))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
+import selectors
 import signal
 import subprocess
 import sys
@@ -37,6 +37,8 @@ class WorkerLostError(MeasureError):
 
 class WorkerProcess:
     """One worker, started at the first request and again after a loss.
+
+    On Linux it dies with the *thread* that started it: use it from one that lives long enough.
 
     Parameters
     ----------
@@ -88,7 +90,12 @@ class WorkerProcess:
             process.stdin.flush()
         except OSError as error:
             raise self._lost("died") from error
-        answer = json.loads(self._read_line(process, timeout_s))
+        try:
+            line = self._read_line(process, timeout_s)
+        except KeyboardInterrupt:
+            self._end()  # or its answer would be taken for that to the next request
+            raise
+        answer = json.loads(line)
         if "error" in answer:
             raise MeasureError(str(answer["error"]))
         return answer
@@ -135,8 +142,7 @@ class WorkerProcess:
         descriptor = process.stdout.fileno()
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self._buffer:
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+            if not _readable(descriptor, deadline - time.monotonic()):
                 raise self._lost(f"did not answer within {timeout_s:g} s")
             chunk = os.read(descriptor, 1 << 16)
             if not chunk:
@@ -176,7 +182,14 @@ class WorkerProcess:
     def _at_end(process: subprocess.Popen[bytes]) -> bool:
         """Whether the worker's end of the pipe is closed."""
         assert process.stdout is not None
-        return bool(select.select([process.stdout], [], [], 0)[0])
+        return _readable(process.stdout.fileno(), 0)
+
+
+def _readable(descriptor: int, timeout_s: float) -> bool:
+    # Not select(): that fails in a program with more than a thousand open files.
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        return bool(selector.select(max(timeout_s, 0)))
 
 
 def _signal_name(number: int) -> str:

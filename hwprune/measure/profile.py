@@ -27,7 +27,7 @@ from hwprune.measure.sweep import ProfileReport, Progress, Sweep
 from hwprune.measure.table_writer import TableWriter
 from hwprune.target import Target, require_runnable
 
-BATCH = 64
+BATCH = 32
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +62,8 @@ def profile(
         How kernels are built and run, and the pipeline hash of the builder. Default: this
         machine and ``hwprune.compile``.
     progress
-        Called with (done, total, label of the kernel) after each kernel.
+        Called with (done, total, label of the kernel) after each kernel, and before a batch is
+        built with a label that says so.
     seed
         Of the order of measurement.
     batch

@@ -96,6 +96,7 @@ class Sweep:
     def run(self, specs: Sequence[KernelSpec]) -> None:
         """Build a batch, then time it; time it again if the machine was disturbed."""
         jobs = [BuildJob(s, self._scratch / f"{s.digest()}.so", copies_for(s)) for s in specs]
+        self._tell(f"building {len(jobs)} kernels")
         start = time.perf_counter()
         built: set[str] = set()
         for job, failure in self._builder.build(jobs):
@@ -207,8 +208,11 @@ class Sweep:
 
     def _advance(self, job: BuildJob) -> None:
         self._finished += 1
+        self._tell(job.spec.label())
+
+    def _tell(self, label: str) -> None:
         if self._progress is not None:
-            self._progress(self._finished, self._total, job.spec.label())
+            self._progress(self._finished, self._total, label)
 
     @staticmethod
     def _remove(job: BuildJob) -> None:

@@ -4,7 +4,7 @@ from hwprune.surgery.apply import cut_graph
 from hwprune.surgery.masked import masked_original
 from hwprune.surgery.module import cut_module
 from hwprune.surgery.prune import prune_model
-from hwprune.surgery.saved import load_pruned, save_pruned
+from hwprune.surgery.saved import load_pruned, replace_weights, save_pruned
 from hwprune.surgery.verify import verify, verify_each
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "load_pruned",
     "masked_original",
     "prune_model",
+    "replace_weights",
     "save_pruned",
     "verify",
     "verify_each",

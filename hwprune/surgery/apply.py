@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hwprune.capture.captured import Captured
 from hwprune.capture.trainable import TrainableGraph
-from hwprune.dependency.extent import Extent
+from hwprune.extent import Extent
 from hwprune.dependency.groups import Dependencies
 from hwprune.errors import SurgeryError
 from hwprune.surgery.constants import rewrite_constants

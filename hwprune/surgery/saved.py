@@ -102,7 +102,6 @@ def save_pruned(
     form: Literal["module", "graph"] = "graph" if isinstance(model, fx.GraphModule) else "module"
     shapes = _shapes(captured.graph) | _shapes(captured.model)
     cuts = select(deps, keep, shapes)
-    tensors, shared = _unshared(model)
     cut = _Cut(
         form=form,
         members={
@@ -115,12 +114,40 @@ def save_pruned(
         keep={name: _ranges(units) for name, units in keep.items()},
         inputs=[(list(x.shape), str(x.dtype).removeprefix("torch.")) for x in captured.example_inputs],
     )
+    return _write(directory, model, dict(plan or {}), cut)
+
+
+def replace_weights(source: str | Path, directory: str | Path, model: nn.Module) -> Path:
+    """Write a model that was loaded from ``source`` and trained further; plan and cut stay.
+
+    Raises
+    ------
+    ArtifactError
+        ``source`` is damaged, or ``directory`` cannot be written.
+    """
+    saved = _read(Path(source))
+    return _write(directory, model, saved.plan, saved.cut)
+
+
+def _write(directory: str | Path, model: nn.Module, plan: dict[str, Any], cut: _Cut) -> Path:
+    tensors, shared = _unshared(model)
     with atomic_directory(directory, PLAN_FILE) as place:
         safetensors.torch.save_file(tensors, place / WEIGHTS_FILE, metadata={"format": "pt"})
         weights = _Weights(sha256=sha256_file(place / WEIGHTS_FILE), shared=shared)
-        saved = _Saved(plan=dict(plan or {}), cut=cut, weights=weights)
+        saved = _Saved(plan=plan, cut=cut, weights=weights)
         write_json(place / PLAN_FILE, _KIND, _VERSION, saved.model_dump(mode="json"))
     return Path(directory)
+
+
+def _read(directory: Path) -> _Saved:
+    try:
+        return _Saved.model_validate(read_json(directory / PLAN_FILE, _KIND, _VERSION))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ArtifactError(
+            f"{directory / PLAN_FILE}: {key}: {first['msg']}", hint="save the model again"
+        ) from error
 
 
 def load_pruned(directory: str | Path, factory: Callable[[], nn.Module]) -> LoadedModel:
@@ -139,14 +166,7 @@ def load_pruned(directory: str | Path, factory: Callable[[], nn.Module]) -> Load
         A file is missing, damaged or edited, or the factory builds another architecture.
     """
     directory = Path(directory)
-    try:
-        saved = _Saved.model_validate(read_json(directory / PLAN_FILE, _KIND, _VERSION))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ArtifactError(
-            f"{directory / PLAN_FILE}: {key}: {first['msg']}", hint="save the model again"
-        ) from error
+    saved = _read(directory)
     weights = directory / WEIGHTS_FILE
     if sha256_file(weights) != saved.weights.sha256:
         raise ArtifactError(

@@ -36,13 +36,14 @@ from tests.compile.programs import (
 )
 
 TARGET = load_target("host")
-CONV = dict(dilation=(1, 1), groups=1, padding=(1, 1, 1, 1), stride=(1, 1))
+CONV = {"dilation": (1, 1), "groups": 1, "padding": (1, 1, 1, 1), "stride": (1, 1)}
 
 
 def small_program() -> Program:
     """Stem, squeeze-and-excitation, residual, two outputs (one of them used inside as well)."""
     stem = KernelSpec(
-        (net_input(2, 3, 10, 10), weight(20, 3, 3, 3), weight(20)), (op("conv2d", 0, 1, 2, **CONV), op("relu", 3))
+        (net_input(2, 3, 10, 10), weight(20, 3, 3, 3), weight(20)),
+        (op("conv2d", 0, 1, 2, **CONV), op("relu", 3)),
     )
     again = KernelSpec(
         (data(2, 20, 10, 10), weight(20, 20, 3, 3), weight(20)),
@@ -172,7 +173,7 @@ def test_saving_replaces_bundles_and_nothing_else(built, tmp_path):
 
 
 def test_missing_and_malformed_manifests(tmp_path):
-    with pytest.raises(ArtifactError, match="manifest.json"):
+    with pytest.raises(ArtifactError, match=r"manifest\.json"):
         load_bundle(tmp_path)
     (tmp_path / "manifest.json").write_text('{"format": 2}')
     with pytest.raises(ArtifactError, match="manifest"):
@@ -200,6 +201,9 @@ def test_other_kinds_of_target_are_refused():
     cuda = TARGET.model_copy(update={"kind": "cuda"})
     with pytest.raises(CompileError, match="no code generator for kind 'cuda' yet"):
         compile_program(small_program(), cuda)
+    other = TARGET.model_copy(update={"pipeline": "tvm-default"})
+    with pytest.raises(CompileError, match="unknown pipeline 'tvm-default'"):
+        compile_program(small_program(), other)
 
 
 def test_wrong_programs_are_refused():
@@ -215,13 +219,20 @@ def test_pipeline_hash_is_stable_and_sensitive():
         "import sys; from hwprune.target import load_target; from hwprune.compile import pipeline_hash;"
         "print(pipeline_hash(load_target('host'))); assert 'tvm' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd()
+    )
     assert done.stdout.strip() == here
     assert len(here) == 12
     assert int(here, 16) >= 0
     cores = TARGET.model_copy(update={"tvm": {**TARGET.tvm, "num-cores": 99}, "name": "other"})
     assert pipeline_hash(cores) == here
-    changes = [{"threads": 7}, {"isa": "scalar"}, {"pipeline": "tvm-default"}, {"tvm": {"kind": "llvm", "mcpu": "x"}}]
+    changes = [
+        {"threads": 7},
+        {"isa": "scalar"},
+        {"pipeline": "tvm-default"},
+        {"tvm": {"kind": "llvm", "mcpu": "x"}},
+    ]
     changed = {pipeline_hash(TARGET.model_copy(update=c)) for c in changes}
     assert len(changed | {here}) == 5
 
@@ -252,7 +263,11 @@ def test_kernel_library_runs_the_shipped_kernel(tmp_path):
         logical.append(flat[1:].reshape(item.shape))
     program = Program(
         (spec.inputs[0].shape, spec.inputs[3].shape),
-        (Step("k", spec, (Source("input", 0), Source("weight", 0), Source("weight", 1), Source("input", 1))),),
+        (
+            Step(
+                "k", spec, (Source("input", 0), Source("weight", 0), Source("weight", 1), Source("input", 1))
+            ),
+        ),
         (Source("step", 0),),
         (logical[1], logical[2]),
     )
@@ -272,7 +287,7 @@ def test_copies_fill_the_cache():
 
 
 def test_runner_needs_its_sidecar(tmp_path):
-    with pytest.raises(ArtifactError, match="nothing.json"):
+    with pytest.raises(ArtifactError, match=r"nothing\.json"):
         KernelRunner(tmp_path / "nothing.so")
 
 

@@ -21,7 +21,7 @@ from hwprune.target import Target
 
 #: Never distrusts anything: the machine that runs the tests may be as busy as it likes.
 FAST = MeasureProfile("test", 1e-4, 4, 3, Stopping(4, 0.0, 1e9, 0.2, 2), 3, 2, 9.0, 20.0)
-IMPATIENT = MeasureProfile("impatient", 1e-4, 4, 3, Stopping(4, 0.0, 1e9, 0.2, 2), 3, 2, 9.0, 2.0)
+IMPATIENT = MeasureProfile("impatient", 1e-4, 4, 3, Stopping(4, 0.0, 1e9, 0.2, 2), 3, 2, 9.0, 1.5)
 #: With limits as in earnest, for runners whose clock and books are made up.
 QUIET = MeasureProfile("quiet", 1e-4, 4, 3, Stopping(4, 0.0, 1e9, 0.2, 2), 3, 2, 0.3, 20.0)
 

@@ -50,7 +50,7 @@ def test_measures_and_is_pinned_light_and_told_its_threads(runner: LocalRunner, 
     ("width", "reason"),
     [
         (fakes.CRASHING_RUN, "timing worker died with SIGSEGV"),
-        (fakes.HANGING_RUN, "timing worker did not answer within 2 s"),
+        (fakes.HANGING_RUN, "timing worker did not answer within 1.5 s"),
         (fakes.BROKEN_RUN, "ValueError: bad library"),
     ],
 )
@@ -68,6 +68,18 @@ def test_last_words_of_a_dying_worker_are_told():
         with pytest.raises(WorkerLostError, match="died with exit code 1: out of luck"):
             worker.request(message, 20)
         assert worker.request({"do": "about"}, 20)["pid"] == worker.pid
+
+
+def test_an_interrupted_request_does_not_answer_the_next_one(monkeypatch: pytest.MonkeyPatch):
+    def interrupt(descriptor: int, size: int) -> bytes:
+        raise KeyboardInterrupt
+
+    with WorkerProcess([], 1) as worker:
+        first = worker.request({"do": "about"}, 20)["pid"]
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(os, "read", interrupt)
+            worker.request({"do": "load", "engine": "builtins:dict", "arguments": {}}, 20)
+        assert worker.request({"do": "about"}, 20)["pid"] not in (None, first)
 
 
 def test_exit_code_is_told():

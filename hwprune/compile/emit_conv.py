@@ -1,0 +1,99 @@
+"""TE stages of dense, grouped and fully connected layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hwprune.compile.emitter import Emitter, Value
+from hwprune.compile.layout import conv_plan, flattened_shape
+from hwprune.compile.shapes import Shape
+from hwprune.compile.tvm_api import Tensor, te, tirx
+from hwprune.latency.kernel import KernelOp
+
+
+def _padded(
+    e: Emitter, x: Value, top: int, left: int, size: tuple[int, int], fill: float, copy: bool
+) -> Tensor:
+    """The input, or a ``pad`` stage of ``size`` rows and columns that begins before it."""
+    if not copy:
+        return e.kept_value(x).tensor
+    height, width = x.shape[2:]
+    tensor = x.tensor
+
+    def body(n: Any, c: Any, h: Any, w: Any, *lane: Any) -> Any:
+        row, col = h - top, w - left
+        checks = [
+            check
+            for check, wanted in (
+                (row >= 0, top > 0),
+                (row < height, size[0] > height + top),
+                (col >= 0, left > 0),
+                (col < width, size[1] > width + left),
+            )
+            if wanted
+        ]
+        value = tensor[(n, c, row, col, *lane)]
+        return tirx.if_then_else(tirx.all(*checks), value, tirx.const(fill, "float32")) if checks else value
+
+    shape = tuple(int(d) for d in tensor.shape)
+    return te.compute((*shape[:2], *size, *shape[4:]), body, name="pad")
+
+
+def with_bias(e: Emitter, acc: Tensor, bias: Tensor | None, shape: Shape) -> Value:
+    if bias is None:
+        return e.stage(shape, lambda *index: acc[index])
+    return e.stage(shape, lambda *index: acc[index] + bias[e.channel(index)])
+
+
+def conv2d(e: Emitter, op: KernelOp, shape: Shape) -> Value:
+    x = e.values[op.args[0]]
+    g, tile = conv_plan(e.spec, op, e.shapes, e.target)
+    if not g.plain_input:
+        x = e.packed(x)
+    e.family, e.tile = "conv", tile
+    size = g.needed(tile.height, tile.width)
+    data = _padded(e, x, g.padding[0], g.padding[1], size, 0.0, g.needs_copy(tile.height, tile.width))
+    weight, bias, t = e.weight(op, 1), e.weight(op, 2), tile.block_tile
+    assert weight is not None
+    lanes, per_group = e.lanes, g.out_blocks // g.groups
+    block, row, col, lane = (
+        te.reduce_axis((0, extent), name)
+        for extent, name in zip((g.in_blocks, *g.kernel, lanes), ("ic", "kh", "kw", "ii"), strict=True)
+    )
+    axes = [block, row, col] if g.plain_input else [block, row, col, lane]
+
+    def body(n: Any, o: Any, h: Any, w: Any, i: Any) -> Any:
+        y, z = h * g.stride[0] + row * g.dilation[0], w * g.stride[1] + col * g.dilation[1]
+        source = block if g.groups == 1 else o // per_group * g.in_blocks + block
+        inner = () if g.plain_input else (lane,)
+        return te.sum(
+            data[(n, source, y, z, *inner)] * weight[(o // t, block, row, col, *inner, o % t * lanes + i)],
+            axis=axes,
+        )
+
+    acc = te.compute((g.batch, tile.blocks, tile.height, tile.width, lanes), body, name="acc")
+    return with_bias(e, acc, bias, shape)
+
+
+def linear(e: Emitter, op: KernelOp, shape: Shape) -> Value:
+    x, weight, bias = e.kept_value(e.values[op.args[0]]), e.weight(op, 1), e.weight(op, 2)
+    assert weight is not None
+    lanes, flat = e.lanes, flattened_shape(e.spec, op.args[0], e.shapes)
+    blocks, inner, _ = (int(d) for d in weight.shape)
+    k = te.reduce_axis((0, inner), "k")
+
+    def element(n: Any) -> Any:
+        if flat is None:
+            return x.tensor[n, k]
+        _, _, h, w = flat
+        return x.tensor[n, k // (h * w * lanes), k // (w * lanes) % h, k // lanes % w, k % lanes]
+
+    acc = te.compute(
+        (shape[0], blocks, lanes),
+        lambda n, o, i: te.sum(element(n) * weight[o, k, i], axis=[k]),
+        name="acc",
+    )
+    e.family = "linear"
+    if bias is None:
+        return e.stage(shape, lambda n, o: acc[n, o // lanes, o % lanes])
+    return e.stage(shape, lambda n, o: acc[n, o // lanes, o % lanes] + bias[o])

@@ -10,9 +10,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hwprune.capture.captured import Captured
 from hwprune.capture.trainable import TrainableGraph
-from hwprune.extent import Extent
 from hwprune.dependency.groups import Dependencies
 from hwprune.errors import SurgeryError
+from hwprune.extent import Extent
 from hwprune.surgery.constants import rewrite_constants
 from hwprune.surgery.selection import cut_tensor, select, widths_of
 

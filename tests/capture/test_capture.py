@@ -96,6 +96,14 @@ def test_batch_statistics_in_eval_mode_stay() -> None:
     torch.testing.assert_close(graph(IMAGE), model(IMAGE))
 
 
+def test_cumulative_average_still_moves() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, momentum=None))
+    graph = capture(model, IMAGE).graph
+    graph.train()
+    graph(IMAGE)
+    assert not torch.equal(graph.get_buffer("1.running_mean"), torch.zeros(4))
+
+
 class _Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -385,6 +385,32 @@ def test_shared_parameters_stay_shared() -> None:
     assert model.twin.in_features == 3
 
 
+class _Autoencoder(nn.Module):
+    """The decoder reads with the transposed weight of the encoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode = nn.Linear(6, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(torch.sigmoid(self.encode(x)), self.encode.weight.t())
+
+
+def test_transposed_weights_are_producer_and_consumer() -> None:
+    captured = capture(_Autoencoder(), torch.randn(3, 6))
+    deps = analyse(captured)
+    roles = [(m.param, m.dim, m.role) for m in deps.group("encode").members]
+    assert sorted(roles) == [
+        ("encode.bias", 0, "channelwise"),
+        ("encode.weight", 0, "consumer"),
+        ("encode.weight", 0, "producer"),
+    ]
+    model, reason = prune_model(captured, deps, {"encode": [1, 3, 6]})
+    assert reason is None
+    assert isinstance(model, _Autoencoder)
+    assert model.encode.out_features == 3
+
+
 def test_units_of_several_features() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:

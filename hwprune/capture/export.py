@@ -68,6 +68,7 @@ def capture(model: nn.Module, example_inputs: torch.Tensor | tuple[torch.Tensor,
     if not isinstance(unlifted, fx.GraphModule):  # pragma: no cover - torch's own contract
         raise CaptureError(f"torch.export gave a {type(unlifted).__name__}, not a graph module")
     normalize(unlifted, aliases=_aliases(twin))
+    _revive_cumulative_averages(twin, unlifted.graph)
     remember_eval_mode(unlifted.graph)
     graph = TrainableGraph(unlifted, unlifted.graph, class_name=type(model).__name__)
     graph.eval()
@@ -86,6 +87,20 @@ def _as_tuple(example_inputs: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[
     if not inputs:
         raise CaptureError("no example inputs were given", hint="pass a tensor or a tuple of tensors")
     return tuple(value.detach() for value in inputs)
+
+
+def _revive_cumulative_averages(twin: nn.Module, graph: fx.Graph) -> None:
+    """``momentum=None`` is exported as 0 in eval mode: training would never move the statistics."""
+    cumulative = {
+        path
+        for path, module in twin.named_modules()
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) and module.momentum is None
+    }
+    for node in graph.nodes:
+        if node.op == "call_function" and str(node.target) == "aten.batch_norm.default":
+            stack = list((node.meta.get("nn_module_stack") or {}).values())
+            if stack and str(stack[-1][0]).split("@")[0] in cumulative:
+                node.update_arg(6, 0.1)
 
 
 def _aliases(model: nn.Module) -> dict[str, str]:

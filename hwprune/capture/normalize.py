@@ -8,6 +8,7 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
+from hwprune.capture.fold import fold_constants
 from hwprune.capture.inplace import make_functional
 
 # Values pass through these unchanged; autograd too.
@@ -21,8 +22,9 @@ def normalize(module: fx.GraphModule, aliases: Mapping[str, str]) -> None:
     """Rewrite the graph of ``module`` in place.
 
     Tensors that share storage in the model get one ``get_attr`` node (under the first of their
-    names), in-place operators become functional, operators without effect go, constant batch
-    sizes in reshapes become -1, and dead code is removed.
+    names), constants that are built in place are computed, in-place operators become functional,
+    operators without effect go, constant batch sizes in reshapes become -1, and dead code is
+    removed.
 
     Parameters
     ----------
@@ -38,6 +40,7 @@ def normalize(module: fx.GraphModule, aliases: Mapping[str, str]) -> None:
     """
     graph = module.graph
     _merge_parameters(graph, aliases)
+    fold_constants(module, aliases)
     make_functional(graph)
     for node in list(graph.nodes):
         name = str(node.target) if node.op == "call_function" else ""

@@ -23,7 +23,8 @@ class TrainableGraph(fx.GraphModule):
 
     In an exported graph the mode of BatchNorm and dropout is an argument of the node, frozen at
     export. Here the two methods rewrite those arguments. A BatchNorm that uses batch statistics
-    even in eval mode (``track_running_stats=False``) keeps doing so.
+    even in eval mode (``track_running_stats=False``) keeps doing so. One with ``momentum=None``
+    (average over all batches) takes an exponential average with momentum 0.1 here.
     """
 
     def train(self, mode: bool = True) -> Self:

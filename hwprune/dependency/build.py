@@ -47,8 +47,9 @@ def build_members(tracker: Tracker, names: Mapping[Axis, str]) -> dict[str, list
             for axis, runs in runs_of(layout or ()).items():
                 if axis not in names:
                     continue
-                role, user = tracker.roles.get((node, dim), ("channelwise", next(iter(node.users))))
-                members[names[axis]].append(Member(str(node.target), dim, role, user.name, tuple(runs)))
+                roles = tracker.roles.get((node, dim), {"channelwise": next(iter(node.users))})
+                for role, user in roles.items():
+                    members[names[axis]].append(Member(str(node.target), dim, role, user.name, tuple(runs)))
     return members
 
 

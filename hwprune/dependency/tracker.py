@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -32,18 +33,23 @@ class Tracker:
     producers
         ``(module path, node, layout)`` of every layer that makes channels.
     roles
-        ``(get_attr node, dimension)`` to (role, node of the layer).
+        ``(get_attr node, dimension)`` to its roles, each with the first node of a layer in it.
+        A weight that one layer makes channels with and another, transposed, reads them with has
+        two.
     merges
         Nodes that combine several tensors position by position.
+    blocked
+        Nodes without a rule, with the reason that the ledger gives for what they touch.
     """
 
     dims: dict[fx.Node, list[Layout | None]] = field(default_factory=dict[fx.Node, list[Layout | None]])
     frozen: list[tuple[Layout, str]] = field(default_factory=list[tuple[Layout, str]])
     producers: list[tuple[str, fx.Node, Layout]] = field(default_factory=list[tuple[str, fx.Node, Layout]])
-    roles: dict[tuple[fx.Node, int], tuple[str, fx.Node]] = field(
-        default_factory=dict[tuple[fx.Node, int], tuple[str, fx.Node]]
+    roles: dict[tuple[fx.Node, int], dict[str, fx.Node]] = field(
+        default_factory=dict[tuple[fx.Node, int], dict[str, fx.Node]]
     )
     merges: set[fx.Node] = field(default_factory=set[fx.Node])
+    blocked: dict[fx.Node, str] = field(default_factory=dict[fx.Node, str])
 
     def of(self, value: object) -> list[Layout | None]:
         """Layouts of a tensor argument; a parameter's dimensions are open until a rule ties them."""
@@ -82,8 +88,18 @@ class Tracker:
         self.producers.append((layer_name(node, weight), node, layout))
 
     def role(self, parameter: object, dim: int, role: str, node: fx.Node) -> None:
-        if isinstance(parameter, fx.Node):
-            self.roles.setdefault((parameter, dim), (role, node))
+        """Note what ``node`` does with a dimension of a weight, seen through transpositions."""
+        while isinstance(parameter, fx.Node) and parameter.op == "call_function":
+            layout = self.dims[parameter][dim]
+            source = parameter.args[0] if parameter.args else None
+            if layout is None or not isinstance(source, fx.Node) or source not in self.dims:
+                return
+            found = [d for d, other in enumerate(self.dims[source]) if other is layout]
+            if len(found) != 1:
+                return
+            parameter, dim = source, found[0]
+        if isinstance(parameter, fx.Node) and parameter.op == "get_attr":
+            self.roles.setdefault((parameter, dim), {}).setdefault(role, node)
 
     def store(self, node: fx.Node, dims: Dims) -> None:
         """Record a rule's answer; it must fit the tensor."""
@@ -102,7 +118,10 @@ class Tracker:
         self.dims[node] = list(dims)
 
     def block(self, node: fx.Node, reason: str) -> None:
-        """Keep every channel that enters ``node``; its outputs have fixed sizes."""
+        """Keep every channel that enters ``node``; its outputs have fixed sizes, for that reason."""
+        if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
+            reason = self.blocked.get(node.args[0], reason)
+        self.blocked[node] = reason
         for source in node.all_input_nodes:
             for layout in self.dims.get(source, ()):
                 self.keep(layout, reason)
@@ -111,7 +130,7 @@ class Tracker:
                     self.keep(layout, reason)
         sizes = shape(node)
         if sizes is not None:
-            self.dims[node] = [None] * len(sizes)
+            self.dims[node] = [self.fixed(size, reason) for size in sizes]
 
 
 def fresh(size: int) -> Layout:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from torch import fx, nn
 
 from hwprune.artifact import atomic_directory, read_json, sha256_file, write_json
@@ -20,46 +20,19 @@ from hwprune.dependency.groups import Dependencies
 from hwprune.errors import ArtifactError, HwpruneError
 from hwprune.surgery.apply import cut_graph
 from hwprune.surgery.module import cut_parameters
+from hwprune.surgery.record import (
+    CutRecord,
+    DimensionRecord,
+    SavedRecord,
+    WeightsRecord,
+    numbers_of,
+    ranges_of,
+)
 from hwprune.surgery.selection import Cuts, select
 
 PLAN_FILE = "plan.json"
 WEIGHTS_FILE = "weights.safetensors"
 _KIND, _VERSION = "hwprune.pruned", 1
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Dimension(_Record):
-    """Kept indices of one dimension, as half-open ranges."""
-
-    size: int
-    kept: list[tuple[int, int]]
-
-
-class _Cut(_Record):
-    """What is needed to cut a fresh model.
-
-    ``members`` is parameter to dimension to kept indices; ``keep`` is group to kept units;
-    ``inputs`` are shapes and dtypes to capture the graph again (graph form only).
-    """
-
-    form: Literal["module", "graph"]
-    members: dict[str, dict[int, _Dimension]]
-    keep: dict[str, list[tuple[int, int]]]
-    inputs: list[tuple[list[int], str]]
-
-
-class _Weights(_Record):
-    sha256: str
-    shared: dict[str, str]
-
-
-class _Saved(_Record):
-    plan: dict[str, Any]
-    cut: _Cut
-    weights: _Weights
 
 
 @dataclass(frozen=True)
@@ -102,16 +75,16 @@ def save_pruned(
     form: Literal["module", "graph"] = "graph" if isinstance(model, fx.GraphModule) else "module"
     shapes = _shapes(captured.graph) | _shapes(captured.model)
     cuts = select(deps, keep, shapes)
-    cut = _Cut(
+    cut = CutRecord(
         form=form,
         members={
             param: {
-                dim: _Dimension(size=shapes[param][dim], kept=_ranges(kept.tolist()))
+                dim: DimensionRecord(size=shapes[param][dim], kept=ranges_of(kept.tolist()))
                 for dim, kept in dims.items()
             }
             for param, dims in cuts.items()
         },
-        keep={name: _ranges(units) for name, units in keep.items()},
+        keep={name: ranges_of(units) for name, units in keep.items()},
         inputs=[(list(x.shape), str(x.dtype).removeprefix("torch.")) for x in captured.example_inputs],
     )
     return _write(directory, model, dict(plan or {}), cut)
@@ -129,19 +102,19 @@ def replace_weights(source: str | Path, directory: str | Path, model: nn.Module)
     return _write(directory, model, saved.plan, saved.cut)
 
 
-def _write(directory: str | Path, model: nn.Module, plan: dict[str, Any], cut: _Cut) -> Path:
+def _write(directory: str | Path, model: nn.Module, plan: dict[str, Any], cut: CutRecord) -> Path:
     tensors, shared = _unshared(model)
     with atomic_directory(directory, PLAN_FILE) as place:
         safetensors.torch.save_file(tensors, place / WEIGHTS_FILE, metadata={"format": "pt"})
-        weights = _Weights(sha256=sha256_file(place / WEIGHTS_FILE), shared=shared)
-        saved = _Saved(plan=plan, cut=cut, weights=weights)
+        weights = WeightsRecord(sha256=sha256_file(place / WEIGHTS_FILE), shared=shared)
+        saved = SavedRecord(plan=plan, cut=cut, weights=weights)
         write_json(place / PLAN_FILE, _KIND, _VERSION, saved.model_dump(mode="json"))
     return Path(directory)
 
 
-def _read(directory: Path) -> _Saved:
+def _read(directory: Path) -> SavedRecord:
     try:
-        return _Saved.model_validate(read_json(directory / PLAN_FILE, _KIND, _VERSION))
+        return SavedRecord.model_validate(read_json(directory / PLAN_FILE, _KIND, _VERSION))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -182,10 +155,10 @@ def load_pruned(directory: str | Path, factory: Callable[[], nn.Module]) -> Load
     return LoadedModel(model.eval(), saved.plan)
 
 
-def _cut(dense: nn.Module, cut: _Cut, directory: Path) -> nn.Module:
+def _cut(dense: nn.Module, cut: CutRecord, directory: Path) -> nn.Module:
     if cut.form == "graph":
         inputs = tuple(torch.zeros(shape, dtype=getattr(torch, dtype)) for shape, dtype in cut.inputs)
-        keep = {name: _numbers(ranges) for name, ranges in cut.keep.items()}
+        keep = {name: numbers_of(ranges) for name, ranges in cut.keep.items()}
         try:
             captured = capture(dense, inputs)
             return cut_graph(captured, analyse(captured), keep)
@@ -200,7 +173,7 @@ def _cut(dense: nn.Module, cut: _Cut, directory: Path) -> nn.Module:
                 raise _other_architecture(
                     directory, f"{param!r} is {shape}, and dimension {dim} should have size {dimension.size}"
                 )
-            cuts.setdefault(param, {})[dim] = torch.tensor(_numbers(dimension.kept), dtype=torch.int64)
+            cuts.setdefault(param, {})[dim] = torch.tensor(numbers_of(dimension.kept), dtype=torch.int64)
     return cut_parameters(dense, cuts)
 
 
@@ -233,18 +206,3 @@ def _unshared(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     return {name: tuple(tensor.shape) for name, tensor in named}
-
-
-def _ranges(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Sorted numbers as half-open ranges."""
-    out: list[tuple[int, int]] = []
-    for number in numbers:
-        if out and out[-1][1] == number:
-            out[-1] = (out[-1][0], number + 1)
-        else:
-            out.append((number, number + 1))
-    return out
-
-
-def _numbers(ranges: Sequence[tuple[int, int]]) -> list[int]:
-    return [number for start, stop in ranges for number in range(start, stop)]

@@ -96,6 +96,14 @@ def test_batch_statistics_in_eval_mode_stay() -> None:
     torch.testing.assert_close(graph(IMAGE), model(IMAGE))
 
 
+def test_cumulative_average_still_moves() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, momentum=None))
+    graph = capture(model, IMAGE).graph
+    graph.train()
+    graph(IMAGE)
+    assert not torch.equal(graph.get_buffer("1.running_mean"), torch.zeros(4))
+
+
 class _Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -144,8 +152,35 @@ def _chain(module: nn.Module, x: Tensor) -> Tensor:
     return nn.functional.hardtanh_(y, 0, 1.5) + z.mul_(3)
 
 
+def _mask_written(module: nn.Module, x: Tensor) -> Tensor:
+    mask = x.new_zeros((8, 8))
+    for number, rows in enumerate((slice(0, 3), slice(3, 8))):
+        mask[rows] = number + 1.0
+    return x * mask.masked_fill(mask == 1, 0.5)
+
+
+def _mask_written_too_late(module: nn.Module, x: Tensor) -> Tensor:
+    mask = torch.zeros(8, 8)
+    y = x + mask
+    mask[2:] = 1.0
+    return y * mask
+
+
 def _data_dependent(module: nn.Module, x: Tensor) -> Tensor:
     return x if x.sum() > 0 else -x
+
+
+def test_constants_built_in_place_are_computed_once() -> None:
+    model = _Wrapped(_mask_written)
+    captured = capture(model, IMAGE)
+    x = torch.randn(3, 3, 8, 8)
+    torch.testing.assert_close(captured.graph(x), model(x))
+    assert len([n for n in captured.graph.graph.nodes if n.op == "call_function"]) == 1
+
+
+def test_constants_that_change_after_they_were_read_are_refused() -> None:
+    with pytest.raises(CaptureError, match="view"):
+        capture(_Wrapped(_mask_written_too_late), IMAGE)
 
 
 def test_views_written_in_place_are_refused() -> None:

@@ -43,8 +43,6 @@ OP_KINDS: dict[str, str] = {
     "sigmoid": "(x)",
     "gelu": "(x) approximate=none|tanh",
     "tanh": "(x)",
-    # layout
-    "copy": "(x): the same values; gives a network output a plain copy of a tensor used elsewhere",
     "flatten": "(x[N,C,H,W]) -> [N, C*H*W]; fused in front of a linear",
 }
 

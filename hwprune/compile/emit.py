@@ -33,6 +33,10 @@ EMITTERS: dict[str, Callable[[Emitter, KernelOp, Shape], Value]] = {
 }
 
 
+#: Operators that need an exponential.
+COSTLY = frozenset(("silu", "sigmoid", "tanh", "gelu"))
+
+
 def emit(spec: KernelSpec, target: Target) -> Emitted:
     """TE stages of a kernel (:mod:`hwprune.compile.emitter` explains their names).
 
@@ -50,6 +54,7 @@ def emit(spec: KernelSpec, target: Target) -> Emitted:
     if not result.tensor.op.name.startswith("e"):  # an input handed through
         tensor = result.tensor
         result = e.stage(result.shape, lambda *index: tensor[index])
+    costly = any(op.kind in COSTLY for op in spec.ops)
     final, tensor = result.tensor.op.name, result.tensor
     if spec.plain_output and len(result.shape) == 4:
         lanes = e.lanes
@@ -58,4 +63,6 @@ def emit(spec: KernelSpec, target: Target) -> Emitted:
             lambda n, c, h, w: result.tensor[n, c // lanes, h, w, c % lanes],
             name="unpack",
         )
-    return Emitted((*e.inputs, tensor), tensor, final, e.family, frozenset(e.kept), e.tile, e.weight_name)
+    return Emitted(
+        (*e.inputs, tensor), tensor, final, e.family, frozenset(e.kept), e.tile, e.weight_name, costly
+    )

@@ -40,6 +40,8 @@ class Emitted:
     kept: frozenset[str]
     tile: Tile | None
     weight: str
+    #: Whether the point-by-point stages take many instructions an element.
+    costly: bool = False
 
 
 class Emitter:

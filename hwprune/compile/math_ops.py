@@ -127,9 +127,7 @@ def _gelu(x: Any, op: KernelOp) -> Any:
 UNARY: dict[str, Callable[[Any, KernelOp], Any]] = {
     "relu": lambda x, op: tirx.max(x, f32(0.0)),
     "clamp": lambda x, op: clip(x, number(op, "min"), number(op, "max")),
-    "leaky_relu": lambda x, op: let(
-        x, lambda y: tirx.Select(y > f32(0.0), y, y * f32(number(op, "slope")))
-    ),
+    "leaky_relu": lambda x, op: let(x, lambda y: tirx.Select(y > f32(0.0), y, y * f32(number(op, "slope")))),
     "hardswish": lambda x, op: let(x, lambda y: y * clip(y + f32(3.0), 0.0, 6.0) * f32(1 / 6)),
     "hardsigmoid": lambda x, op: clip(x + f32(3.0), 0.0, 6.0) * f32(1 / 6),
     "silu": lambda x, op: let(x, lambda y: y * sigmoid(y)),

@@ -36,6 +36,20 @@ class Prepared:
 
     def finish_tile(self, block: SBlockRV, outer: int) -> None:
         """Vectorise the lanes and unroll the rest of a stage placed inside ``outer`` loops."""
+        s = self.schedule
+        if self.emitted.costly:
+            # Unrolled, a long epilogue would be code for every accumulator, and its constants
+            # would take the registers of the accumulators: store those first.
+            index = next(
+                i for i, read in enumerate(s.get(block).reads) if str(read.source.name).startswith("acc")
+            )
+            copy = s.cache_read(block, index, "local")
+            self._unrolled(copy, outer)
+            s.vectorize(s.get_loops(block)[-1])
+        else:
+            self._unrolled(block, outer)
+
+    def _unrolled(self, block: SBlockRV, outer: int) -> None:
         inner = self.schedule.get_loops(block)[outer:]
         if inner:
             self.schedule.vectorize(inner[-1])

@@ -152,7 +152,7 @@ def bench(
         atomic_write_text(output, json_module.dumps(data, indent=1) + "\n")
 
     def human() -> None:
-        header = ("engine", "median ms", "low", "high", "ratio", "max rel. error")
+        header = ("engine", "median ms", "low", "high", "ratio", "outputs differ by")
         rows = [
             (r["name"], r["median_ms"], r["low_ms"], r["high_ms"], r["ratio"], r["max_rel_error"])
             for r in data["rows"]

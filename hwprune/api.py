@@ -101,7 +101,10 @@ def analyse_model(
     deps = analyse(captured, include=tuple(include), exclude=tuple(exclude))
     if not deps.groups:
         lines = "\n".join(f"  {r.name} ({r.channels} channels): {r.reason}" for r in deps.ledger)
-        raise DependencyError(f"no channel of this model can be pruned:\n{lines}")
+        raise DependencyError(
+            f"no channel of this model can be pruned:\n{lines}",
+            hint="include more layers, or change what the reasons name",
+        )
     return captured, deps
 
 

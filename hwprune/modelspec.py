@@ -154,14 +154,15 @@ def _read_state(path: Path, trust_pickle: bool) -> dict[str, torch.Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except Exception as error:
-        if "weights only load failed" in str(error).lower():
-            refused = _REFUSED.search(str(error))
+        refused = _REFUSED.search(str(error))
+        if refused:
             raise UsageError(
-                f"weights file {path} holds more than tensors{f' ({refused[1]})' if refused else ''} "
+                f"weights file {path} holds more than tensors ({refused[1]}) "
                 "and needs pickle, which can run code",
                 hint="save model.state_dict() as safetensors, or pass --trust-pickle if you made the file",
             ) from error
-        reason = " ".join(str(error).split())[:200]
+        # torch puts a page of advice before what it found.
+        reason = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].split())[:200]
         raise UsageError(
             f"weights file {path} cannot be read: {type(error).__name__}: {reason}",
             hint="give a .safetensors file, or a state dict written by torch.save",

@@ -24,6 +24,9 @@ ISA: dict[str, tuple[int, int]] = {
 }
 
 
+_EXAMPLES = "correct the file; `hwprune targets host` shows all keys of a target that works"
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -125,11 +128,11 @@ def load_target(name_or_path: str | Path, *, threads: int | None = None) -> Targ
     try:
         data = tomllib.loads(path.read_text())
     except FileNotFoundError as error:
-        raise TargetError(f"target file {path} does not exist") from error
+        raise TargetError(f"target file {path} does not exist", hint="check the path") from error
     except OSError as error:
-        raise TargetError(f"target file {path} cannot be read: {error.strerror}") from error
+        raise TargetError(f"target file {path} cannot be read: {error.strerror}", hint="check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise TargetError(f"target file {path} is not valid TOML: {error}") from error
+        raise TargetError(f"target file {path} is not valid TOML: {error}", hint=_EXAMPLES) from error
     data.setdefault("name", path.stem)
     if threads is not None:
         data["threads"] = threads
@@ -150,7 +153,7 @@ def _validate(data: dict[str, Any], path: Path) -> Target:
                 lines.append(f"unknown key '{where}' (nearest valid: '{near[0]}')")
             else:
                 lines.append(f"'{where}': {problem['msg'].lower()}")
-        raise TargetError(f"target file {path}: " + "; ".join(lines)) from error
+        raise TargetError(f"target file {path}: " + "; ".join(lines), hint=_EXAMPLES) from error
 
 
 def _resolve(target: Target) -> Target:

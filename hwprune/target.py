@@ -130,7 +130,9 @@ def load_target(name_or_path: str | Path, *, threads: int | None = None) -> Targ
     except FileNotFoundError as error:
         raise TargetError(f"target file {path} does not exist", hint="check the path") from error
     except OSError as error:
-        raise TargetError(f"target file {path} cannot be read: {error.strerror}", hint="check the path") from error
+        raise TargetError(
+            f"target file {path} cannot be read: {error.strerror}", hint="check the path"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise TargetError(f"target file {path} is not valid TOML: {error}", hint=_EXAMPLES) from error
     data.setdefault("name", path.stem)

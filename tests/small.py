@@ -80,7 +80,7 @@ def train() -> list[tuple[Tensor, Tensor]]:
     return batches(4, 0)
 
 
-def test_data() -> list[tuple[Tensor, Tensor]]:
+def evaluation() -> list[tuple[Tensor, Tensor]]:
     return batches(2, 1)
 
 

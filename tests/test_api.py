@@ -6,7 +6,6 @@ import copy
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import fx, nn
-from torch.fx.passes.infra.pass_manager import PassManager
 
 import hwprune
 from hwprune.errors import DependencyError, PlanError, UsageError
 from hwprune.repair.saved import repair_saved
 from tests.nets import settle
-from tests.small import SHAPE, Frozen, Other, Small, test_data, train
+from tests.small import SHAPE, Frozen, Other, Small, evaluation, train
 
 ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)
@@ -50,6 +47,7 @@ def pruned(model: Small, tables: Path) -> hwprune.Pruned:
         target="host",
         latency="60%",
         tables=tables,
+        checks=1,
         progress=lambda what, done, total: stages.append(what.split()[0]),
     )
     assert {"score", "build", "time"} <= set(stages)
@@ -110,9 +108,10 @@ def test_the_pruned_model_equals_the_masked_original(pruned: hwprune.Pruned, mod
             for layer in consumers:
                 layer.weight[:, gone] = 0.0
     images = torch.randn(5, *SHAPE[1:], generator=torch.Generator().manual_seed(9))
-    expected, found = masked(images), pruned.model.eval()(images)
+    with torch.no_grad():
+        expected, found, dense = masked(images), pruned.model.eval()(images), model(images)
     assert float((expected - found).abs().max()) <= 1e-4 * float(expected.abs().max())
-    assert not torch.allclose(found, model(images), atol=1e-3)
+    assert not torch.allclose(found, dense, atol=1e-3)
     parameters = [sum(p.numel() for p in m.parameters()) for m in (pruned.model, model)]
     assert parameters[0] < 0.6 * parameters[1]
 
@@ -202,33 +201,6 @@ def test_scope_and_refusals(model: Small):
         hwprune.plan(Frozen(), torch.zeros(1, 8))
 
 
-# -- the pass -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("trace", [fx.symbolic_trace, lambda m: torch.export.export(m, (IMAGE,)).module()])
-def test_the_pass_works_in_a_pass_manager(
-    pruned: hwprune.Pruned, model: Small, trace: Callable[[nn.Module], fx.GraphModule]
-):
-    graph = trace(copy.deepcopy(model))
-    before = {name: tensor.clone() for name, tensor in graph.state_dict().items()}
-    result = PassManager([hwprune.PrunePass(pruned.plan, (IMAGE,))])(graph)
-    assert result is not None
-    assert result.modified
-    assert isinstance(result.graph_module, fx.GraphModule)
-    expected = pruned.model.eval()(IMAGE)
-    assert torch.allclose(result.graph_module(IMAGE), expected, rtol=1e-4, atol=1e-5)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in graph.state_dict().items())
-    shapes = {tuple(p.shape) for p in result.graph_module.parameters()}
-    assert tuple(pruned.model.b[0].weight.shape) in shapes  # type: ignore[union-attr, operator, index]
-
-
-def test_a_pass_that_keeps_everything_modifies_nothing(model: Small):
-    graph = fx.symbolic_trace(copy.deepcopy(model))
-    result = hwprune.PrunePass({}, (IMAGE,))(graph)
-    assert not result.modified
-    assert torch.allclose(result.graph_module(IMAGE), model(IMAGE), atol=1e-6)
-
-
 # -- repair on disk -------------------------------------------------------------------------------
 
 
@@ -240,7 +212,7 @@ def on_disk(pruned: hwprune.Pruned, tmp_path: Path) -> Path:
 
 def repaired(source: Path, output: Path, epochs: int, **changes: Any) -> dict[str, Any]:
     options = {"epochs": epochs, "lr": 0.05, "optimizer": "sgd", "seed": 0}
-    rest: dict[str, Any] = {"teacher": None, "test": test_data(), "progress": lambda *_: None, **changes}
+    rest: dict[str, Any] = {"teacher": None, "test": evaluation(), "progress": lambda *_: None, **changes}
     return repair_saved(source, Small, train(), output, options=options, **rest)
 
 

@@ -61,7 +61,9 @@ def test_host_is_what_the_processor_says(
 
 
 def test_the_file_wins_over_what_is_detected(tmp_path: Path):
-    text = 'kind = "cpu"\nisa = "auto"\n[tvm]\nkind = "llvm"\nmcpu = "znver4"\n[alignment.float32]\nconv2d = 3\n'
+    text = (
+        'kind = "cpu"\nisa = "auto"\n[tvm]\nkind = "llvm"\nmcpu = "znver4"\n[alignment.float32]\nconv2d = 3\n'
+    )
     target = load_target(write(tmp_path, text))
     assert target.tvm["mcpu"] == "znver4"
     assert target.multiple("conv2d") == 3

@@ -29,7 +29,8 @@ def register(app: typer.Typer) -> None:
 
 
 def targets(
-    name: Annotated[str | None, typer.Argument(help="Show this target with all its keys.")] = None, json: Json = False
+    name: Annotated[str | None, typer.Argument(help="Show this target with all its keys.")] = None,
+    json: Json = False,
 ) -> None:
     """List the targets, or show one as it resolves on this machine."""
     if name is not None:

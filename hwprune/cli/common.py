@@ -47,9 +47,12 @@ Weights = Annotated[
     ),
 ]
 TrustPickle = Annotated[
-    bool, typer.Option("--trust-pickle", help="Load weights files that can run code. Only for files you made.")
+    bool,
+    typer.Option("--trust-pickle", help="Load weights files that can run code. Only for files you made."),
 ]
-TargetName = Annotated[str, typer.Option("--target", "-t", help="Device: a name from `hwprune targets`, or a .toml file.")]
+TargetName = Annotated[
+    str, typer.Option("--target", "-t", help="Device: a name from `hwprune targets`, or a .toml file.")
+]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads of the compiled module. Default: what the target says.")
 ]
@@ -61,11 +64,13 @@ Exclude = Annotated[list[str] | None, typer.Option(help="Prune no layer that mat
 Care = Annotated[
     str,
     typer.Option(
-        "--profile", help="Care of measurements: quick (busy machine), table (minutes), publish (quiet machine)."
+        "--profile",
+        help="Care of measurements: quick (busy machine), table (minutes), publish (quiet machine).",
     ),
 ]
 Tables = Annotated[
-    Path | None, typer.Option(help="Directory of latency tables. Default: HWPRUNE_TABLES, or the user's cache.")
+    Path | None,
+    typer.Option(help="Directory of latency tables. Default: HWPRUNE_TABLES, or the user's cache."),
 ]
 Minimum = Annotated[float, typer.Option(min=0.0, max=1.0, help="Least share of every group to keep.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]

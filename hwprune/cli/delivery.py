@@ -45,7 +45,9 @@ def register(app: typer.Typer) -> None:
 def repair(
     model: Model,
     pruned: Annotated[Path, typer.Option("--pruned", help="Directory written by prune.")],
-    data: Annotated[str, typer.Option(help="Factory of (inputs, labels) batches to train on: file.py:loader.")],
+    data: Annotated[
+        str, typer.Option(help="Factory of (inputs, labels) batches to train on: file.py:loader.")
+    ],
     output: Output = Path("repaired"),
     weights: Weights = None,
     trust_pickle: TrustPickle = False,

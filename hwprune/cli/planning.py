@@ -32,7 +32,14 @@ from hwprune.cli.common import (
 )
 from hwprune.target import load_target
 
-Latency = Annotated[str, typer.Option("--latency", "-l", help='Budget: a share of the dense model\'s measured latency ("50%") or a time ("8ms").')]
+Latency = Annotated[
+    str,
+    typer.Option(
+        "--latency",
+        "-l",
+        help='Budget: a share of the dense model\'s measured latency ("50%") or a time ("8ms").',
+    ),
+]
 Criterion = Annotated[
     str | None,
     typer.Option(

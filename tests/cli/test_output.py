@@ -16,7 +16,18 @@ from tests.cli.conftest import Command
 from tests.small import Small
 
 SMALL = ("tests.small:Small", "-i", "1x1x8x8")
-VERBS = ("targets", "inspect", "profile", "plan", "prune", "repair", "compile", "bench", "report", "quickstart")
+VERBS = (
+    "targets",
+    "inspect",
+    "profile",
+    "plan",
+    "prune",
+    "repair",
+    "compile",
+    "bench",
+    "report",
+    "quickstart",
+)
 
 
 def one_object(text: str) -> dict[str, object]:
@@ -116,7 +127,14 @@ class TestPlanAndPrune:
     def test_plan_for_people(self, hw: Command):
         ran = hw("plan", *SMALL, "-t", "x86-64-avx512", "-l", "60%", "--data", "tests.small:train")
         assert ran.code == 0, ran.err
-        for word in ("stem.0", "budget", "(60%)", "predicted", "head (4 channels): output of the model", "plan.json"):
+        for word in (
+            "stem.0",
+            "budget",
+            "(60%)",
+            "predicted",
+            "head (4 channels): output of the model",
+            "plan.json",
+        ):
             assert word in ran.out
         assert "score channels by taylor2019" in ran.err
         assert "score" not in ran.out
@@ -183,7 +201,7 @@ class TestPlanAndPrune:
     def test_repair(self, hw: Command, tmp_path: Path):
         assert hw("plan", *SMALL, "-t", "x86-64-avx512", "-l", "60%").code == 0
         assert hw("prune", *SMALL, "-p", "plan.json").code == 0
-        data = ("--data", "tests.small:train", "--evaluate", "tests.small:test_data")
+        data = ("--data", "tests.small:train", "--evaluate", "tests.small:evaluation")
         base = ("repair", SMALL[0], "--pruned", "pruned", *data, "--json")
         only = one_object(hw(*base, "--epochs", "0", "-o", "zero").out)
         assert (only["steps"], only["batchnorms"]) == (0, 3)

@@ -101,7 +101,11 @@ CASES: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "syntax": (("inspect", "syntax.py:make", "-i", "1x1"), 2, ("syntax.py", "SyntaxError")),
     "exits": (("inspect", "exits.py:make", "-i", "1x1"), 2, ("exits.py", "usage: exits")),
     "raises": (("inspect", "tests.small:broken", "-i", "1x1"), 2, ("ValueError: the dog ate the weights",)),
-    "arguments": (("inspect", "tests.small:needs_argument", "-i", "1x1"), 2, ("'width'", "without arguments")),
+    "arguments": (
+        ("inspect", "tests.small:needs_argument", "-i", "1x1"),
+        2,
+        ("'width'", "without arguments"),
+    ),
     "no module": (("inspect", "tests.small:number", "-i", "1x1"), 2, ("returned int, not an nn.Module",)),
     "data": ((*PLAN, "--data", "tests.small:number"), 2, ("data factory", "returned int")),
     "weights": ((*INSPECT, "--weights", "gone.pt"), 2, ("gone.pt does not exist",)),
@@ -152,7 +156,9 @@ def test_bad_input(name: str, hw: Command, place: Path):
 
 def test_trusted_pickle_is_loaded(hw: Command, place: Path):
     """The trap springs only when asked to: the case above would not see a trap that cannot."""
-    assert_refused(hw(*INSPECT, "--weights", "trap.pt", "--trust-pickle"), 2, "does not fit the model", "trap")
+    assert_refused(
+        hw(*INSPECT, "--weights", "trap.pt", "--trust-pickle"), 2, "does not fit the model", "trap"
+    )
     assert (place / "sprung").exists()
 
 
@@ -206,7 +212,9 @@ def test_a_criterion_that_needs_data(hw: Command, place: Path):
 def test_a_place_that_nobody_can_write(hw: Command, place: Path):
     assert hw(*PLAN).code == 0
     before = tree(place)
-    assert_refused(hw("prune", *SMALL, "-p", "plan.json", "-o", "/proc/pruned"), 1, "/proc/pruned cannot be written")
+    assert_refused(
+        hw("prune", *SMALL, "-p", "plan.json", "-o", "/proc/pruned"), 1, "/proc/pruned cannot be written"
+    )
     assert_refused(hw(*PLAN, "-o", "/proc/plan.json"), 1, "/proc/plan.json cannot be written")
     assert tree(place) == before
 
@@ -267,7 +275,11 @@ def test_tables_that_do_not_fit(
 ):
     manifest, csv = foreign_table / "manifest.json", foreign_table / "table.csv"
     if damage in ("pipeline", "device"):
-        change = {"pipeline": "feedfeedfeed"} if damage == "pipeline" else {"device": {"slug": "pocket-calculator"}}
+        change = (
+            {"pipeline": "feedfeedfeed"}
+            if damage == "pipeline"
+            else {"device": {"slug": "pocket-calculator"}}
+        )
         for path in foreign_table.iterdir():
             path.unlink()
         TableWriter(foreign_table, MANIFEST.model_copy(update={**here(), **change})).close()

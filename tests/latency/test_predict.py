@@ -120,7 +120,9 @@ def test_untrusted_rows_are_used_only_when_asked_for():
         found.costs(table(rows))
     with pytest.raises(KernelMissError, match="untrusted"):
         found.sum_ns(widths, table(rows))
-    assert np.array_equal(lenient.costs(table(rows))[0].cost_ns, found.costs(table(grid_rows(found)))[0].cost_ns)
+    assert np.array_equal(
+        lenient.costs(table(rows))[0].cost_ns, found.costs(table(grid_rows(found)))[0].cost_ns
+    )
     assert lenient.disturbed(widths, table(rows)) == 1
     assert lenient.disturbed(dict.fromkeys(AB.groups, 128), table(rows)) == 0
 

@@ -25,7 +25,7 @@ def test_modules_and_files(tmp_path: Path):
     assert isinstance(load_model("tests.small:Small"), Small)
     (tmp_path / "neighbour_of_net.py").write_text("WIDTH = 7\n")
     (tmp_path / "some_net.py").write_text(
-        "from torch import nn\nfrom neighbour_of_net import WIDTH\n\ndef make():\n    return nn.Linear(WIDTH, 2)\n"
+        "from torch import nn\nfrom neighbour_of_net import WIDTH\ndef make(): return nn.Linear(WIDTH, 2)\n"
     )
     found = load_model(f"{tmp_path / 'some_net.py'}:make")
     assert isinstance(found, nn.Linear)

@@ -27,7 +27,7 @@ err = Console(stderr=True, highlight=False)
 Model = Annotated[
     str,
     typer.Argument(
-        help="Factory of the dense model, called without arguments: package.module:factory or file.py:factory.",
+        help="Factory of the dense model, takes no arguments: package.module:factory or file.py:factory.",
         show_default=False,
     ),
 ]

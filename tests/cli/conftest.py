@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,6 @@ import pytest
 import torch
 
 from hwprune.cli import main
-from hwprune.latency.kernel import KernelSpec
-from hwprune.latency.program import Program
-from hwprune.latency.table import LatencyTable
-from hwprune.measure.stats import Summary
-from hwprune.planner.workbench import Workbench
-from tests.planner.fakes import row, table
 
 torch.set_num_threads(1)
 

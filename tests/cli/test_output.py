@@ -191,6 +191,15 @@ class TestPlanAndPrune:
         state = load_file(tmp_path / "pruned" / "weights.safetensors")
         assert torch.equal(state["stem.0.weight"], Small().stem[0].weight[[1, 4, 5, 6, 30]])
 
+    def test_a_plan_for_some_layers_needs_the_same_scope(self, hw: Command):
+        avx512 = ("-t", "x86-64-avx512")
+        assert hw("plan", *SMALL, *avx512, "-l", "80%", "--include", "a.*").code == 0
+        ran = hw("prune", *SMALL, "-p", "plan.json")
+        assert ran.code == 1
+        assert "does not mention group 'stem.0'" in ran.err
+        assert "same include and exclude patterns" in ran.err
+        assert hw("prune", *SMALL, "-p", "plan.json", "--include", "a.*").code == 0
+
     def test_pruning_again_replaces_only_our_own(self, hw: Command, tmp_path: Path):
         assert hw("plan", *SMALL, "-t", "x86-64-avx512", "-l", "60%").code == 0
         assert hw("prune", *SMALL, "-p", "plan.json").code == 0

@@ -31,7 +31,7 @@ class KernelLibrary:
     weights: tuple[Shape, ...]
 
 
-def suggested_copies(spec: KernelSpec, target: Target, cache_bytes: int = 1 << 26, most: int = 16) -> int:
+def suggested_copies(spec: KernelSpec, target: Target, cache_bytes: int = 1 << 25, most: int = 64) -> int:
     """Copies whose weights together do not fit a cache of ``cache_bytes``, within 1 and ``most``."""
     layouts = input_layouts(spec, target)
     size = 4 * sum(

@@ -2,8 +2,8 @@
 
 A *kernel* is one fused loop nest: an anchor (convolution, dense layer, pooling) and the
 elementwise operators behind it. ``KernelSpec`` describes it completely, so that the profiler can
-build it alone and the compiler can build the same one inside a network. A latency table holds one row for each; its directory says
-for which target, device and pipeline.
+build it alone and the compiler can build the same one inside a network. A latency table holds one
+row for each; its directory says for which target, device and pipeline.
 A *family* is a kernel whose channel counts are left open, as sums of group widths.
 """
 

@@ -87,6 +87,7 @@ CONVOLUTIONS = [
     conv(1, 16, 8, 8, 16, 3, pads=(0, 1, 2, 0)),
     conv(1, 16, 8, 8, 16, 3, p=0),
     conv(1, 24, 1, 1, 40, 1),
+    conv(2, 128, 7, 7, 80, 3),
     conv(1, 64, 9, 9, 64, 3, g=2),
     conv(1, 64, 9, 9, 64, 3, g=8, s=2),
     conv(1, 24, 9, 9, 36, 3, g=3),
@@ -201,3 +202,11 @@ def test_two_threads_give_the_same():
         pool("max_pool2d", (1, 64, 16, 16), 3, 2, 1),
     ]
     assert max(run_all(specs, target)) < 1e-4
+
+
+def test_large_weights_are_prefetched():
+    from hwprune.compile.primfunc import build_primfunc
+
+    target = load_target("host")
+    assert "prefetch" in build_primfunc(conv(1, 128, 7, 7, 80, 3), target).script()
+    assert "prefetch" not in build_primfunc(conv(1, 16, 7, 7, 16, 3), target).script()

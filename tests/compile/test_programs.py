@@ -281,7 +281,7 @@ def test_kernel_library_runs_the_shipped_kernel(tmp_path):
 def test_copies_fill_the_cache():
     small = KernelSpec((data(1, 16), weight(16, 16)), (op("linear", 0, 1, -1),))
     large = KernelSpec((data(1, 4096), weight(8192, 4096)), (op("linear", 0, 1, -1),))
-    assert suggested_copies(small, TARGET) == 16
+    assert suggested_copies(small, TARGET) == 64
     assert suggested_copies(large, TARGET) == 1
     assert suggested_copies(KernelSpec((data(1, 16),), (op("relu", 0),)), TARGET) == 1
 

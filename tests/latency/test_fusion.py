@@ -10,7 +10,8 @@ from torch.nn import functional as f
 from hwprune.capture import capture
 from hwprune.dependency import analyse
 from hwprune.errors import UnsupportedOperatorError
-from hwprune.latency.fusion import FusedGraph, fuse
+from hwprune.latency.fused import FusedGraph
+from hwprune.latency.fusion import fuse
 from tests.latency.interpreter import run
 from tests.zoo import torchvision_models
 

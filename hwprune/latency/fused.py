@@ -1,0 +1,92 @@
+"""A network as fused kernels with open widths: what fusion makes, and what is read from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import fx
+
+from hwprune.extent import Extent
+from hwprune.latency import operators as ops
+from hwprune.latency.folding import Weight
+from hwprune.latency.kernel import FamilyInput, KernelFamily, KernelOp
+from hwprune.latency.program import Program, Source, Step
+
+
+@dataclass(frozen=True)
+class FusedStep:
+    """One kernel before shapes are fixed.
+
+    ``inputs`` are tensor nodes or weights, in the order of the kernel's inputs; ``node`` is the
+    graph node whose value the kernel produces.
+    """
+
+    name: str
+    ops: tuple[KernelOp, ...]
+    inputs: tuple[fx.Node | Weight, ...]
+    node: fx.Node
+    plain_output: bool
+
+
+@dataclass(frozen=True)
+class FusedGraph:
+    """The kernels of a network in execution order."""
+
+    graph: fx.GraphModule
+    placeholders: tuple[fx.Node, ...]
+    steps: tuple[FusedStep, ...]
+    outputs: tuple[fx.Node, ...]
+
+    def families(self, extents: Mapping[str, Sequence[Extent]] | None = None) -> tuple[KernelFamily, ...]:
+        """One family per step; without ``extents`` every dimension is fixed."""
+        return tuple(self._family(step, extents or {}) for step in self.steps)
+
+    def program(self) -> Program:
+        """The network with its present shapes and weights, BatchNorm folded (float32)."""
+        return self._link(self.families(), {}, lambda weight, _: weight.value(self.graph))
+
+    def shape_program(self, families: Sequence[KernelFamily], widths: Mapping[str, int]) -> Program:
+        """The network at other widths, for timing: right shapes, weights that hold no memory."""
+        return self._link(families, widths, lambda _, shape: np.broadcast_to(np.float32(0), shape))
+
+    def _link(
+        self,
+        families: Sequence[KernelFamily],
+        widths: Mapping[str, int],
+        values: Callable[[Weight, tuple[int, ...]], np.ndarray],
+    ) -> Program:
+        made: dict[fx.Node, Source] = {p: Source("input", i) for i, p in enumerate(self.placeholders)}
+        weights: list[np.ndarray] = []
+        steps: list[Step] = []
+        for number, (step, family) in enumerate(zip(self.steps, families, strict=True)):
+            spec = family.at(widths)
+            sources: list[Source] = []
+            for item, wanted in zip(step.inputs, spec.inputs, strict=True):
+                if isinstance(item, Weight):
+                    sources.append(Source("weight", len(weights)))
+                    weights.append(values(item, wanted.shape))
+                else:
+                    sources.append(made[item])
+            steps.append(Step(step.name, spec, tuple(sources)))
+            made[step.node] = Source("step", number)
+        return Program(
+            tuple(ops.shape(p) for p in self.placeholders),
+            tuple(steps),
+            tuple(made[node] for node in self.outputs),
+            tuple(weights),
+        )
+
+    def _family(self, step: FusedStep, extents: Mapping[str, Sequence[Extent]]) -> KernelFamily:
+        def dims(node: fx.Node) -> tuple[Extent, ...]:
+            found = extents.get(node.name)
+            return tuple(found) if found is not None else tuple(Extent(size) for size in ops.shape(node))
+
+        inputs: list[FamilyInput] = []
+        for item in step.inputs:
+            if isinstance(item, Weight):
+                inputs.append(FamilyInput(item.dims(dims(item.node)), "weight"))
+            else:
+                inputs.append(FamilyInput(dims(item), "input" if item.op == "placeholder" else "data"))
+        return KernelFamily(step.name, tuple(inputs), step.ops, step.plain_output)

@@ -45,9 +45,9 @@ def pruned(model: Small, tables: Path) -> hwprune.Pruned:
         model,
         IMAGE,
         target="host",
-        latency="60%",
+        latency="70%",
         tables=tables,
-        checks=1,
+        checks=0,  # other programs on this machine must not decide about a test
         progress=lambda what, done, total: stages.append(what.split()[0]),
     )
     assert {"score", "build", "time"} <= set(stages)
@@ -78,7 +78,7 @@ def test_the_model_is_left_as_it_was(pruned: hwprune.Pruned, model: Small):
 
 def test_the_plan_keeps_its_budget_with_aligned_widths(pruned: hwprune.Pruned):
     plan = pruned.plan
-    assert plan.predicted_ns <= plan.budget_ns == pytest.approx(0.6 * plan.dense_ns)
+    assert plan.predicted_ns <= plan.budget_ns == pytest.approx(0.7 * plan.dense_ns)
     assert plan.provenance == "measured"
     assert plan.solver == "milp"
     assert 0 <= plan.gap <= 1e-3

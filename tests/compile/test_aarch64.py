@@ -66,9 +66,7 @@ def test_convolutions_are_vector_code(tmp_path):
 def test_a_missing_linker_is_named(monkeypatch):
     monkeypatch.setattr(link.shutil, "which", lambda name: None)
     monkeypatch.setattr(link.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        CompileError, match=r"riscv64[\s\S]*binutils-riscv64-linux-gnu[\s\S]*hwprune\[cross\]"
-    ):
+    with pytest.raises(CompileError, match=r"riscv64[\s\S]*binutils-riscv64-[\s\S]*hwprune\[cross\]"):
         linker_command.__wrapped__("riscv64")
     with pytest.raises(CompileError, match="gcc or clang"):
         linker_command.__wrapped__(host_architecture())

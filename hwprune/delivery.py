@@ -19,7 +19,7 @@ from hwprune.measure.compare import Comparison, compare
 from hwprune.measure.contenders import Contender, bundle_contender, onnx_contender, torch_contender
 from hwprune.measure.export import onnx_export, save_exported
 from hwprune.measure.stopping import MeasureProfile
-from hwprune.target import Target
+from hwprune.target import Target, require_runnable
 
 #: Compiled float32 outputs differ from PyTorch by rounding only: at most this, relative to the
 #: largest output.
@@ -52,7 +52,11 @@ def compile_model(
     ------
     CompileError
         No code generator, TVM failed, or the outputs differ by more than ``1e-4``.
+    TargetError
+        The check was asked for, and this machine cannot run the target.
     """
+    if check:
+        require_runnable(target)
     captured = capture(model, tuple(example_inputs))
     module = compile_program(fuse(captured.graph).program(), target)
     if not check:

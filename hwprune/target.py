@@ -15,11 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hwprune.errors import TargetError
 
-#: SIMD instruction sets: (float32 lanes, vector registers).
+#: SIMD instruction sets: (float32 lanes, vector registers that a register tile may fill). Of
+#: NEON's 32 a tile may fill 24: its multiply-adds take no operand from memory, so the inputs that
+#: are being multiplied need registers as well, and a larger tile would be spilled.
 ISA: dict[str, tuple[int, int]] = {
     "avx512": (16, 32),
     "avx2": (8, 16),
-    "neon": (4, 32),
+    "neon": (4, 24),
+    "neon8": (8, 14),  # blocks of two registers
     "scalar": (1, 16),
 }
 
@@ -105,6 +108,23 @@ def targets_directory() -> Path:
 def available() -> list[str]:
     """Names of the shipped targets."""
     return sorted(p.stem for p in targets_directory().glob("*.toml"))
+
+
+def require_measurable(target: Target) -> None:
+    """Refuse a target that cannot be timed from here, before anything is built for it.
+
+    Raises
+    ------
+    TargetError
+        There is no runner of its kind, or this machine lacks its instructions.
+    """
+    if target.runner != "local":
+        raise TargetError(
+            f"target '{target.name}' cannot be timed: there is no runner '{target.runner}' yet",
+            hint="compile for it with `hwprune compile --no-check`, and time the bundle on the device with"
+            " its run.py; or, on the device itself, use --target host",
+        )
+    require_runnable(target)
 
 
 def load_target(name_or_path: str | Path, *, threads: int | None = None) -> Target:
@@ -221,7 +241,12 @@ def require_runnable(target: Target) -> None:
     TargetError
         Naming what is missing.
     """
-    needs = {"avx512": {"avx512f", "avx512bw"}, "avx2": {"avx2", "fma"}, "neon": {"asimd"}}
+    needs = {
+        "avx512": {"avx512f", "avx512bw"},
+        "avx2": {"avx2", "fma"},
+        "neon": {"asimd"},
+        "neon8": {"asimd"},
+    }
     missing = needs.get(target.isa, set()) - cpu_flags()
     if target.kind == "cpu" and missing:
         raise TargetError(

@@ -25,7 +25,7 @@ from hwprune.measure.runners.local import LocalRunner
 from hwprune.measure.stopping import QUICK, MeasureProfile
 from hwprune.measure.sweep import ProfileReport, Progress, Sweep
 from hwprune.measure.table_writer import TableWriter
-from hwprune.target import Target, require_runnable
+from hwprune.target import Target, require_measurable
 
 BATCH = 32
 #: A sweep of this many kernels or fewer is part of a larger job.
@@ -90,7 +90,7 @@ def profile(
     """
     with ExitStack() as stack:
         if runner is None:
-            require_runnable(target)
+            require_measurable(target)
             runner = LocalRunner(target.threads)
             stack.callback(runner.close)
         if builder is None:

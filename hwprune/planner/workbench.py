@@ -24,7 +24,7 @@ from hwprune.measure.profile import profile as profile_kernels
 from hwprune.measure.stats import Summary
 from hwprune.measure.stopping import PROFILES, MeasureProfile
 from hwprune.planner.widths import GroupWidths, group_widths
-from hwprune.target import Target, require_runnable
+from hwprune.target import Target, require_measurable
 
 #: Reports long work: what, how much is done, of how much.
 Progress = Callable[[str, int, int], None]
@@ -88,7 +88,7 @@ class Workbench:
 
     def measure_kernels(self, specs: Sequence[KernelSpec]) -> LatencyTable:
         """Bring the kernels that the table lacks into it, and return the table."""
-        require_runnable(self.target)
+        require_measurable(self.target)
         profile_kernels(
             specs,
             self.target,
@@ -111,7 +111,7 @@ class Workbench:
 
     def time_networks(self, programs: Mapping[str, Program]) -> dict[str, Summary]:
         """Build programs through the shipping pipeline and time them end to end, interleaved."""
-        require_runnable(self.target)
+        require_measurable(self.target)
         with tempfile.TemporaryDirectory(prefix="hwprune-") as scratch:
             libraries: dict[str, Path] = {}
             for number, (name, program) in enumerate(programs.items()):

@@ -114,7 +114,7 @@ def profile(
         if warning:
             report.warnings.append(warning)
             _log.warning(warning)
-        scratch = stack.enter_context(_scratch(writer.directory))
+        scratch = stack.enter_context(scratch_directory(writer.directory))
         sweep = Sweep(writer, builder, runner, profile, report, scratch, progress, len(todo), retries, choices)
         try:
             sweep.prepare_sentinel()
@@ -139,7 +139,7 @@ def _done(row: Row | None) -> bool:
 
 
 @contextmanager
-def _scratch(directory: Path) -> Generator[Path]:
+def scratch_directory(directory: Path) -> Generator[Path]:
     """Where libraries are built: inside the table, so that the next sweep clears what a kill left."""
     for old in directory.glob(".build-*"):
         shutil.rmtree(old, ignore_errors=True)

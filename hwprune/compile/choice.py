@@ -6,6 +6,7 @@ from hwprune.compile.chosen import DIRECT
 from hwprune.compile.layout import conv_plan
 from hwprune.compile.shapes import infer_shapes
 from hwprune.compile.tiles import Tile, candidate_tiles
+from hwprune.compile.winograd import winograd_choices
 from hwprune.latency.choice import Choice
 from hwprune.latency.kernel import KernelSpec
 from hwprune.target import Target
@@ -30,7 +31,8 @@ def choices_for(spec: KernelSpec, target: Target) -> tuple[Choice, ...]:
     geometry, default = conv_plan(spec, conv, infer_shapes(spec), target)
     tiles = candidate_tiles(geometry, target.vector_registers, TILINGS)
     direct = [_direct(default), *(_direct(tile) for tile in tiles)]
-    return tuple(dict.fromkeys(direct))
+    other = winograd_choices(geometry, target.vector_registers) if target.winograd else ()
+    return tuple(dict.fromkeys([*direct, *other]))
 
 
 def _direct(tile: Tile) -> Choice:

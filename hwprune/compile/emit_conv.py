@@ -39,6 +39,11 @@ def _padded(
     return te.compute((*shape[:2], *size, *shape[4:]), body, name="pad")
 
 
+def padded_input(e: Emitter, x: Value, top: int, left: int, size: tuple[int, int]) -> Tensor:
+    """A zero-padded copy of an input, ``size`` rows and columns."""
+    return _padded(e, x, top, left, size, 0.0, copy=True)
+
+
 def with_bias(e: Emitter, acc: Tensor, bias: Tensor | None, shape: Shape) -> Value:
     if bias is None:
         return e.stage(shape, lambda *index: acc[index])

@@ -15,6 +15,7 @@ from hwprune.compile.layout import InputLayout, input_layouts, packed_shape
 from hwprune.compile.shapes import Shape, infer_shapes
 from hwprune.compile.tiles import Tile
 from hwprune.compile.tvm_api import Tensor, te, tirx
+from hwprune.compile.winograd import WinogradPlan
 from hwprune.errors import UnsupportedOperatorError
 from hwprune.latency.choice import Choice
 from hwprune.latency.kernel import KernelOp, KernelSpec
@@ -41,6 +42,7 @@ class Emitted:
     kept: frozenset[str]
     tile: Tile | None
     weight: str
+    winograd: WinogradPlan | None = None
 
 
 class Emitter:
@@ -55,6 +57,7 @@ class Emitter:
         self.layouts: tuple[InputLayout, ...] = input_layouts(spec, target, choice)
         self.family = "elementwise"
         self.tile: Tile | None = None
+        self.winograd: WinogradPlan | None = None
         self.weight_name = ""
         self.kept: set[str] = set()
         self.count = 0

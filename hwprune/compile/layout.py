@@ -14,6 +14,7 @@ import numpy as np
 from hwprune.compile.shapes import Shape, infer_shapes, integers
 from hwprune.compile.chosen import DIRECT, chosen_tile
 from hwprune.compile.tiles import ConvGeometry, Tile, ceil_div, choose_tile, conv_geometry
+from hwprune.compile.winograd import WinogradPlan, is_winograd, pack_winograd, winograd_plan
 from hwprune.errors import UnsupportedOperatorError
 from hwprune.latency.choice import Choice
 from hwprune.latency.kernel import KernelOp, KernelSpec
@@ -43,7 +44,7 @@ class InputLayout:
     """Physical form of one kernel input.
 
     ``form`` is ``plain``, ``packed``, ``vector`` (per channel, zero-padded to whole blocks),
-    ``conv``, ``depthwise`` or ``linear``; ``detail`` holds what packing those needs.
+    ``conv``, ``winograd``, ``depthwise`` or ``linear``; ``detail`` holds what packing those needs.
     """
 
     form: str
@@ -111,6 +112,12 @@ def _pack_linear(array: np.ndarray, layout: InputLayout) -> np.ndarray:
     return full.reshape(-1, layout.lanes, inner).transpose(0, 2, 1)
 
 
+def _pack_winograd(array: np.ndarray, layout: InputLayout) -> np.ndarray:
+    (plan,) = layout.detail
+    assert isinstance(plan, WinogradPlan)
+    return pack_winograd(array, plan)
+
+
 _PACKERS = {
     "plain": _pack_plain,
     "packed": _pack_packed,
@@ -118,6 +125,7 @@ _PACKERS = {
     "conv": _pack_conv,
     "depthwise": _pack_depthwise,
     "linear": _pack_linear,
+    "winograd": _pack_winograd,
 }
 
 
@@ -132,6 +140,15 @@ def conv_plan(
     if choice is not None and choice.rule == DIRECT:
         return geometry, chosen_tile(geometry, choice)
     return geometry, choose_tile(geometry, target.vector_registers)
+
+
+def winograd_of(
+    spec: KernelSpec, op: KernelOp, shapes: list[Shape], target: Target, choice: Choice | None
+) -> tuple[ConvGeometry, WinogradPlan]:
+    """Geometry and plan of a ``conv2d`` op that a choice wants computed by Winograd's algorithm."""
+    assert choice is not None
+    geometry, _ = conv_plan(spec, op, shapes, target)
+    return geometry, winograd_plan(geometry, choice)
 
 
 def flattened_shape(spec: KernelSpec, value: int, shapes: list[Shape]) -> Shape | None:
@@ -161,6 +178,9 @@ def _weight_layout(
         return vector
     if op.kind == "conv2d" and slot == 1:
         g, tile = conv_plan(spec, op, shapes, target, choice)
+        if is_winograd(choice):
+            _, plan = winograd_of(spec, op, shapes, target, choice)
+            return InputLayout("winograd", plan.weight_shape, lanes, (plan,))
         lane_axis = () if g.plain_input else (lanes,)
         physical = (
             tile.blocks // tile.block_tile,

@@ -43,7 +43,7 @@ def winograd_conv2d(e: Emitter, op: KernelOp, shape: Shape) -> Value:
         (size, size, g.batch, plan.out_blocks, rows, cols, lanes),
         lambda i, j, n, o, y, x, l: te.sum(
             spectrum[i, j, n, block, y, x, lane]
-            * weight[i * size + j, o // t, block, lane, o % t * lanes + l],
+            * weight[(i * size + j) * (plan.out_blocks // t) + o // t, block, lane, o % t * lanes + l],
             axis=[block, lane],
         ),
         name="acc",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hwprune.compile.prefetch import prefetch_weights
 from hwprune.compile.prepared import Prepared
 from hwprune.compile.tvm_api import SBlockRV
 
@@ -24,33 +25,27 @@ def winograd_rule(p: Prepared) -> bool:
     s.reverse_compute_at(out, col)
     p.finish_tile(out, 5)
     _finish(s, lane, row_in, col_in)
-    s.compute_at(up, col)
+    s.compute_at(up, col, preserve_unit_loops=True)
     s.set_scope(up, 0, "local")
     *_, i, j, lane = s.get_loops(up)
     _finish(s, lane, i, j)
-    s.compute_at(acc, part)
+    s.compute_at(acc, part, preserve_unit_loops=True)
     _products(p, acc)
-    s.compute_at(spectrum, part)
-    i, j, c, y, x, lane = _inner(s, spectrum, 2, 6)
+    s.compute_at(spectrum, part, preserve_unit_loops=True)
+    i, j, _, c, y, x, lane = s.get_loops(spectrum)[-7:]
     s.reorder(c, y, x, i, j, lane)
     _finish(s, lane, i, j)
-    s.compute_at(down, x)
+    s.compute_at(down, x, preserve_unit_loops=True)
     s.set_scope(down, 0, "local")
     *_, i, j, lane = s.get_loops(down)
     _finish(s, lane, i, j)
     if "pad" in p.blocks:
         pad = p.blocks.pop("pad")
-        s.compute_at(pad, c)
+        s.compute_at(pad, c, preserve_unit_loops=True)
         s.vectorize(s.get_loops(pad)[-1])
     if p.target.threads > 1:
         p.parallel([n, part])
     return True
-
-
-def _inner(s: Any, block: SBlockRV, outer: int, count: int) -> list[Any]:
-    """The innermost ``count`` loops of a block under ``outer`` others; loops of extent one between."""
-    loops = s.get_loops(block)
-    return loops[len(loops) - count :]
 
 
 def _finish(s: Any, lane: Any, *unrolled: Any) -> None:
@@ -63,14 +58,29 @@ def _products(p: Prepared, acc: SBlockRV) -> None:
     s, plan = p.schedule, p.emitted.winograd
     assert plan is not None
     loops = s.get_loops(acc)
-    i, j, o, y, x, lane, block, lane_in = loops[-8:]
+    i, j, _, o, y, x, lane, block, lane_in = loops[-9:]
     o_out, o_in = s.split(o, [None, plan.block_tile])
     y_out, y_in = s.split(y, [None, plan.rows])
     x_out, x_in = s.split(x, [None, plan.cols])
     s.reorder(i, j, o_out, y_out, x_out, block, lane_in, y_in, x_in, o_in, lane)
     stored = s.cache_write(acc, 0, "local")
-    s.reverse_compute_at(stored, x_out)
+    s.reverse_compute_at(stored, x_out, preserve_unit_loops=True)
     *tile, last = s.get_loops(stored)[-4:]
     _finish(s, last, *tile)
     _finish(s, lane, y_in, x_in, o_in)
     s.decompose_reduction(acc, block)
+    if p.target.threads == 1:
+        first, second, *tiles = [s.get(loop) for loop in (i, j, o_out, y_out, x_out)]
+        sums = [s.get(loop) for loop in (block, lane_in)]
+        panels = plan.out_blocks // plan.block_tile
+        panel = (first.loop_var * plan.size + second.loop_var) * panels + tiles[0].loop_var
+        p.finishers.append(
+            lambda function: prefetch_weights(
+                function,
+                next(v for v in function.params if str(v.name) == p.emitted.weight),
+                plan.weight_shape,
+                [panel, *(loop.loop_var for loop in tiles[1:])],
+                [loop.loop_var for loop in sums],
+                [int(loop.extent) for loop in (*tiles[1:], sums[0])],
+            )
+        )

@@ -51,7 +51,7 @@ class WinogradPlan:
     def weight_shape(self) -> tuple[int, ...]:
         """Physical shape of the transformed weights."""
         blocks = self.out_blocks // self.block_tile
-        return (self.size**2, blocks, self.in_blocks, self.lanes, self.block_tile * self.lanes)
+        return (self.size**2 * blocks, self.in_blocks, self.lanes, self.block_tile * self.lanes)
 
 
 def is_winograd(choice: Choice | None) -> bool:
@@ -108,20 +108,34 @@ def winograd_choices(g: ConvGeometry, vector_registers: int) -> tuple[Choice, ..
     )
 
 
-#: Bytes of transformed inputs and products of one chunk: about half of a second-level cache.
-CHUNK_BYTES = 1 << 19
+#: Bytes of transformed inputs and products of one chunk that a second-level cache holds.
+CHUNK_BYTES = 3 << 18
+#: All tiles together, if they take at most this: they then come from the outermost cache.
+WHOLE_BYTES = 1 << 24
 
 
 def _chunks(g: ConvGeometry, m: int) -> tuple[int, ...]:
-    """Rows of tiles to take together: what fits the cache, and all of a small map."""
+    """Rows of tiles to take together.
+
+    Every chunk reads all weights. Small ones stay in the second-level cache, and so may the chunk;
+    large ones want a chunk as large as they are, or all of the map.
+    """
     tile_rows, tile_cols = ceil_div(g.out_height, m), ceil_div(g.out_width, m)
-    row_bytes = 4 * (m + TAPS - 1) ** 2 * tile_cols * (g.in_blocks + g.out_blocks) * g.lanes
-    fitting = max(1, min(tile_rows, CHUNK_BYTES // row_bytes))
-    even = ceil_div(tile_rows, ceil_div(tile_rows, fitting))
-    found = [even]
-    if even < tile_rows and row_bytes * tile_rows <= 8 * CHUNK_BYTES:
-        found.append(tile_rows)
-    return tuple(found)
+    point_bytes = 4 * (m + TAPS - 1) ** 2 * g.lanes
+    row_bytes = point_bytes * tile_cols * (g.in_blocks + g.out_blocks)
+    weight_bytes = point_bytes * g.in_blocks * g.out_blocks * g.lanes
+    sizes = [CHUNK_BYTES if weight_bytes <= 2 * CHUNK_BYTES else min(weight_bytes, WHOLE_BYTES)]
+    if row_bytes * tile_rows <= WHOLE_BYTES:
+        sizes.append(WHOLE_BYTES)
+    return tuple(dict.fromkeys(_even(tile_rows, max(1, size // row_bytes)) for size in sizes))
+
+
+def _even(tile_rows: int, most: int) -> int:
+    """At most this many rows at once, with few rows that stick out at the end."""
+    return min(
+        range(1, min(most, tile_rows) + 1),
+        key=lambda chunk: ceil_div(tile_rows, chunk) * (chunk + 0.3),
+    )
 
 
 def _tilings(g: ConvGeometry, m: int, chunk: int, vector_registers: int, most: int = 2) -> list[Choice]:
@@ -144,7 +158,7 @@ def _tilings(g: ConvGeometry, m: int, chunk: int, vector_registers: int, most: i
 
 
 def pack_winograd(array: np.ndarray, plan: WinogradPlan) -> np.ndarray:
-    """Weights ``[O, I, 3, 3]`` to points ``[(m+2)**2, O/(b t), I/b, b, t b]``, zeros in the tails.
+    """Weights ``[O, I, 3, 3]`` to points ``[(m+2)**2 * O/(b t), I/b, b, t b]``, zeros in the tails.
 
     Computed in float64: the only rounding is that of the result.
     """

@@ -60,7 +60,7 @@ def conv2d(e: Emitter, op: KernelOp, shape: Shape) -> Value:
     data = _padded(e, x, g.padding[0], g.padding[1], size, 0.0, g.needs_copy(tile.height, tile.width))
     weight, bias, t = e.weight(op, 1), e.weight(op, 2), tile.block_tile
     assert weight is not None
-    lanes, per_group = e.lanes, g.out_blocks // g.groups
+    lanes, per_group, stored = e.lanes, g.out_blocks // g.groups, int(data.shape[1])
     block, row, col, lane = (
         te.reduce_axis((0, extent), name)
         for extent, name in zip((g.in_blocks, *g.kernel, lanes), ("ic", "kh", "kw", "ii"), strict=True)
@@ -69,7 +69,11 @@ def conv2d(e: Emitter, op: KernelOp, shape: Shape) -> Value:
 
     def body(n: Any, o: Any, h: Any, w: Any, i: Any) -> Any:
         y, z = h * g.stride[0] + row * g.dilation[0], w * g.stride[1] + col * g.dilation[1]
-        source = block if g.groups == 1 else o // per_group * g.in_blocks + block
+        source = block
+        if g.groups > 1:
+            source = o // per_group * g.in_blocks + block
+            if g.groups * g.in_blocks > stored:  # blocks that an incomplete last group lacks
+                source = tirx.min(source, stored - 1)
         inner = () if g.plain_input else (lane,)
         return te.sum(
             data[(n, source, y, z, *inner)] * weight[(o // t, block, row, col, *inner, o % t * lanes + i)],

@@ -77,17 +77,20 @@ def _pack_conv(array: np.ndarray, layout: InputLayout) -> np.ndarray:
     geometry, tile, groups = layout.detail
     assert isinstance(geometry, ConvGeometry) and isinstance(tile, Tile) and isinstance(groups, int)
     out_channels, per_group, kh, kw = array.shape
-    joined = groups // geometry.groups
-    lanes, inner = geometry.lanes, per_group * joined
-    if joined > 1:  # zeros between the groups that were joined
-        grouped = array.reshape(geometry.groups, joined, -1, per_group, kh, kw)
-        dense = np.zeros((geometry.groups, joined, grouped.shape[2], joined, per_group, kh, kw), np.float32)
+    lanes = geometry.lanes
+    if groups > 1:  # zeros between the groups that were joined, and behind the last one
+        inside = geometry.in_blocks * lanes if geometry.groups > 1 else groups * per_group
+        joined, outer = inside // per_group, out_channels // groups
+        grouped = np.zeros((geometry.groups * joined, outer, per_group, kh, kw), np.float32)
+        grouped[:groups] = array.reshape(groups, outer, per_group, kh, kw)
+        grouped = grouped.reshape(geometry.groups, joined, outer, per_group, kh, kw)
+        dense = np.zeros((geometry.groups, joined, outer, joined, per_group, kh, kw), np.float32)
         for g in range(joined):
             dense[:, g, :, g] = grouped[:, g]
-        array = dense.reshape(out_channels, inner, kh, kw)
+        array = dense.reshape(-1, inside, kh, kw)
     in_lanes = 1 if geometry.plain_input else lanes
     full = np.zeros((tile.blocks * lanes, geometry.in_blocks * in_lanes, kh, kw), np.float32)
-    full[:out_channels, :inner] = array
+    full[: array.shape[0], : array.shape[1]] = array
     t = tile.block_tile
     view = full.reshape(tile.blocks // t, t, lanes, geometry.in_blocks, in_lanes, kh, kw)
     return view.transpose(0, 3, 5, 6, 4, 1, 2).reshape(layout.shape)

@@ -33,7 +33,8 @@ class ConvGeometry:
     """A dense or grouped convolution as the schedule sees it.
 
     ``groups`` counts *merged* groups: neighbouring groups are joined (with zero weights between
-    them) until their channels fill whole SIMD blocks; if that never happens there is one group.
+    them) until their channels fill whole SIMD blocks, ``group_blocks`` blocks in and out; the last
+    merged group may be incomplete.
     """
 
     batch: int
@@ -50,15 +51,20 @@ class ConvGeometry:
     groups: int
     lanes: int
     plain_input: bool
+    group_blocks: tuple[int, int] = (0, 0)
 
     @property
     def in_blocks(self) -> int:
         """Input blocks that one output reads (channels, if the input is plain)."""
-        per_group = self.channels // self.groups
-        return per_group if self.plain_input else ceil_div(per_group, self.lanes)
+        if self.groups > 1:
+            return self.group_blocks[0]
+        return self.channels if self.plain_input else ceil_div(self.channels, self.lanes)
 
     @property
     def out_blocks(self) -> int:
+        """Output blocks, those of an incomplete last group included."""
+        if self.groups > 1:
+            return self.groups * self.group_blocks[1]
         return ceil_div(self.out_channels, self.lanes)
 
     def needed(self, out_height: int, out_width: int) -> tuple[int, int]:
@@ -77,14 +83,20 @@ class ConvGeometry:
         return bool(top or left or height > self.height or width > self.width)
 
 
-def merged_groups(channels: int, out_channels: int, groups: int, lanes: int) -> int:
-    """How many groups are left after joining neighbours to whole SIMD blocks."""
+def merged_groups(channels: int, out_channels: int, groups: int, lanes: int) -> tuple[int, tuple[int, int]]:
+    """How many groups are left after joining neighbours to whole SIMD blocks, and their blocks.
+
+    Half of a joined block's weights are zeros if two groups share it; that costs no more than
+    two vectors of half the length would.
+    """
     if groups == 1:
-        return 1
+        return 1, (0, 0)
     inner, outer = channels // groups, out_channels // groups
     need_in, need_out = lanes // gcd(inner, lanes), lanes // gcd(outer, lanes)
     join = need_in * need_out // gcd(need_in, need_out)
-    return groups // join if groups % join == 0 else 1
+    if join >= groups:
+        return 1, (0, 0)
+    return ceil_div(groups, join), (join * inner // lanes, join * outer // lanes)
 
 
 def conv_geometry(
@@ -92,15 +104,17 @@ def conv_geometry(
 ) -> ConvGeometry:
     """Geometry of a ``conv2d`` op from its logical shapes."""
     groups = integers(op, "groups")[0]
+    merged, group_blocks = merged_groups(x[1], out[1], groups, lanes)
     return ConvGeometry(
         *x, *out[1:],
         kernel=(w[2], w[3]),
         stride=integers(op, "stride"),  # type: ignore[arg-type]
         padding=integers(op, "padding"),  # type: ignore[arg-type]
         dilation=integers(op, "dilation"),  # type: ignore[arg-type]
-        groups=merged_groups(x[1], out[1], groups, lanes),
+        groups=merged,
         lanes=lanes,
         plain_input=plain_input and groups == 1,
+        group_blocks=group_blocks,
     )  # fmt: skip
 
 

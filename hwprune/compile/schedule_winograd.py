@@ -44,7 +44,9 @@ def winograd_rule(p: Prepared) -> bool:
         s.compute_at(pad, c, preserve_unit_loops=True)
         s.vectorize(s.get_loops(pad)[-1])
     if p.target.threads > 1:
-        p.parallel([n, part])
+        # Inside a chunk: neighbouring chunks share rows of padding, and small maps have one chunk.
+        s.parallel(c)
+        s.parallel(o)
     return True
 
 
@@ -58,7 +60,7 @@ def _products(p: Prepared, acc: SBlockRV) -> None:
     s, plan = p.schedule, p.emitted.winograd
     assert plan is not None
     loops = s.get_loops(acc)
-    i, j, _, o, y, x, lane, block, lane_in = loops[-9:]
+    i, j, batch, o, y, x, lane, block, lane_in = loops[-9:]
     o_out, o_in = s.split(o, [None, plan.block_tile])
     y_out, y_in = s.split(y, [None, plan.rows])
     x_out, x_in = s.split(x, [None, plan.cols])
@@ -68,6 +70,8 @@ def _products(p: Prepared, acc: SBlockRV) -> None:
     *tile, last = s.get_loops(stored)[-4:]
     _finish(s, last, *tile)
     _finish(s, lane, y_in, x_in, o_in)
+    if p.target.threads > 1:
+        p.parallel([i, j, batch, o_out])
     s.decompose_reduction(acc, block)
     if p.target.threads == 1:
         first, second, *tiles = [s.get(loop) for loop in (i, j, o_out, y_out, x_out)]

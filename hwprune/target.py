@@ -66,6 +66,9 @@ class Target(_Strict):
         ``estimated``. Different kinds are never mixed.
     unit
         Unit of those numbers: ``ns``, ``instructions`` or ``cycles``.
+    winograd
+        Whether a search may choose Winograd convolution, which rounds more (up to 1e-3 of the
+        largest output instead of 1e-4).
     alignment
         Per dtype (``float32``): multiples per layer kind.
     """
@@ -81,6 +84,7 @@ class Target(_Strict):
     runner: Literal["local", "rpc", "carry", "emulate", "simulate"] = "local"
     provenance: Literal["measured", "emulated", "simulated", "estimated"] = "measured"
     unit: Literal["ns", "instructions", "cycles"] = "ns"
+    winograd: bool = True
     alignment: dict[str, Alignment] = Field(default_factory=dict)
 
     @property

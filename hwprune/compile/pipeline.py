@@ -53,6 +53,7 @@ def pipeline_hash(target: Target) -> str:
         "isa": target.isa,
         "threads": target.threads,
         "pipeline": target.pipeline,
+        "winograd": target.winograd,
     }
     text = json.dumps(description, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]

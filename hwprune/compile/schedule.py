@@ -13,6 +13,7 @@ from hwprune.compile.prepared import Prepared, pointwise, prepare
 from hwprune.compile.schedule_conv import conv_rule
 from hwprune.compile.schedule_reduce import linear_rule, reduce_rule
 from hwprune.compile.schedule_window import window_rule
+from hwprune.compile.schedule_winograd import winograd_rule
 from hwprune.compile.tvm_api import PrimFunc
 from hwprune.target import Target
 
@@ -39,6 +40,7 @@ def fallback_rule(p: Prepared) -> bool:
 
 RULES: tuple[Rule, ...] = (
     conv_rule,
+    winograd_rule,
     window_rule,
     reduce_rule,
     linear_rule,

@@ -72,7 +72,7 @@ def require_pipeline(target: Target, name: str) -> None:
     if known_pipeline(target) != name:
         what = "whole models only" if target.pipeline == TVM_DEFAULT else "fused kernels"
         raise CompileError(
-            f"target '{target.name}': the pipeline '{target.pipeline}' compiles {what}, not what '{name}' does",
+            f"target '{target.name}': the pipeline '{target.pipeline}' compiles {what}",
             hint=f'use pipeline = "{name}" here; "{TVM_DEFAULT}" is for comparison, through hwprune compile',
         )
 

@@ -17,7 +17,7 @@ from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.location import find_table, table_directory
 from hwprune.latency.predict import LatencyModel
 from hwprune.latency.program import Program
-from hwprune.latency.table import LatencyTable
+from hwprune.latency.table import MANIFEST_NAME, LatencyTable
 from hwprune.measure.device import device_slug
 from hwprune.measure.network import time_libraries
 from hwprune.measure.profile import profile as profile_kernels
@@ -135,6 +135,29 @@ def measure_profile(name: str) -> MeasureProfile:
     if name not in PROFILES:
         raise UsageError(f"unknown measurement profile '{name}'", hint=f"use one of {', '.join(PROFILES)}")
     return PROFILES[name]
+
+
+def measured_times(target: Target, tables: Path | None = None) -> tuple[dict[str, float], Path | None]:
+    """Median nanoseconds by kernel digest from the table for ``target`` on this machine.
+
+    Disturbed rows are included: this is for looking, not for planning.
+
+    Returns
+    -------
+    tuple
+        The times and the table's directory; an empty dictionary and None where there is no table.
+
+    Raises
+    ------
+    TableError
+        There is a table, but it is damaged or of another pipeline or device.
+    """
+    pipeline = pipeline_hash(target)
+    directory = _place(target, pipeline, tables)
+    if not (directory / MANIFEST_NAME).is_file():
+        return {}, None
+    table = LatencyTable.load(directory, pipeline=pipeline, unit=target.unit, device=device_slug())
+    return {row.digest: row.median for row in table if row.failure is None}, directory
 
 
 def _place(target: Target, pipeline: str, tables: Path | None) -> Path:

@@ -126,7 +126,7 @@ def _kernels(
     times, source = measured_times(target, tables) if time else ({}, None)
     lines = list_kernels(steps, target, times)
     listed = [
-        {"step": f.name, "kernel": line.label, "groups": list(f.groups), **line.to_dict()}
+        {"step": line.name, "kernel": line.label, "groups": list(f.groups), **line.figures()}
         for f, line in zip(families, lines, strict=True)
     ]
     found: dict[str, Any] = {"kernels": listed}

@@ -33,9 +33,9 @@ class KernelLine:
     gflop_per_s: float | None
     share: float | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
+    def figures(self) -> dict[str, Any]:
+        """Everything but name and label, for JSON."""
+        return {key: value for key, value in asdict(self).items() if key not in ("name", "label")}
 
 
 def list_kernels(

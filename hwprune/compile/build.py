@@ -14,6 +14,7 @@ from hwprune.compile.primfunc import build_primfunc, kernel_symbol
 from hwprune.compile.shapes import Shape
 from hwprune.compile.tvm_api import IRModule, TvmTarget, relax, transform, version
 from hwprune.errors import CompileError, UnsupportedOperatorError
+from hwprune.latency.choice import Choice
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.program import Source
 from hwprune.target import Target
@@ -26,6 +27,7 @@ class Call:
     name: str
     spec: KernelSpec
     sources: tuple[Source, ...]
+    choice: Choice | None = None
 
 
 def check_calls(calls: Sequence[Call], target: Target) -> None:
@@ -53,7 +55,7 @@ def check_calls(calls: Sequence[Call], target: Target) -> None:
             bad = [i.dtype for i in call.spec.inputs if i.dtype != "float32"]
             if bad:
                 raise UnsupportedOperatorError(f"dtype {bad[0]} has no lowering; only float32 has")
-            emit(call.spec, target)
+            emit(call.spec, target, call.choice)
         except UnsupportedOperatorError as error:
             raise UnsupportedOperatorError(
                 f"step '{call.name}': {error.message}",
@@ -76,8 +78,9 @@ def relax_module(
     """Module of all PrimFuncs and ``main(*inputs, *weights) -> tuple of outputs``."""
     builder = relax.BlockBuilder()
     functions = {}
-    for spec in dict.fromkeys(call.spec for call in calls):
-        functions[spec] = builder.add_func(build_primfunc(spec, target), kernel_symbol(spec))
+    for spec, choice in dict.fromkeys((call.spec, call.choice) for call in calls):
+        function = build_primfunc(spec, target, choice)
+        functions[spec, choice] = builder.add_func(function, kernel_symbol(spec))
     given = [relax.Var(f"input{i}", relax.TensorType(shape, "float32")) for i, shape in enumerate(inputs)]
     packed = [relax.Var(f"weight{i}", relax.TensorType(shape, "float32")) for i, shape in enumerate(weights)]
     with builder.function("main", [*given, *packed]):
@@ -89,7 +92,7 @@ def relax_module(
         with builder.dataflow():
             for call in calls:
                 result = relax.call_tir(
-                    functions[call.spec],
+                    functions[call.spec, call.choice],
                     [find(source) for source in call.sources],
                     relax.TensorType(output_shape(call.spec, target), "float32"),
                 )

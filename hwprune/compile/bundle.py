@@ -36,12 +36,13 @@ class TensorInfo(_Strict):
 
 
 class KernelInfo(_Strict):
-    """One step of the network."""
+    """One step of the network. ``choice`` says in which form its kernel was built."""
 
     name: str
     label: str
     digest: str
     flops: int
+    choice: str = "default"
 
 
 class Manifest(_Strict):

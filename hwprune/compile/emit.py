@@ -12,6 +12,7 @@ from hwprune.compile.math_ops import UNARY
 from hwprune.compile.shapes import Shape
 from hwprune.compile.tvm_api import te
 from hwprune.errors import UnsupportedOperatorError
+from hwprune.latency.choice import Choice
 from hwprune.latency.kernel import KernelOp, KernelSpec
 from hwprune.target import Target
 
@@ -33,7 +34,7 @@ EMITTERS: dict[str, Callable[[Emitter, KernelOp, Shape], Value]] = {
 }
 
 
-def emit(spec: KernelSpec, target: Target) -> Emitted:
+def emit(spec: KernelSpec, target: Target, choice: Choice | None = None) -> Emitted:
     """TE stages of a kernel (:mod:`hwprune.compile.emitter` explains their names).
 
     Raises
@@ -41,7 +42,7 @@ def emit(spec: KernelSpec, target: Target) -> Emitted:
     UnsupportedOperatorError
         Naming the operator without a lowering.
     """
-    e = Emitter(spec, target)
+    e = Emitter(spec, target, choice)
     for number, op in enumerate(spec.ops):
         if op.kind not in EMITTERS:
             raise UnsupportedOperatorError(f"operator '{op.kind}' has no lowering for CPUs")

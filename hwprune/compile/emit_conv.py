@@ -47,7 +47,7 @@ def with_bias(e: Emitter, acc: Tensor, bias: Tensor | None, shape: Shape) -> Val
 
 def conv2d(e: Emitter, op: KernelOp, shape: Shape) -> Value:
     x = e.values[op.args[0]]
-    g, tile = conv_plan(e.spec, op, e.shapes, e.target)
+    g, tile = conv_plan(e.spec, op, e.shapes, e.target, e.choice)
     if not g.plain_input:
         x = e.packed(x)
     e.family, e.tile, e.weight_name = "conv", tile, f"in{op.args[1]}"

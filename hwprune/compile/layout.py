@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hwprune.compile.shapes import Shape, infer_shapes, integers
+from hwprune.compile.chosen import DIRECT, chosen_tile
 from hwprune.compile.tiles import ConvGeometry, Tile, ceil_div, choose_tile, conv_geometry
 from hwprune.errors import UnsupportedOperatorError
+from hwprune.latency.choice import Choice
 from hwprune.latency.kernel import KernelOp, KernelSpec
 from hwprune.target import Target
 
@@ -120,13 +122,15 @@ _PACKERS = {
 
 
 def conv_plan(
-    spec: KernelSpec, op: KernelOp, shapes: list[Shape], target: Target
+    spec: KernelSpec, op: KernelOp, shapes: list[Shape], target: Target, choice: Choice | None = None
 ) -> tuple[ConvGeometry, Tile]:
-    """Geometry and tile of a ``conv2d`` op of a kernel."""
+    """Geometry and tile of a ``conv2d`` op of a kernel; the tile is the choice's, if there is one."""
     x, w = op.args[0], op.args[1]
     out = shapes[len(spec.inputs) + spec.ops.index(op)]
     plain = x < len(spec.inputs) and spec.inputs[x].role == "input"
     geometry = conv_geometry(op, shapes[x], shapes[w], out, target.simd_lanes, plain)
+    if choice is not None and choice.rule == DIRECT:
+        return geometry, chosen_tile(geometry, choice)
     return geometry, choose_tile(geometry, target.vector_registers)
 
 
@@ -143,14 +147,20 @@ def flattened_shape(spec: KernelSpec, value: int, shapes: list[Shape]) -> Shape 
 
 
 def _weight_layout(
-    spec: KernelSpec, index: int, op: KernelOp, slot: int, shapes: list[Shape], target: Target
+    spec: KernelSpec,
+    index: int,
+    op: KernelOp,
+    slot: int,
+    shapes: list[Shape],
+    target: Target,
+    choice: Choice | None,
 ) -> InputLayout:
     lanes, shape = target.simd_lanes, spec.inputs[index].shape
     vector = InputLayout("vector", (ceil_div(shape[0], lanes) * lanes,), lanes)
     if op.kind in ("conv2d", "depthwise_conv2d", "linear", "scale_shift") and len(shape) == 1:
         return vector
     if op.kind == "conv2d" and slot == 1:
-        g, tile = conv_plan(spec, op, shapes, target)
+        g, tile = conv_plan(spec, op, shapes, target, choice)
         lane_axis = () if g.plain_input else (lanes,)
         physical = (
             tile.blocks // tile.block_tile,
@@ -171,8 +181,10 @@ def _weight_layout(
     return InputLayout("plain", shape)
 
 
-def input_layouts(spec: KernelSpec, target: Target) -> tuple[InputLayout, ...]:
-    """Physical form of every input of a kernel."""
+def input_layouts(
+    spec: KernelSpec, target: Target, choice: Choice | None = None
+) -> tuple[InputLayout, ...]:
+    """Physical form of every input of a kernel; that of weights depends on the choice."""
     shapes = infer_shapes(spec)
     lanes = target.simd_lanes
     layouts: list[InputLayout] = []
@@ -185,7 +197,7 @@ def input_layouts(spec: KernelSpec, target: Target) -> tuple[InputLayout, ...]:
             layouts.append(InputLayout(form, packed_shape(item.shape, lanes), lanes))
             continue
         uses = {
-            _weight_layout(spec, index, op, op.args.index(index), shapes, target)
+            _weight_layout(spec, index, op, op.args.index(index), shapes, target, choice)
             for op in spec.ops
             if index in op.args
         }

@@ -121,16 +121,15 @@ def step_cycles(block_tile: int, pixels: int) -> float:
     return max(arithmetic, loads) + 0.15 * block_tile + 0.5
 
 
-def choose_tile(g: ConvGeometry, vector_registers: int) -> Tile:
-    """The register tile of a convolution, by a fixed cost rule (no measuring).
+def _tile_costs(g: ConvGeometry, vector_registers: int) -> list[tuple[float, Tile]]:
+    """Every tile that fits the registers, with its estimated cycles for the whole convolution.
 
-    The tile must leave registers for its weights and one broadcast input. Of the tiles that do,
-    the rule takes the one with the fewest cycles for the whole convolution: :func:`step_cycles`
-    for every step, the work wasted in tiles that stick out included, clearing and storing the
-    accumulators, and a copy of the input if only the overhang needs one.
+    A tile must leave registers for its weights and one broadcast input. Counted are
+    :func:`step_cycles` for every step, the work wasted in tiles that stick out included, clearing
+    and storing the accumulators, and a copy of the input if only the overhang needs one.
     """
     per_group = g.out_blocks // g.groups
-    best: tuple[float, Tile] | None = None
+    found: list[tuple[float, Tile]] = []
     copied = g.needs_copy(g.out_height, g.out_width)
     steps = g.in_blocks * (1 if g.plain_input else g.lanes) * g.kernel[0] * g.kernel[1]
     limit = accumulator_budget(vector_registers)
@@ -149,11 +148,30 @@ def choose_tile(g: ConvGeometry, vector_registers: int) -> Tile:
                 cost = tiles * (step_cycles(block_tile, pixels) * steps + 2.0 * block_tile * pixels)
                 if not copied and g.needs_copy(height, width):
                     cost += 2.0 * g.batch * g.in_blocks * g.groups * g.height * g.width
-                # Of equally cheap tiles, the widest: its inputs lie side by side.
-                if best is None or cost < best[0] * (1 - 1e-9) or (cost <= best[0] and cols > best[1].cols):
-                    best = (cost, Tile(block_tile, rows, cols, blocks, height, width))
-    assert best is not None
-    return best[1]
+                found.append((cost, Tile(block_tile, rows, cols, blocks, height, width)))
+    # Of equally cheap tiles, the widest: its inputs lie side by side.
+    found.sort(key=lambda item: (round(item[0]), -item[1].cols, item[1].block_tile))
+    return found
+
+
+def choose_tile(g: ConvGeometry, vector_registers: int) -> Tile:
+    """The register tile of a convolution, by a fixed cost rule (no measuring)."""
+    return _tile_costs(g, vector_registers)[0][1]
+
+
+def candidate_tiles(g: ConvGeometry, vector_registers: int, count: int = 12) -> tuple[Tile, ...]:
+    """Up to ``count`` tiles worth measuring, best guess first: :func:`choose_tile`'s choice.
+
+    No number of output blocks takes more than a third of the list, so that a wrong estimate of
+    weight traffic does not hide the better shape.
+    """
+    chosen: list[Tile] = []
+    for _, tile in _tile_costs(g, vector_registers):
+        if sum(other.block_tile == tile.block_tile for other in chosen) < max(1, -(-count // 3)):
+            chosen.append(tile)
+        if len(chosen) == count:
+            break
+    return tuple(chosen)
 
 
 #: Multiply-adds of an unrolled window tile: more makes code that no instruction cache holds.

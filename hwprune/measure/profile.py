@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.rows import OK, Row
 from hwprune.measure.build import Builder, BuildPool
@@ -55,7 +56,8 @@ def profile(
     target
         What they are built for.
     directory
-        The table, new or to be continued. Rows that are failed or untrusted are measured again.
+        The table, new or to be continued. Rows that are failed or untrusted are measured again, and
+        so are those timed with other choices than its ``choices.json`` holds now.
     profile
         How much care to take.
     builder, runner, pipeline
@@ -102,6 +104,7 @@ def profile(
         manifest = new_manifest(target, device, pipeline, runner.unit, runner.provenance, seed)
         writer = stack.enter_context(TableWriter(directory, manifest))
         writer.compact()  # what a sweep that was cut off has left
+        choices = ChoiceTable.load(writer.directory)
         unique = list({spec.digest(): spec for spec in specs}.values())
         todo = [spec for spec in unique if not _done(writer.get(spec))]
         report = ProfileReport(writer.directory, len(unique), len(unique) - len(todo))
@@ -111,8 +114,8 @@ def profile(
         if warning:
             report.warnings.append(warning)
             _log.warning(warning)
-        scratch = stack.enter_context(_scratch(writer.directory))
-        sweep = Sweep(writer, builder, runner, profile, report, scratch, progress, len(todo), retries)
+        scratch = stack.enter_context(scratch_directory(writer.directory))
+        sweep = Sweep(writer, builder, runner, profile, report, scratch, progress, len(todo), retries, choices)
         try:
             sweep.prepare_sentinel()
             # Neighbouring widths far apart in time: slow drift becomes noise, not a false staircase.
@@ -136,7 +139,7 @@ def _done(row: Row | None) -> bool:
 
 
 @contextmanager
-def _scratch(directory: Path) -> Generator[Path]:
+def scratch_directory(directory: Path) -> Generator[Path]:
     """Where libraries are built: inside the table, so that the next sweep clears what a kill left."""
     for old in directory.glob(".build-*"):
         shutil.rmtree(old, ignore_errors=True)

@@ -13,6 +13,7 @@ from hwprune.dependency.groups import Dependencies
 from hwprune.errors import UsageError
 from hwprune.latency.fused import FusedGraph
 from hwprune.latency.fusion import fuse
+from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.location import find_table, table_directory
 from hwprune.latency.predict import LatencyModel
@@ -114,10 +115,11 @@ class Workbench:
         require_runnable(self.target)
         with tempfile.TemporaryDirectory(prefix="hwprune-") as scratch:
             libraries: dict[str, Path] = {}
+            choices = ChoiceTable.load(self.directory)
             for number, (name, program) in enumerate(programs.items()):
                 self.progress(f"build {name} network", number, len(programs))
                 libraries[name] = Path(scratch) / f"{number}.so"
-                build_program_library(program, self.target, libraries[name])
+                build_program_library(program, self.target, libraries[name], choices)
             self.progress("time networks end to end", len(programs), len(programs))
             return time_libraries(
                 libraries, threads=self.target.threads, profile=self.profile, seed=self.seed

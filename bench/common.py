@@ -49,12 +49,19 @@ def geomean(values: Sequence[float]) -> float:
 
 
 def write_result(
-    path: Path, summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], *, as_json: bool
+    path: Path,
+    summary: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    as_json: bool,
+    quiet: bool = False,
 ) -> None:
-    """Keep a result as JSON and show it: one object with ``--json``, else a table."""
+    """Keep a result as JSON and show it: one object with ``--json``, else a table; or only keep it."""
     result = {"summary": dict(summary), "rows": [dict(r) for r in rows], "environment": environment()}
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_text(path, json.dumps(result, indent=1) + "\n")
+    if quiet:
+        return
     if as_json:
         print(json.dumps(result))
         return

@@ -119,12 +119,12 @@ def _kernels(
     """Every fused kernel with its rule, and what the latency table says about it."""
     from hwprune.compile.listing import fallback_share, list_kernels
     from hwprune.latency.fusion import fuse
-    from hwprune.planner.workbench import measured_times
+    from hwprune.planner.workbench import recorded
 
     families = fuse(captured.graph).families(deps.extents)
     steps = [(f.name, f.at(deps.dense_widths)) for f in families]
-    times, source = measured_times(target, tables) if time else ({}, None)
-    lines = list_kernels(steps, target, times)
+    directory, times, choices = recorded(target, tables)
+    lines = list_kernels(steps, target, times if time else {}, choices)
     listed = [
         {"step": line.name, "kernel": line.label, "groups": list(f.groups), **line.figures()}
         for f, line in zip(families, lines, strict=True)
@@ -133,7 +133,7 @@ def _kernels(
     if time:
         found["measured"] = sum(line.us is not None for line in lines)
         found["fallback_share"] = fallback_share(lines)
-        found["table"] = str(source) if source else None
+        found["table"] = str(directory)
     return found
 
 
@@ -153,12 +153,10 @@ def _print_kernels(data: dict[str, Any]) -> None:
     if not out.is_terminal:
         out.width = max(out.width, 160)  # a pipe has no width of its own
     print_table("kernels", header, rows)
-    if timed and data["table"] is None:
-        out.print("no latency table for this target on this machine: run hwprune profile")
-    elif timed:
-        out.print(
-            f"{data['measured']} of {len(rows)} kernels are in {data['table']}", markup=False, soft_wrap=True
-        )
+    if timed:
+        count = f"{data['measured']} of {len(rows)} kernels are in table {data['table']}"
+        hint = "" if data["measured"] == len(rows) else "; hwprune profile adds them"
+        out.print(count + hint, markup=False, soft_wrap=True)
     falling = [k for k in data["kernels"] if k["falls_back"]]
     if falling:
         share = data.get("fallback_share")

@@ -8,6 +8,7 @@ from typing import Any
 
 from hwprune.compile.pipeline import PACKED, require_pipeline
 from hwprune.errors import UnsupportedOperatorError
+from hwprune.latency.choice import Choice
 from hwprune.latency.kernel import KernelSpec
 from hwprune.target import Target
 
@@ -39,10 +40,11 @@ class Description:
         return self.rule in (FALLBACK, UNSUPPORTED)
 
 
-def describe(spec: KernelSpec, target: Target) -> Description:
+def describe(spec: KernelSpec, target: Target, choice: Choice | None = None) -> Description:
     """Rule and tiling of a kernel, by letting the rules choose as they do in a build.
 
-    Nothing is turned into machine code; this takes milliseconds a kernel.
+    Nothing is turned into machine code; this takes milliseconds a kernel. ``choice`` is what a search
+    found for it; None is the deterministic default.
 
     Raises
     ------
@@ -57,7 +59,7 @@ def describe(spec: KernelSpec, target: Target) -> Description:
     from hwprune.compile.schedule import RULES
 
     try:
-        emitted = emit(spec, target)
+        emitted = emit(spec, target, choice)
     except UnsupportedOperatorError as error:
         return Description(UNSUPPORTED, error.message)
     prepared = prepare(emitted, target)
@@ -67,8 +69,10 @@ def describe(spec: KernelSpec, target: Target) -> Description:
     if tile is not None:
         shape = f"{tile.block_tile} x {tile.rows} x {tile.cols} of {target.simd_lanes}"
         physical = tile.blocks * target.simd_lanes * tile.height * tile.width
-        return Description(name, f"{shape} ({_overhang(spec, physical)})")
-    return Description(name, _loops(prepared.schedule) or f"vectors of {target.simd_lanes}")
+        tiling = f"{shape} ({_overhang(spec, physical)})"
+    else:
+        tiling = _loops(prepared.schedule) or f"vectors of {target.simd_lanes}"
+    return Description(name, tiling if choice is None else f"{tiling}, searched")
 
 
 def _overhang(spec: KernelSpec, computed: int) -> str:

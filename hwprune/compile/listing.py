@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hwprune.compile.describe import Description, describe
-from hwprune.compile.pipeline import PACKED
+from hwprune.compile.pipeline import PACKED, known_pipeline
 from hwprune.compile.shapes import kernel_flops
 from hwprune.errors import UnsupportedOperatorError
+from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.kernel import KernelSpec
 from hwprune.target import Target
 
@@ -39,7 +40,10 @@ class KernelLine:
 
 
 def list_kernels(
-    steps: Sequence[tuple[str, KernelSpec]], target: Target, times_ns: Mapping[str, float] | None = None
+    steps: Sequence[tuple[str, KernelSpec]],
+    target: Target,
+    times_ns: Mapping[str, float] | None = None,
+    choices: ChoiceTable | None = None,
 ) -> list[KernelLine]:
     """Describe every kernel of a network.
 
@@ -51,6 +55,8 @@ def list_kernels(
         CPU target.
     times_ns
         Measured nanoseconds by kernel digest; kernels may be missing.
+    choices
+        What a search found; None: defaults everywhere.
 
     Raises
     ------
@@ -63,7 +69,7 @@ def list_kernels(
     lines: list[KernelLine] = []
     for name, spec in steps:
         if spec not in described:
-            described[spec] = describe(spec, target) if target.pipeline == PACKED else _tvm_default()
+            described[spec] = _describe(spec, target, choices or ChoiceTable())
         found = described[spec]
         ns = times.get(spec.digest())
         flops = _flops(spec)
@@ -89,8 +95,10 @@ def fallback_share(lines: Sequence[KernelLine]) -> float | None:
     return sum(share for share, falls in shares if falls) if shares else None
 
 
-def _tvm_default() -> Description:
-    return Description("tvm-default", "TVM's default lowering, operator by operator")
+def _describe(spec: KernelSpec, target: Target, choices: ChoiceTable) -> Description:
+    if known_pipeline(target) == PACKED:
+        return describe(spec, target, choices.get(spec))
+    return Description(target.pipeline, "TVM's default lowering, operator by operator")
 
 
 def _flops(spec: KernelSpec) -> int:

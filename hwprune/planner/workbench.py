@@ -139,15 +139,14 @@ def measure_profile(name: str) -> MeasureProfile:
     return PROFILES[name]
 
 
-def measured_times(target: Target, tables: Path | None = None) -> tuple[dict[str, float], Path | None]:
-    """Median nanoseconds by kernel digest from the table for ``target`` on this machine.
-
-    Disturbed rows are included: this is for looking, not for planning.
+def recorded(target: Target, tables: Path | None = None) -> tuple[Path, dict[str, float], ChoiceTable]:
+    """What is on disk about kernels of ``target`` on this machine, for looking, not for planning.
 
     Returns
     -------
     tuple
-        The times and the table's directory; an empty dictionary and None where there is no table.
+        The table's directory (it need not exist), median nanoseconds by kernel digest (disturbed
+        rows included) and searched choices.
 
     Raises
     ------
@@ -156,10 +155,11 @@ def measured_times(target: Target, tables: Path | None = None) -> tuple[dict[str
     """
     pipeline = pipeline_hash(target)
     directory = _place(target, pipeline, tables)
+    choices = ChoiceTable.load(directory)
     if not (directory / MANIFEST_NAME).is_file():
-        return {}, None
+        return directory, {}, choices
     table = LatencyTable.load(directory, pipeline=pipeline, unit=target.unit, device=device_slug())
-    return {row.digest: row.median for row in table if row.failure is None}, directory
+    return directory, {row.digest: row.median for row in table if row.failure is None}, choices
 
 
 def _place(target: Target, pipeline: str, tables: Path | None) -> Path:

@@ -54,7 +54,7 @@ def compile_model(
     CompileError
         No code generator, TVM failed, or the outputs differ by more than ``1e-4``.
     TargetError
-        A check was asked for and this machine lacks the target's instructions.
+        The check was asked for, and this machine cannot run the target.
     """
     pipeline = known_pipeline(target)
     if check:

@@ -24,6 +24,9 @@ ISA: dict[str, tuple[int, int]] = {
 }
 
 
+_EXAMPLES = "correct the file; `hwprune targets host` shows all keys of a target that works"
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -125,9 +128,11 @@ def load_target(name_or_path: str | Path, *, threads: int | None = None) -> Targ
     try:
         data = tomllib.loads(path.read_text())
     except FileNotFoundError as error:
-        raise TargetError(f"target file {path} does not exist") from error
+        raise TargetError(f"target file {path} does not exist", hint="check the path") from error
+    except OSError as error:
+        raise TargetError(f"target file {path} cannot be read: {error.strerror}", hint="check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise TargetError(f"target file {path} is not valid TOML: {error}") from error
+        raise TargetError(f"target file {path} is not valid TOML: {error}", hint=_EXAMPLES) from error
     data.setdefault("name", path.stem)
     if threads is not None:
         data["threads"] = threads
@@ -148,7 +153,7 @@ def _validate(data: dict[str, Any], path: Path) -> Target:
                 lines.append(f"unknown key '{where}' (nearest valid: '{near[0]}')")
             else:
                 lines.append(f"'{where}': {problem['msg'].lower()}")
-        raise TargetError(f"target file {path}: " + "; ".join(lines)) from error
+        raise TargetError(f"target file {path}: " + "; ".join(lines), hint=_EXAMPLES) from error
 
 
 def _resolve(target: Target) -> Target:
@@ -173,12 +178,7 @@ def _resolve_host(target: Target) -> Target:
     else:
         isa, tvm = "scalar", {"kind": "llvm"}
     lanes = ISA[isa][0]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if target.threads > cores:
-        raise TargetError(
-            f"target '{target.name}' asks for {target.threads} threads but this machine gives {cores}",
-            hint=f"use --threads {cores} or fewer",
-        )
+    cores = _require_cores(target)
     aligned = Alignment(conv2d=lanes, depthwise=lanes, linear=lanes)
     return target.model_copy(
         update={
@@ -187,6 +187,16 @@ def _resolve_host(target: Target) -> Target:
             "alignment": target.alignment or {"float32": aligned},
         }
     )
+
+
+def _require_cores(target: Target) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if target.threads > cores:
+        raise TargetError(
+            f"target '{target.name}' asks for {target.threads} threads but this machine gives {cores}",
+            hint=f"use --threads {cores} or fewer",
+        )
+    return cores
 
 
 def cpu_flags() -> set[str]:
@@ -202,12 +212,12 @@ def cpu_flags() -> set[str]:
 
 
 def require_runnable(target: Target) -> None:
-    """Refuse a CPU target whose instructions this machine lacks, before anything is timed.
+    """Refuse a CPU target whose instructions or cores this machine lacks, before anything is run.
 
     Raises
     ------
     TargetError
-        Naming the missing instruction set.
+        Naming what is missing.
     """
     needs = {"avx512": {"avx512f", "avx512bw"}, "avx2": {"avx2", "fma"}, "neon": {"asimd"}}
     missing = needs.get(target.isa, set()) - cpu_flags()
@@ -216,3 +226,5 @@ def require_runnable(target: Target) -> None:
             f"target '{target.name}' needs {', '.join(sorted(missing))}, which this machine lacks",
             hint="choose another target, or reach the device with a remote runner",
         )
+    if target.kind == "cpu":
+        _require_cores(target)

@@ -19,7 +19,6 @@ from hwprune.cli.common import (
     TrustPickle,
     Weights,
     emit,
-    out,
     print_table,
 )
 from hwprune.target import Target, available, load_target
@@ -36,12 +35,13 @@ def register(app: typer.Typer) -> None:
 
 
 def targets(
-    name: Annotated[str | None, typer.Argument(help="Show one target whole.")] = None, json: Json = False
+    name: Annotated[str | None, typer.Argument(help="Show this target with all its keys.")] = None, json: Json = False
 ) -> None:
     """List the targets, or show one as it resolves on this machine."""
     if name is not None:
         target = load_target(name)
-        emit(target.model_dump(), json, lambda: out.print(target.model_dump()))
+        rows = list(target.model_dump().items())
+        emit(target.model_dump(), json, lambda: print_table(name, ("key", "value"), rows))
         return
     found = [load_target(each) for each in available()]
     header = ("name", "kind", "isa", "threads", "alignment", "pipeline", "description")
@@ -80,11 +80,11 @@ def inspect(
     from hwprune.modelspec import example_inputs, load_model
     from hwprune.planner.widths import group_widths
 
+    resolved = load_target(target, threads=threads)
     network = load_model(model, weights, trust_pickle=trust_pickle)
     captured, deps = analyse_model(
         network, example_inputs(input), include=include or (), exclude=exclude or ()
     )
-    resolved = load_target(target, threads=threads)
     widths = group_widths(deps, captured.graph.graph, resolved)
     groups: list[dict[str, Any]] = [
         {

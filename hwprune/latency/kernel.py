@@ -2,7 +2,9 @@
 
 A *kernel* is one fused loop nest: an anchor (convolution, dense layer, pooling) and the
 elementwise operators behind it. ``KernelSpec`` describes it completely, so that the profiler can
-build it alone and the compiler can XA *family* is a kernel whose channel counts are left open, as sums of group widths.
+build it alone and the compiler can build the same one inside a network. A latency table holds one
+row for each; its directory says for which target, device and pipeline.
+A *family* is a kernel whose channel counts are left open, as sums of group widths.
 """
 
 from __future__ import annotations

@@ -29,6 +29,8 @@ from hwprune.measure.table_writer import TableWriter
 from hwprune.target import Target, require_runnable
 
 BATCH = 32
+#: A sweep of this many kernels or fewer is part of a larger job.
+FEW = 16
 
 _log = logging.getLogger(__name__)
 
@@ -113,7 +115,8 @@ def profile(
         warning = load_warning(device.cores)
         if warning:
             report.warnings.append(warning)
-            _log.warning(warning)
+            # A plan asks for a few kernels more again and again; that needs to be said only once.
+            _log.log(logging.WARNING if len(todo) > FEW else logging.INFO, warning)
         scratch = stack.enter_context(scratch_directory(writer.directory))
         sweep = Sweep(writer, builder, runner, profile, report, scratch, progress, len(todo), retries, choices)
         try:

@@ -19,13 +19,16 @@ from hwprune.artifact import atomic_write_text
 from hwprune.measure.device import describe_device
 from hwprune.measure.provenance import git_state, versions
 
-_schemas = torch.library.Library("torchvision", "DEF")
-_schemas.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-_schemas.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+_keep: list[torch.library.Library] = []
 
 
 def torchvision_models() -> ModuleType:
     """``torchvision.models`` without torchvision's compiled part, which needs its own torch build."""
+    if not _keep:
+        schemas = torch.library.Library("torchvision", "DEF")
+        schemas.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        schemas.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _keep.append(schemas)
     import torchvision.models
 
     return torchvision.models

@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--target", default="host")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--widths", default="8:256", help="first:last, or first:last:step")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("bench/results/staircase.json"))

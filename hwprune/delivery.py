@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from hwprune.capture import capture
-from hwprune.compile import CompiledModule, compile_program, load_bundle
+from hwprune.compile import CompiledModule, compile_program, compile_tvm_default, load_bundle
+from hwprune.compile.pipeline import TVM_DEFAULT, known_pipeline
 from hwprune.errors import CompileError, HwpruneError
 from hwprune.latency.fusion import fuse
 from hwprune.measure.compare import Comparison, compare
@@ -38,7 +39,7 @@ def compile_model(
     example_inputs
         Their shapes are the compiled module's shapes.
     target
-        CPU target.
+        CPU target; its ``pipeline`` decides who generates the code.
     check
         Run the module and compare; only possible where this machine can run the target.
 
@@ -55,10 +56,14 @@ def compile_model(
     TargetError
         The check was asked for, and this machine cannot run the target.
     """
+    pipeline = known_pipeline(target)
     if check:
         require_runnable(target)
     captured = capture(model, tuple(example_inputs))
-    module = compile_program(fuse(captured.graph).program(), target)
+    if pipeline == TVM_DEFAULT:
+        module = compile_tvm_default(captured.graph, captured.example_inputs, target)
+    else:
+        module = compile_program(fuse(captured.graph).program(), target)
     if not check:
         return module, float("nan")
     outputs = module.run(*[x.detach().numpy() for x in captured.example_inputs])
@@ -114,15 +119,21 @@ def bench_bundle(
     -------
     tuple
         The comparison, and the reason for each engine that could not take part.
+
+    Raises
+    ------
+    TargetError
+        This machine lacks the instructions of a bundle: refused before anything is timed.
     """
     bundle = load_bundle(directory)
+    require_runnable(bundle.manifest.target)
     if inputs is None:
         generator = torch.Generator().manual_seed(seed)
         inputs = [torch.randn(info.shape, generator=generator) for info in bundle.manifest.inputs]
     contenders: dict[str, Contender] = {PRUNED: bundle_contender(directory)}
     absent: dict[str, str] = {}
     if dense is not None:
-        load_bundle(dense)
+        require_runnable(load_bundle(dense).manifest.target)
         contenders["dense (TVM)"] = bundle_contender(dense)
     with tempfile.TemporaryDirectory(prefix="hwprune-bench-") as scratch:
         for kind, model in (models or {}).items():

@@ -9,6 +9,7 @@ from typing import Any
 
 from hwprune.compile.layout import output_shape
 from hwprune.compile.link import link_shared, target_architecture
+from hwprune.compile.pipeline import PACKED, require_pipeline
 from hwprune.compile.primfunc import build_primfunc, kernel_symbol
 from hwprune.compile.shapes import Shape
 from hwprune.compile.tvm_api import IRModule, TvmTarget, relax, transform, version
@@ -36,9 +37,12 @@ def check_calls(calls: Sequence[Call], target: Target) -> None:
     ------
     UnsupportedOperatorError
         Naming the operator and the step.
+    CompileError
+        The target asks for another pipeline than this one.
     """
     from hwprune.compile.emit import emit
 
+    require_pipeline(target, PACKED)
     seen: set[KernelSpec] = set()
     for call in calls:
         if call.spec in seen:
@@ -140,6 +144,25 @@ def build_shared(module: IRModule, target: Target, output: Path) -> None:
             relax.transform.AttachGlobalSymbol(),
         ]
     )
+    try:
+        # ``main`` checks its arguments; checks in every kernel would double the library's size.
+        with transform.PassContext(opt_level=3, config={"tirx.disable_assert": True}):
+            executable = relax.build(module, target=llvm, relax_pipeline=passes)
+    except Exception as error:
+        raise CompileError(
+            f"TVM {version} could not compile for target '{target.name}': {str(error)[:2000]}"
+        ) from error
+    link_executable(executable, target, output)
+
+
+def link_executable(executable: Any, target: Target, output: Path) -> None:
+    """Generate machine code for a built module and link it into the shared object ``output``.
+
+    Raises
+    ------
+    CompileError
+        TVM or the linker failed.
+    """
     architecture = target_architecture(target.tvm.get("mtriple"))
 
     def link(path: str, objects: Sequence[str], **_: object) -> None:
@@ -148,13 +171,10 @@ def build_shared(module: IRModule, target: Target, output: Path) -> None:
     link.output_format = "so"  # type: ignore[attr-defined]
     link.object_format = "o"  # type: ignore[attr-defined]
     try:
-        # ``main`` checks its arguments; checks in every kernel would double the library's size.
-        with transform.PassContext(opt_level=3, config={"tirx.disable_assert": True}):
-            executable = relax.build(module, target=llvm, relax_pipeline=passes)
         executable.export_library(str(output), fcompile=link)
     except CompileError:
         raise
     except Exception as error:
         raise CompileError(
-            f"TVM {version} could not compile for target '{target.name}': {str(error)[:2000]}"
+            f"TVM {version} could not export for target '{target.name}': {str(error)[:2000]}"
         ) from error

@@ -18,7 +18,7 @@ from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.location import find_table, table_directory
 from hwprune.latency.predict import LatencyModel
 from hwprune.latency.program import Program
-from hwprune.latency.table import LatencyTable
+from hwprune.latency.table import MANIFEST_NAME, LatencyTable
 from hwprune.measure.device import device_slug
 from hwprune.measure.network import time_libraries
 from hwprune.measure.profile import profile as profile_kernels
@@ -137,6 +137,29 @@ def measure_profile(name: str) -> MeasureProfile:
     if name not in PROFILES:
         raise UsageError(f"unknown measurement profile '{name}'", hint=f"use one of {', '.join(PROFILES)}")
     return PROFILES[name]
+
+
+def recorded(target: Target, tables: Path | None = None) -> tuple[Path, dict[str, float], ChoiceTable]:
+    """What is on disk about kernels of ``target`` on this machine, for looking, not for planning.
+
+    Returns
+    -------
+    tuple
+        The table's directory (it need not exist), median nanoseconds by kernel digest (disturbed
+        rows included) and searched choices.
+
+    Raises
+    ------
+    TableError
+        There is a table, but it is damaged or of another pipeline or device.
+    """
+    pipeline = pipeline_hash(target)
+    directory = _place(target, pipeline, tables)
+    choices = ChoiceTable.load(directory)
+    if not (directory / MANIFEST_NAME).is_file():
+        return directory, {}, choices
+    table = LatencyTable.load(directory, pipeline=pipeline, unit=target.unit, device=device_slug())
+    return directory, {row.digest: row.median for row in table if row.failure is None}, choices
 
 
 def _place(target: Target, pipeline: str, tables: Path | None) -> Path:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hwprune.compile.fallback import fallback_module, fallback_of
 from hwprune.compile.layout import output_shape
 from hwprune.compile.link import link_shared, target_architecture
 from hwprune.compile.primfunc import build_primfunc, kernel_symbol
@@ -49,7 +50,10 @@ def check_calls(calls: Sequence[Call], target: Target) -> None:
             bad = [i.dtype for i in call.spec.inputs if i.dtype != "float32"]
             if bad:
                 raise UnsupportedOperatorError(f"dtype {bad[0]} has no lowering; only float32 has")
-            emit(call.spec, target)
+            if fallback_of(call.spec) is None:
+                emit(call.spec, target)
+            else:
+                fallback_module(call.spec, kernel_symbol(call.spec))
         except UnsupportedOperatorError as error:
             raise UnsupportedOperatorError(
                 f"step '{call.name}': {error.message}",
@@ -72,8 +76,14 @@ def relax_module(
     """Module of all PrimFuncs and ``main(*inputs, *weights) -> tuple of outputs``."""
     builder = relax.BlockBuilder()
     functions = {}
+    foreign: list[IRModule] = []
     for spec in dict.fromkeys(call.spec for call in calls):
-        functions[spec] = builder.add_func(build_primfunc(spec, target), kernel_symbol(spec))
+        symbol = kernel_symbol(spec)
+        if fallback_of(spec) is None:
+            functions[spec] = builder.add_func(build_primfunc(spec, target), symbol)
+        else:
+            foreign.append(fallback_module(spec, symbol))
+            functions[spec] = foreign[-1].get_global_var(symbol)
     given = [relax.Var(f"input{i}", relax.TensorType(shape, "float32")) for i, shape in enumerate(inputs)]
     packed = [relax.Var(f"weight{i}", relax.TensorType(shape, "float32")) for i, shape in enumerate(weights)]
     with builder.function("main", [*given, *packed]):
@@ -84,15 +94,22 @@ def relax_module(
 
         with builder.dataflow():
             for call in calls:
+                arguments = [find(source) for source in call.sources]
+                if fallback_of(call.spec) is not None:
+                    results.append(builder.emit(relax.Call(functions[call.spec], arguments)))
+                    continue
                 result = relax.call_tir(
                     functions[call.spec],
-                    [find(source) for source in call.sources],
+                    arguments,
                     relax.TensorType(output_shape(call.spec, target), "float32"),
                 )
                 results.append(builder.emit(result))
             final = builder.emit_output(relax.Tuple([find(source) for source in outputs]))
         builder.emit_func_output(final)
-    return builder.get()
+    module = builder.get()
+    for other in foreign:
+        module.update(other)
+    return module
 
 
 def tvm_target(target: Target) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hwprune.compile.fallback import fallback_module, fallback_of
+from hwprune.compile.fallback import Inlined, fallback_module, fallback_of
 from hwprune.compile.layout import output_shape
 from hwprune.compile.link import link_shared, target_architecture
 from hwprune.compile.primfunc import build_primfunc, kernel_symbol
@@ -53,7 +53,7 @@ def check_calls(calls: Sequence[Call], target: Target) -> None:
             if fallback_of(call.spec) is None:
                 emit(call.spec, target)
             else:
-                fallback_module(call.spec, kernel_symbol(call.spec))
+                fallback_module(call.spec)
         except UnsupportedOperatorError as error:
             raise UnsupportedOperatorError(
                 f"step '{call.name}': {error.message}",
@@ -76,14 +76,13 @@ def relax_module(
     """Module of all PrimFuncs and ``main(*inputs, *weights) -> tuple of outputs``."""
     builder = relax.BlockBuilder()
     functions = {}
-    foreign: list[IRModule] = []
+    foreign: dict[KernelSpec, Inlined] = {}
     for spec in dict.fromkeys(call.spec for call in calls):
         symbol = kernel_symbol(spec)
         if fallback_of(spec) is None:
             functions[spec] = builder.add_func(build_primfunc(spec, target), symbol)
         else:
-            foreign.append(fallback_module(spec, symbol))
-            functions[spec] = foreign[-1].get_global_var(symbol)
+            foreign[spec] = Inlined(builder, spec, symbol)
     given = [relax.Var(f"input{i}", relax.TensorType(shape, "float32")) for i, shape in enumerate(inputs)]
     packed = [relax.Var(f"weight{i}", relax.TensorType(shape, "float32")) for i, shape in enumerate(weights)]
     with builder.function("main", [*given, *packed]):
@@ -95,8 +94,8 @@ def relax_module(
         with builder.dataflow():
             for call in calls:
                 arguments = [find(source) for source in call.sources]
-                if fallback_of(call.spec) is not None:
-                    results.append(builder.emit(relax.Call(functions[call.spec], arguments)))
+                if call.spec in foreign:
+                    results.append(foreign[call.spec].call(arguments))
                     continue
                 result = relax.call_tir(
                     functions[call.spec],
@@ -106,10 +105,7 @@ def relax_module(
                 results.append(builder.emit(result))
             final = builder.emit_output(relax.Tuple([find(source) for source in outputs]))
         builder.emit_func_output(final)
-    module = builder.get()
-    for other in foreign:
-        module.update(other)
-    return module
+    return builder.get()
 
 
 def tvm_target(target: Target) -> Any:

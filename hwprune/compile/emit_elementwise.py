@@ -34,6 +34,9 @@ def binary(e: Emitter, op: KernelOp, shape: Shape) -> Value:
 
     def body(*index: Any) -> Any:
         x, y = e.broadcast(a, shape, index), e.broadcast(b, shape, index)
+        if op.kind == "div" and len(shape) == 4 and shape[1] % e.lanes:
+            # The lanes behind the last channel must stay finite.
+            y = tirx.Select(e.channel(index) < shape[1], y, tirx.const(1.0, "float32"))
         return _ARITHMETIC[op.kind](x, y)
 
     return e.stage(shape, body)

@@ -6,6 +6,7 @@ They are slow (nothing is scheduled) and say so in their label, but they are rig
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -21,8 +22,8 @@ def fallback_of(spec: KernelSpec) -> KernelOp | None:
 
 
 @lru_cache(maxsize=64)
-def fallback_module(spec: KernelSpec, symbol: str) -> IRModule:
-    """Relax function ``symbol`` and the PrimFuncs that it calls.
+def fallback_module(spec: KernelSpec) -> IRModule:
+    """The operator lowered: a Relax ``main`` and the PrimFuncs that it calls.
 
     Raises
     ------
@@ -41,9 +42,45 @@ def fallback_module(spec: KernelSpec, symbol: str) -> IRModule:
             f"operator {target} has no kernel, and TVM cannot import it: {reason[:300]}"
         ) from error
     _check(module, target)
-    names = {g.name_hint: f"{symbol}_{g.name_hint}" for g in module.get_global_vars()}
-    names["main"] = symbol
-    return module.replace_global_vars(names)
+    return module
+
+
+class Inlined:
+    """A lowered operator inside a module that is being built; one per kernel, called anywhere."""
+
+    def __init__(self, builder: Any, spec: KernelSpec, symbol: str) -> None:
+        self.builder = builder
+        module = fallback_module(spec)
+        self.main = module["main"]
+        self.functions = {
+            g.name_hint: builder.add_func(
+                module[g].with_attr("global_symbol", f"{symbol}_{g.name_hint}"), f"{symbol}_{g.name_hint}"
+            )
+            for g in module.get_global_vars()
+            if g.name_hint != "main"
+        }
+
+    def call(self, arguments: Sequence[Any]) -> Any:
+        """Emit the operator's bindings on other arguments; its result."""
+        known = dict(zip(self.main.params, arguments, strict=True))
+
+        def mapped(value: Any) -> Any:
+            if isinstance(value, relax.Var):
+                return known[value]
+            if isinstance(value, relax.Tuple):
+                return relax.Tuple([mapped(field) for field in value.fields])
+            if isinstance(value, relax.TupleGetItem):
+                return relax.TupleGetItem(mapped(value.tuple_value), value.index)
+            if isinstance(value, relax.Call):
+                function = self.functions[value.args[0].name_hint]
+                given = [function, *(mapped(argument) for argument in value.args[1:])]
+                return relax.Call(value.op, given, value.attrs, value.ty_args)
+            return value
+
+        for block in self.main.body.blocks:
+            for binding in block.bindings:
+                known[binding.var] = self.builder.emit(mapped(binding.value))
+        return mapped(self.main.body.body)
 
 
 def _exported(spec: KernelSpec, op: KernelOp) -> Any:
@@ -80,7 +117,7 @@ def _check(module: IRModule, target: str) -> None:
     for block in module["main"].body.blocks:
         for binding in block.bindings:
             value = binding.value
-            if isinstance(value, relax.Call) and "call_tir" not in str(value.op):
+            if isinstance(value, relax.Call) and value.op.name != "relax.call_tir":
                 raise UnsupportedOperatorError(
-                    f"operator {target} has no kernel, and TVM has no lowering of {value.op} for CPUs"
+                    f"operator {target} has no kernel, and TVM has no lowering of {value.op.name} for CPUs"
                 )

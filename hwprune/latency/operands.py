@@ -18,6 +18,8 @@ def constant_affine(node: fx.Node, tensor: fx.Node, views: Views) -> Affine | No
     first, second = node.args[:2]
     flipped = second is tensor
     other: Any = first if flipped else second
+    if node.target is ops.aten.rsub.Scalar:
+        flipped = True
     kind, alpha = ops.BINARY[node.target], float(ops.arguments(node).get("alpha", 1))
     if other is tensor or views.shape(tensor) != views.shape(node):
         return None

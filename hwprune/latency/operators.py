@@ -30,8 +30,11 @@ def arguments(node: fx.Node) -> dict[str, Any]:
 
 
 def shape(node: fx.Node) -> tuple[int, ...]:
-    """Static shape of a tensor node."""
-    return tuple(int(size) for size in node.meta["val"].shape)
+    """Static shape of a tensor node; () for an operator with several results."""
+    value = node.meta["val"]
+    if isinstance(value, (list, tuple)):
+        return ()
+    return tuple(int(size) for size in value.shape)
 
 
 def pair(value: Any) -> tuple[int, int]:
@@ -107,6 +110,7 @@ BINARY: dict[Any, str] = {
     for kind in ("add", "mul", "sub", "div")
     for overload in ("Tensor", "Scalar")
 }
+BINARY[aten.rsub.Scalar] = "sub"
 
 #: Operators that hand their first input on at inference.
 PASSING = frozenset(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hwprune.compile.fallback import Inlined, fallback_module, fallback_of
 from hwprune.compile.layout import output_shape
 from hwprune.compile.link import link_shared, target_architecture
 from hwprune.compile.pipeline import PACKED, require_pipeline
@@ -55,7 +56,10 @@ def check_calls(calls: Sequence[Call], target: Target) -> None:
             bad = [i.dtype for i in call.spec.inputs if i.dtype != "float32"]
             if bad:
                 raise UnsupportedOperatorError(f"dtype {bad[0]} has no lowering; only float32 has")
-            emit(call.spec, target, call.choice)
+            if fallback_of(call.spec) is None:
+                emit(call.spec, target, call.choice)
+            else:
+                fallback_module(call.spec)
         except UnsupportedOperatorError as error:
             raise UnsupportedOperatorError(
                 f"step '{call.name}': {error.message}",
@@ -78,9 +82,13 @@ def relax_module(
     """Module of all PrimFuncs and ``main(*inputs, *weights) -> tuple of outputs``."""
     builder = relax.BlockBuilder()
     functions = {}
+    foreign: dict[KernelSpec, Inlined] = {}
     for spec, choice in dict.fromkeys((call.spec, call.choice) for call in calls):
-        function = build_primfunc(spec, target, choice)
-        functions[spec, choice] = builder.add_func(function, kernel_symbol(spec))
+        symbol = kernel_symbol(spec)
+        if fallback_of(spec) is None:
+            functions[spec, choice] = builder.add_func(build_primfunc(spec, target, choice), symbol)
+        else:
+            foreign[spec] = Inlined(builder, spec, symbol)
     given = [relax.Var(f"input{i}", relax.TensorType(shape, "float32")) for i, shape in enumerate(inputs)]
     packed = [relax.Var(f"weight{i}", relax.TensorType(shape, "float32")) for i, shape in enumerate(weights)]
     with builder.function("main", [*given, *packed]):
@@ -91,9 +99,13 @@ def relax_module(
 
         with builder.dataflow():
             for call in calls:
+                arguments = [find(source) for source in call.sources]
+                if call.spec in foreign:
+                    results.append(foreign[call.spec].call(arguments))
+                    continue
                 result = relax.call_tir(
                     functions[call.spec, call.choice],
-                    [find(source) for source in call.sources],
+                    arguments,
                     relax.TensorType(output_shape(call.spec, target), "float32"),
                 )
                 results.append(builder.emit(result))

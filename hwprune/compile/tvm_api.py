@@ -23,6 +23,14 @@ Schedule: Any = tvm.s_tir.Schedule
 TvmTarget: Any = tvm.target.Target
 version: str = tvm.__version__
 
+
+def import_torch(exported: Any) -> Any:
+    """Relax module of a ``torch.export`` program; its ``main`` returns one tensor."""
+    from tvm.relax.frontend.torch import from_exported_program
+
+    return from_exported_program(exported, unwrap_unit_return_tuple=True)
+
+
 #: Types of TVM objects in signatures.
 Tensor = Any
 PrimFunc = Any

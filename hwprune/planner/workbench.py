@@ -11,9 +11,9 @@ from hwprune.capture.captured import Captured
 from hwprune.compile import build_program_library, pipeline_hash
 from hwprune.dependency.groups import Dependencies
 from hwprune.errors import UsageError
+from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.fused import FusedGraph
 from hwprune.latency.fusion import fuse
-from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.location import find_table, table_directory
 from hwprune.latency.predict import LatencyModel

@@ -20,6 +20,7 @@ from hwprune.cli.common import (
     Weights,
     emit,
     print_table,
+    say,
 )
 from hwprune.target import Target, available, load_target
 
@@ -151,18 +152,16 @@ def _print_kernels(data: dict[str, Any]) -> None:
         header += ["depends on"]
         for row, k in zip(rows, data["kernels"], strict=True):
             row.append(", ".join(k["groups"]))
-    if not out.is_terminal:
-        out.width = max(out.width, 160)  # a pipe has no width of its own
     print_table("kernels", header, rows)
     if timed:
         count = f"{data['measured']} of {len(rows)} kernels are in table {data['table']}"
         hint = "" if data["measured"] == len(rows) else "; hwprune profile adds them"
-        out.print(count + hint, markup=False, soft_wrap=True)
+        say(count + hint)
     falling = [k for k in data["kernels"] if k["falls_back"]]
     if falling:
         share = data.get("fallback_share")
         known = "" if share is None else f", {share:.1%} of the measured time"
-        out.print(f"{len(falling)} kernels without a schedule rule{known}:")
+        say(f"{len(falling)} kernels without a schedule rule{known}:")
         for k in falling:
             part = "" if k["share"] is None else f" ({k['share']:.1%})"
-            out.print(f"  {k['step']}: {k['kernel']}: {k['rule']}{part}: {k['tiling']}", markup=False)
+            say(f"  {k['step']}: {k['kernel']}: {k['rule']}{part}: {k['tiling']}")

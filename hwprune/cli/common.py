@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from hwprune.target import Target, load_target
+
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -30,6 +32,15 @@ Include = Annotated[list[str] | None, typer.Option(help="Only groups whose name 
 Exclude = Annotated[list[str] | None, typer.Option(help="No group whose name matches (repeatable).")]
 Care = Annotated[str, typer.Option("--profile", help="Care of measurements: quick, table or publish.")]
 Tables = Annotated[Path | None, typer.Option(help="Directory of latency tables (default: user cache).")]
+Search = Annotated[
+    bool | None,
+    typer.Option(
+        "--search/--no-search",
+        help="Measure a dozen forms of each kernel first / ignore forms found earlier.",
+        show_default=False,
+    ),
+]
+Winograd = Annotated[bool, typer.Option(help="Let a search choose Winograd convolution (error <= 1e-3).")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Data = Annotated[str | None, typer.Option(help="Factory of labelled batches: file.py:loader.")]
 PrunedDir = Annotated[Path | None, typer.Option("--pruned", help="Directory written by prune or repair.")]
@@ -52,6 +63,12 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[objec
     for row in rows:
         table.add_row(*[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row])
     out.print(table)
+
+
+def resolve_target(name: str, threads: int | None, winograd: bool) -> Target:
+    """The target that options name."""
+    target = load_target(name, threads=threads)
+    return target if winograd else target.model_copy(update={"winograd": False})
 
 
 @contextmanager

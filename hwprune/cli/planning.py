@@ -21,12 +21,13 @@ from hwprune.cli.common import (
     Threads,
     TrustPickle,
     Weights,
+    Winograd,
     emit,
     out,
     print_table,
     progress_bar,
+    resolve_target,
 )
-from hwprune.target import load_target
 
 Latency = Annotated[str, typer.Option("--latency", "-l", help='"50%" of the dense latency, or "8ms".')]
 Criterion = Annotated[str | None, typer.Option(help="Importance criterion (see the README).")]
@@ -47,6 +48,8 @@ def profile(
     include: Include = None,
     exclude: Exclude = None,
     care: Care = "quick",
+    search: Annotated[bool, typer.Option(help="Search for the fastest form of each kernel first.")] = False,
+    winograd: Winograd = True,
     tables: Tables = None,
     seed: Seed = 0,
     json: Json = False,
@@ -63,9 +66,10 @@ def profile(
         bench = Workbench.open(
             captured,
             deps,
-            load_target(target, threads=threads),
+            resolve_target(target, threads, winograd),
             profile=measure_profile(care),
             tables=tables,
+            search=search,
             seed=seed,
             progress=progress,
         )
@@ -88,6 +92,8 @@ def plan(
     include: Include = None,
     exclude: Exclude = None,
     care: Care = "quick",
+    search: Annotated[bool, typer.Option(help="Search for the fastest form of each kernel first.")] = False,
+    winograd: Winograd = True,
     tables: Tables = None,
     checks: Annotated[int, typer.Option(help="End-to-end measurements of plans at most.")] = 3,
     seed: Seed = 0,
@@ -101,7 +107,7 @@ def plan(
         planned = api.plan(
             load_model(model, weights, trust_pickle=trust_pickle),
             example_inputs(input),
-            load_target(target, threads=threads),
+            resolve_target(target, threads, winograd),
             latency,
             load_data(data) if data else None,
             criterion=criterion,
@@ -109,6 +115,7 @@ def plan(
             exclude=exclude or (),
             profile=care,
             tables=tables,
+            search=search,
             checks=checks,
             seed=seed,
             progress=progress,

@@ -115,7 +115,9 @@ def profile(
             report.warnings.append(warning)
             _log.warning(warning)
         scratch = stack.enter_context(scratch_directory(writer.directory))
-        sweep = Sweep(writer, builder, runner, profile, report, scratch, progress, len(todo), retries, choices)
+        sweep = Sweep(
+            writer, builder, runner, profile, report, scratch, progress, len(todo), retries, choices
+        )
         try:
             sweep.prepare_sentinel()
             # Neighbouring widths far apart in time: slow drift becomes noise, not a false staircase.

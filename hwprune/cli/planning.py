@@ -29,6 +29,7 @@ from hwprune.cli.common import (
     progress_bar,
     require_directory,
     require_file,
+    resolve_target,
     say,
 )
 

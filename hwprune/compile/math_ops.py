@@ -125,6 +125,7 @@ def _gelu(x: Any, op: KernelOp) -> Any:
 
 
 UNARY: dict[str, Callable[[Any, KernelOp], Any]] = {
+    "affine": lambda x, op: x * f32(number(op, "scale")) + f32(number(op, "shift")),
     "relu": lambda x, op: tirx.max(x, f32(0.0)),
     "clamp": lambda x, op: clip(x, number(op, "min"), number(op, "max")),
     "leaky_relu": lambda x, op: let(x, lambda y: tirx.Select(y > f32(0.0), y, y * f32(number(op, "slope")))),

@@ -37,14 +37,12 @@ class Prepared:
     def finish_tile(self, block: SBlockRV, outer: int) -> None:
         """Vectorise the lanes and unroll the rest of a stage placed inside ``outer`` loops."""
         s = self.schedule
-        if self.emitted.costly:
+        reads = [str(read.source.name) for read in s.get(block).reads]
+        index = next((i for i, name in enumerate(reads) if name.startswith("acc")), None)
+        if self.emitted.costly and index is not None:
             # Unrolled, a long epilogue would be code for every accumulator, and its constants
             # would take the registers of the accumulators: store those first.
-            index = next(
-                i for i, read in enumerate(s.get(block).reads) if str(read.source.name).startswith("acc")
-            )
-            copy = s.cache_read(block, index, "local")
-            self._unrolled(copy, outer)
+            self._unrolled(s.cache_read(block, index, "local"), outer)
             s.vectorize(s.get_loops(block)[-1])
         else:
             self._unrolled(block, outer)

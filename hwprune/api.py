@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +17,22 @@ from hwprune.compile import CompiledModule
 from hwprune.delivery import bench_bundle, compile_model
 from hwprune.dependency import analyse
 from hwprune.dependency.groups import Dependencies, Refusal
-from hwprune.errors import DependencyError
+from hwprune.errors import BudgetMetError, DependencyError
 from hwprune.importance import get as get_criterion
 from hwprune.importance import score, to_objective
 from hwprune.measure.compare import Comparison
 from hwprune.planner.loop import LoopResult, PlanningLoop, reject_overrun
 from hwprune.planner.result import make_plan
 from hwprune.planner.workbench import Progress, Workbench, measure_profile, silent
+from hwprune.solve.budget import parse_budget
 from hwprune.solve.plan import Plan, model_fingerprint
 from hwprune.surgery import load_pruned, prune_model, save_pruned, verify
 from hwprune.target import Target, load_target
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+#: Stands for the dense latency until it is measured, to find out whether a budget can be read.
+_ANY_LATENCY_NS = 1e300
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,10 @@ def analyse_model(
     deps = analyse(captured, include=tuple(include), exclude=tuple(exclude))
     if not deps.groups:
         lines = "\n".join(f"  {r.name} ({r.channels} channels): {r.reason}" for r in deps.ledger)
-        raise DependencyError(f"no channel of this model can be pruned:\n{lines}")
+        raise DependencyError(
+            f"no channel of this model can be pruned:\n{lines}",
+            hint="include more layers, or change what the reasons name",
+        )
     return captured, deps
 
 
@@ -157,16 +165,20 @@ def plan(
         See ``hwprune.errors``: the message says which stage failed and what to do.
     """
     resolved = target if isinstance(target, Target) else load_target(target, threads=threads)
-    captured, deps = analyse_model(model, example_inputs, include=include, exclude=exclude)
     name = criterion or ("taylor2019" if data is not None else "l2")
+    # What can be judged by its name alone is, before minutes of measuring.
+    comparability, measured = get_criterion(name).comparability, measure_profile(profile)
+    with contextlib.suppress(BudgetMetError):
+        parse_budget(latency, _ANY_LATENCY_NS, unit=resolved.unit)
+    captured, deps = analyse_model(model, example_inputs, include=include, exclude=exclude)
     progress(f"score channels by {name}", 0, 1)
     scores = score(captured, deps, criterion=name, data=data, loss=loss)
-    values = to_objective(scores, get_criterion(name).comparability)
+    values = to_objective(scores, comparability)
     bench = Workbench.open(
         captured,
         deps,
         resolved,
-        profile=measure_profile(profile),
+        profile=measured,
         minimum=minimum,
         steps=steps,
         tables=tables,

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from hwprune.capture import capture
-from hwprune.compile import CompiledModule, compile_program, load_bundle
-from hwprune.errors import CompileError, HwpruneError
+from hwprune.compile import CompiledModule, compile_program, compile_tvm_default, load_bundle
+from hwprune.compile.pipeline import TVM_DEFAULT, known_pipeline
+from hwprune.errors import CompileError, HwpruneError, UsageError
 from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.fusion import fuse
 from hwprune.latency.program import Program
@@ -23,7 +24,7 @@ from hwprune.measure.export import onnx_export, save_exported
 from hwprune.measure.search import search as search_forms
 from hwprune.measure.stopping import MeasureProfile
 from hwprune.measure.toolchain import toolchain_directory
-from hwprune.target import Target
+from hwprune.target import Target, require_runnable
 
 #: Compiled float32 outputs differ from PyTorch by rounding only: at most this, relative to the
 #: largest output.
@@ -55,7 +56,7 @@ def compile_model(
     example_inputs
         Their shapes are the compiled module's shapes.
     target
-        CPU target.
+        CPU target; its ``pipeline`` decides who generates the code.
     check
         Run the module and compare; only possible where this machine can run the target.
     search
@@ -78,11 +79,24 @@ def compile_model(
     CompileError
         No code generator, TVM failed, or the outputs differ by more than ``1e-4`` (``1e-3`` where
         a kernel is computed by Winograd's algorithm).
+    TargetError
+        The check was asked for, and this machine cannot run the target.
     """
+    pipeline = known_pipeline(target)
+    if check:
+        require_runnable(target)
     captured = capture(model, tuple(example_inputs))
-    program = fuse(captured.graph).program()
-    choices = _choices(program, target, search, minutes, tables, seed, progress)
-    module = compile_program(program, target, choices)
+    if pipeline == TVM_DEFAULT:
+        if search:
+            raise UsageError(
+                f"pipeline '{pipeline}' has no forms of kernels to search",
+                hint="compile without --search, or use a target with the pipeline cpu-packed",
+            )
+        module = compile_tvm_default(captured.graph, captured.example_inputs, target)
+    else:
+        program = fuse(captured.graph).program()
+        choices = _choices(program, target, search, minutes, tables, seed, progress)
+        module = compile_program(program, target, choices)
     if not check:
         return module, float("nan")
     outputs = module.run(*[x.detach().numpy() for x in captured.example_inputs])
@@ -158,15 +172,21 @@ def bench_bundle(
     -------
     tuple
         The comparison, and the reason for each engine that could not take part.
+
+    Raises
+    ------
+    TargetError
+        This machine lacks the instructions of a bundle: refused before anything is timed.
     """
     bundle = load_bundle(directory)
+    require_runnable(bundle.manifest.target)
     if inputs is None:
         generator = torch.Generator().manual_seed(seed)
         inputs = [torch.randn(info.shape, generator=generator) for info in bundle.manifest.inputs]
     contenders: dict[str, Contender] = {PRUNED: bundle_contender(directory)}
     absent: dict[str, str] = {}
     if dense is not None:
-        load_bundle(dense)
+        require_runnable(load_bundle(dense).manifest.target)
         contenders["dense (TVM)"] = bundle_contender(dense)
     with tempfile.TemporaryDirectory(prefix="hwprune-bench-") as scratch:
         for kind, model in (models or {}).items():

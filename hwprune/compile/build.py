@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hwprune.compile.fallback import Inlined, fallback_module, fallback_of
 from hwprune.compile.layout import output_shape
 from hwprune.compile.link import link_shared, target_architecture
+from hwprune.compile.pipeline import PACKED, require_pipeline
 from hwprune.compile.primfunc import build_primfunc, kernel_symbol
 from hwprune.compile.shapes import Shape
 from hwprune.compile.tvm_api import IRModule, TvmTarget, relax, transform, version
@@ -36,9 +38,12 @@ def check_calls(calls: Sequence[Call], target: Target) -> None:
     ------
     UnsupportedOperatorError
         Naming the operator and the step.
+    CompileError
+        The target asks for another pipeline than this one.
     """
     from hwprune.compile.emit import emit
 
+    require_pipeline(target, PACKED)
     seen: set[KernelSpec] = set()
     for call in calls:
         if call.spec in seen:
@@ -51,7 +56,10 @@ def check_calls(calls: Sequence[Call], target: Target) -> None:
             bad = [i.dtype for i in call.spec.inputs if i.dtype != "float32"]
             if bad:
                 raise UnsupportedOperatorError(f"dtype {bad[0]} has no lowering; only float32 has")
-            emit(call.spec, target, call.choice)
+            if fallback_of(call.spec) is None:
+                emit(call.spec, target, call.choice)
+            else:
+                fallback_module(call.spec)
         except UnsupportedOperatorError as error:
             raise UnsupportedOperatorError(
                 f"step '{call.name}': {error.message}",
@@ -74,9 +82,13 @@ def relax_module(
     """Module of all PrimFuncs and ``main(*inputs, *weights) -> tuple of outputs``."""
     builder = relax.BlockBuilder()
     functions = {}
+    foreign: dict[KernelSpec, Inlined] = {}
     for spec, choice in dict.fromkeys((call.spec, call.choice) for call in calls):
-        function = build_primfunc(spec, target, choice)
-        functions[spec, choice] = builder.add_func(function, kernel_symbol(spec))
+        symbol = kernel_symbol(spec)
+        if fallback_of(spec) is None:
+            functions[spec, choice] = builder.add_func(build_primfunc(spec, target, choice), symbol)
+        else:
+            foreign[spec] = Inlined(builder, spec, symbol)
     given = [relax.Var(f"input{i}", relax.TensorType(shape, "float32")) for i, shape in enumerate(inputs)]
     packed = [relax.Var(f"weight{i}", relax.TensorType(shape, "float32")) for i, shape in enumerate(weights)]
     with builder.function("main", [*given, *packed]):
@@ -87,9 +99,13 @@ def relax_module(
 
         with builder.dataflow():
             for call in calls:
+                arguments = [find(source) for source in call.sources]
+                if call.spec in foreign:
+                    results.append(foreign[call.spec].call(arguments))
+                    continue
                 result = relax.call_tir(
                     functions[call.spec, call.choice],
-                    [find(source) for source in call.sources],
+                    arguments,
                     relax.TensorType(output_shape(call.spec, target), "float32"),
                 )
                 results.append(builder.emit(result))
@@ -140,6 +156,25 @@ def build_shared(module: IRModule, target: Target, output: Path) -> None:
             relax.transform.AttachGlobalSymbol(),
         ]
     )
+    try:
+        # ``main`` checks its arguments; checks in every kernel would double the library's size.
+        with transform.PassContext(opt_level=3, config={"tirx.disable_assert": True}):
+            executable = relax.build(module, target=llvm, relax_pipeline=passes)
+    except Exception as error:
+        raise CompileError(
+            f"TVM {version} could not compile for target '{target.name}': {str(error)[:2000]}"
+        ) from error
+    link_executable(executable, target, output)
+
+
+def link_executable(executable: Any, target: Target, output: Path) -> None:
+    """Generate machine code for a built module and link it into the shared object ``output``.
+
+    Raises
+    ------
+    CompileError
+        TVM or the linker failed.
+    """
     architecture = target_architecture(target.tvm.get("mtriple"))
 
     def link(path: str, objects: Sequence[str], **_: object) -> None:
@@ -148,13 +183,10 @@ def build_shared(module: IRModule, target: Target, output: Path) -> None:
     link.output_format = "so"  # type: ignore[attr-defined]
     link.object_format = "o"  # type: ignore[attr-defined]
     try:
-        # ``main`` checks its arguments; checks in every kernel would double the library's size.
-        with transform.PassContext(opt_level=3, config={"tirx.disable_assert": True}):
-            executable = relax.build(module, target=llvm, relax_pipeline=passes)
         executable.export_library(str(output), fcompile=link)
     except CompileError:
         raise
     except Exception as error:
         raise CompileError(
-            f"TVM {version} could not compile for target '{target.name}': {str(error)[:2000]}"
+            f"TVM {version} could not export for target '{target.name}': {str(error)[:2000]}"
         ) from error

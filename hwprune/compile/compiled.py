@@ -13,7 +13,7 @@ import numpy as np
 from hwprune.compile.adapt import adapt
 from hwprune.compile.bundle import KernelInfo, Parts, write_bundle
 from hwprune.compile.layout import input_layouts, output_shape
-from hwprune.compile.pipeline import pipeline_hash
+from hwprune.compile.pipeline import PACKED, pipeline_hash, require_pipeline
 from hwprune.compile.shapes import Shape, kernel_flops
 from hwprune.compile.vm_runtime import VirtualMachine, check_inputs
 from hwprune.errors import CompileError
@@ -23,10 +23,6 @@ from hwprune.target import Target, require_runnable
 
 if TYPE_CHECKING:
     from hwprune.compile.build import Call
-
-
-#: The one pipeline for CPUs: packed channels, register-tiled kernels.
-PIPELINE = "cpu-packed"
 
 
 @dataclass(frozen=True)
@@ -162,11 +158,7 @@ def compile_program(program: Program, target: Target, choices: ChoiceTable | Non
             f"no code generator for kind '{target.kind}' yet (target '{target.name}')",
             hint="use a target of kind 'cpu'",
         )
-    if target.pipeline != PIPELINE:
-        raise CompileError(
-            f"target '{target.name}' asks for the unknown pipeline '{target.pipeline}'",
-            hint=f'use pipeline = "{PIPELINE}"',
-        )
+    require_pipeline(target, PACKED)
     from hwprune.compile.build import Call, build_shared, check_calls, relax_module
 
     choices = choices or ChoiceTable()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from hwprune.compile.emit_channels import channel_shuffle, channel_slice, pixel_shuffle
 from hwprune.compile.emit_conv import conv2d, linear
 from hwprune.compile.emit_elementwise import binary, cat, flatten, scale_shift, unary
+from hwprune.compile.emit_norm import layer_norm, softmax
+from hwprune.compile.emit_spatial import as_map, pad2d, spread, upsample_nearest
 from hwprune.compile.emit_window import adaptive, avg_pool, depthwise, max_pool, mean
 from hwprune.compile.emit_winograd import winograd_conv2d
 from hwprune.compile.emitter import Emitted, Emitter, Value
@@ -30,8 +33,18 @@ EMITTERS: dict[str, Callable[[Emitter, KernelOp, Shape], Value]] = {
     "add": binary,
     "mul": binary,
     "sub": binary,
+    "div": binary,
     "scale_shift": scale_shift,
     "flatten": flatten,
+    "layer_norm": layer_norm,
+    "softmax": softmax,
+    "channel_slice": channel_slice,
+    "channel_shuffle": channel_shuffle,
+    "pixel_shuffle": pixel_shuffle,
+    "upsample_nearest": upsample_nearest,
+    "pad2d": pad2d,
+    "spread": spread,
+    "as_map": as_map,
     **dict.fromkeys(UNARY, unary),
 }
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from hwprune.compile.emit_channels import gathered
 from hwprune.compile.emitter import Emitter, Value
 from hwprune.compile.layout import flattened_shape
 from hwprune.compile.math_ops import UNARY
@@ -19,12 +21,23 @@ def unary(e: Emitter, op: KernelOp, shape: Shape) -> Value:
     return e.stage(x.shape, lambda *index: function(x.tensor[index], op))
 
 
+_ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
+    "add": lambda x, y: x + y,
+    "sub": lambda x, y: x - y,
+    "mul": lambda x, y: x * y,
+    "div": lambda x, y: x / y,
+}
+
+
 def binary(e: Emitter, op: KernelOp, shape: Shape) -> Value:
     a, b = (e.packed(e.values[i]) for i in op.args)
 
     def body(*index: Any) -> Any:
         x, y = e.broadcast(a, shape, index), e.broadcast(b, shape, index)
-        return x + y if op.kind == "add" else x * y if op.kind == "mul" else x - y
+        if op.kind == "div" and len(shape) == 4 and shape[1] % e.lanes:
+            # The lanes behind the last channel must stay finite.
+            y = tirx.Select(e.channel(index) < shape[1], y, tirx.const(1.0, "float32"))
+        return _ARITHMETIC[op.kind](x, y)
 
     return e.stage(shape, body)
 
@@ -88,4 +101,5 @@ def cat(e: Emitter, op: KernelOp, shape: Shape) -> Value:
             result = value if result is None else tirx.if_then_else(inside, value, result)
         return result
 
-    return e.stage(shape, body)
+    result = e.stage(shape, body)
+    return result if aligned or len(shape) == 2 else gathered(e, op, result)

@@ -177,7 +177,7 @@ def _weight_layout(
 ) -> InputLayout:
     lanes, shape = target.simd_lanes, spec.inputs[index].shape
     vector = InputLayout("vector", (ceil_div(shape[0], lanes) * lanes,), lanes)
-    if op.kind in ("conv2d", "depthwise_conv2d", "linear", "scale_shift") and len(shape) == 1:
+    if op.kind in ("conv2d", "depthwise_conv2d", "linear", "scale_shift", "layer_norm") and len(shape) == 1:
         return vector
     if op.kind == "conv2d" and slot == 1:
         g, tile = conv_plan(spec, op, shapes, target, choice)
@@ -199,7 +199,7 @@ def _weight_layout(
         flat = flattened_shape(spec, op.args[0], shapes)
         inner = shape[1] if flat is None else ceil_div(flat[1], lanes) * lanes * flat[2] * flat[3]
         return InputLayout("linear", (ceil_div(shape[0], lanes), inner, lanes), lanes, (flat,))
-    if len(shape) == 4:
+    if len(shape) == 4 and op.kind != "fallback":
         return InputLayout("packed", packed_shape(shape, lanes), lanes)
     return InputLayout("plain", shape)
 

@@ -70,6 +70,7 @@ def _gelu(x: Any, op: KernelOp) -> Any:
 
 
 UNARY: dict[str, Callable[[Any, KernelOp], Any]] = {
+    "affine": lambda x, op: x * f32(number(op, "scale")) + f32(number(op, "shift")),
     "relu": lambda x, op: tirx.max(x, f32(0.0)),
     "clamp": lambda x, op: clip(x, number(op, "min"), number(op, "max")),
     "leaky_relu": lambda x, op: tirx.Select(x > f32(0.0), x, x * f32(number(op, "slope"))),

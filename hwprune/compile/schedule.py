@@ -11,6 +11,8 @@ from collections.abc import Callable
 from hwprune.compile.emitter import Emitted
 from hwprune.compile.prepared import Prepared, pointwise, prepare
 from hwprune.compile.schedule_conv import conv_rule
+from hwprune.compile.schedule_gather import gather_rule
+from hwprune.compile.schedule_norm import norm_rule
 from hwprune.compile.schedule_reduce import linear_rule, reduce_rule
 from hwprune.compile.schedule_window import window_rule
 from hwprune.compile.schedule_winograd import winograd_rule
@@ -44,6 +46,8 @@ RULES: tuple[Rule, ...] = (
     window_rule,
     reduce_rule,
     linear_rule,
+    norm_rule,
+    gather_rule,
     elementwise_rule,
     fallback_rule,
 )

@@ -97,10 +97,34 @@ def _flatten(op: KernelOp, args: list[Shape]) -> Shape:
     return (args[0][0], math.prod(args[0][1:]))
 
 
+def _slice(op: KernelOp, args: list[Shape]) -> Shape:
+    return (args[0][0], *integers(op, "length"), *args[0][2:])
+
+
+def _pixel_shuffle(op: KernelOp, args: list[Shape]) -> Shape:
+    (n, c, h, w), (f,) = args[0], integers(op, "factor")
+    return (n, c // (f * f), h * f, w * f)
+
+
+def _upsample(op: KernelOp, args: list[Shape]) -> Shape:
+    (n, c, h, w), (rows, cols) = args[0], integers(op, "scale")
+    return (n, c, h * rows, w * cols)
+
+
+def _pad(op: KernelOp, args: list[Shape]) -> Shape:
+    (n, c, h, w), (top, left, bottom, right) = args[0], integers(op, "padding")
+    return (n, c, h + top + bottom, w + left + right)
+
+
+def _spread(op: KernelOp, args: list[Shape]) -> Shape:
+    (n, c, h, w), (rows, cols) = args[0], integers(op, "stride")
+    return (n, c, (h - 1) * rows + 1, (w - 1) * cols + 1)
+
+
 ELEMENTWISE_UNARY = (
-    "relu", "clamp", "leaky_relu", "hardswish", "hardsigmoid", "silu", "sigmoid", "gelu", "tanh",
+    "affine", "relu", "clamp", "leaky_relu", "hardswish", "hardsigmoid", "silu", "sigmoid", "gelu", "tanh",
 )  # fmt: skip
-ELEMENTWISE = frozenset((*ELEMENTWISE_UNARY, "scale_shift", "add", "mul", "sub"))
+ELEMENTWISE = frozenset((*ELEMENTWISE_UNARY, "scale_shift", "add", "mul", "sub", "div"))
 
 SHAPES: dict[str, Callable[[KernelOp, list[Shape]], Shape]] = {
     "conv2d": _conv,
@@ -115,7 +139,18 @@ SHAPES: dict[str, Callable[[KernelOp, list[Shape]], Shape]] = {
     "add": _broadcast,
     "mul": _broadcast,
     "sub": _broadcast,
+    "div": _broadcast,
     "flatten": _flatten,
+    "layer_norm": _same,
+    "softmax": _same,
+    "channel_slice": _slice,
+    "channel_shuffle": _same,
+    "pixel_shuffle": _pixel_shuffle,
+    "upsample_nearest": _upsample,
+    "pad2d": _pad,
+    "as_map": lambda op, args: (*args[0], 1, 1),
+    "spread": _spread,
+    "fallback": lambda op, args: integers(op, "shape"),
     **dict.fromkeys(ELEMENTWISE_UNARY, _same),
 }
 
@@ -148,7 +183,9 @@ def kernel_flops(spec: KernelSpec) -> int:
             total += result * math.prod(integers(op, "kernel"))
         elif op.kind in ("mean_hw", "adaptive_avg_pool2d"):
             total += math.prod(shapes[op.args[0]])
-        elif op.kind not in ("cat", "flatten"):
+        elif op.kind in ("layer_norm", "softmax"):
+            total += 5 * result
+        elif op.kind in ELEMENTWISE:
             total += result
     return total
 

@@ -23,8 +23,29 @@ Schedule: Any = tvm.s_tir.Schedule
 TvmTarget: Any = tvm.target.Target
 version: str = tvm.__version__
 
+
+def import_torch(exported: Any) -> Any:
+    """Relax module of a ``torch.export`` program; its ``main`` returns one tensor."""
+    from tvm.relax.frontend.torch import from_exported_program
+
+    return from_exported_program(exported, unwrap_unit_return_tuple=True)
+
+
 #: Types of TVM objects in signatures.
 Tensor = Any
 PrimFunc = Any
 IRModule = Any
 SBlockRV = Any
+
+
+def torch_importer(exported: Any) -> tuple[IRModule, list[Any]]:
+    """TVM's own importer: a ``torch.export.ExportedProgram`` as Relax, and its weights as arrays.
+
+    ``main`` takes the inputs, then the weights. The importer brings torch along, so it is only
+    loaded here.
+    """
+    from tvm.relax.frontend import detach_params
+    from tvm.relax.frontend.torch import from_exported_program
+
+    module, weights = detach_params(from_exported_program(exported, keep_params_as_input=True))
+    return module, [value.numpy() for value in weights.get("main", [])]

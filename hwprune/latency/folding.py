@@ -1,8 +1,8 @@
-"""Weights of a kernel, with the BatchNorm behind a convolution folded into them."""
+"""Weights of a kernel, with what follows a convolution channel by channel folded into them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,22 +13,29 @@ from torch import fx
 from hwprune.extent import Extent
 from hwprune.latency.operators import arguments
 
+Read = Callable[[Any], torch.Tensor]
+#: Where the dimensions of a weight come from: an axis of its node, or a size that is fixed.
+Axes = tuple[int | Extent, ...]
+ONE = Extent(1)
+
 
 @dataclass(frozen=True)
 class Weight:
     """A constant input of a kernel.
 
-    ``node`` is the ``get_attr`` node whose size decides this weight's size; ``per_channel`` weights
-    are vectors over the node's first dimension; ``compute`` makes the float64 values from a
-    function that reads a parameter by its node.
+    ``node`` is the node whose size decides this weight's size, dimension by dimension as ``axes``
+    says (None: all of them, in order); ``compute`` makes the float64 values from a function that
+    reads a parameter by its node.
     """
 
     node: fx.Node
-    per_channel: bool
-    compute: Callable[[Callable[[Any], torch.Tensor]], torch.Tensor]
+    axes: Axes | None
+    compute: Callable[[Read], torch.Tensor]
 
     def dims(self, dims: tuple[Extent, ...]) -> tuple[Extent, ...]:
-        return dims[:1] if self.per_channel else dims
+        if self.axes is None:
+            return dims
+        return tuple(dims[a] if isinstance(a, int) else a for a in self.axes)
 
     def value(self, graph: fx.GraphModule) -> np.ndarray:
         """The values as float32."""
@@ -42,46 +49,119 @@ class Weight:
         return np.ascontiguousarray(self.compute(read).float().numpy())
 
 
-def batch_norm_affine(norm: fx.Node) -> tuple[Weight, Weight]:
-    """BatchNorm at inference as per-channel (scale, shift)."""
-    vector: Any = norm.args[3]
-    return (
-        Weight(vector, True, lambda read: _scale(norm, read)),
-        Weight(vector, True, lambda read: _shift(norm, read)),
-    )
+@dataclass(frozen=True)
+class Affine:
+    """``x * scale + shift``: vectors over the channels, or numbers.
+
+    ``vector`` and ``axis`` name a dimension that is as long as there are channels; ``numbers``
+    is (scale, shift) if both are known numbers.
+    """
+
+    vector: fx.Node | None
+    axis: int
+    scale: Callable[[Read], torch.Tensor]
+    shift: Callable[[Read], torch.Tensor]
+    numbers: tuple[float, float] | None = None
+
+    @staticmethod
+    def of_numbers(scale: float, shift: float) -> Affine:
+        def constant(value: float) -> Callable[[Read], torch.Tensor]:
+            return lambda read: torch.tensor(value, dtype=torch.float64)
+
+        return Affine(None, 0, constant(scale), constant(shift), (scale, shift))
+
+    def weights(self) -> tuple[Weight, Weight]:
+        """Inputs of a ``scale_shift``."""
+        assert self.vector is not None
+        axes = (self.axis,)
+        return (
+            Weight(self.vector, axes, lambda read: torch.atleast_1d(self.scale(read)).clone()),
+            Weight(self.vector, axes, lambda read: torch.atleast_1d(self.shift(read)).clone()),
+        )
 
 
-def fold_weight(node: fx.Node, norm: fx.Node | None) -> Weight:
-    """Weight of a convolution or linear layer, times the scale of the BatchNorm behind it."""
-    weight: Any = node.args[1]
-
-    def compute(read: Callable[[Any], torch.Tensor]) -> torch.Tensor:
-        w = read(weight)
-        return w if norm is None else w * _scale(norm, read).reshape(-1, *[1] * (w.ndim - 1))
-
-    return Weight(weight, False, compute)
-
-
-def bias_of(node: fx.Node, norm: fx.Node | None) -> Weight | None:
-    """Bias with the BatchNorm folded in; None when there is neither."""
-    bias: Any = arguments(node).get("bias")
-    if norm is None:
-        return None if bias is None else Weight(node.args[1], True, lambda read: read(bias))  # type: ignore[arg-type]
-
-    def compute(read: Callable[[Any], torch.Tensor]) -> torch.Tensor:
-        shift = _shift(norm, read)
-        return shift if bias is None else shift + read(bias) * _scale(norm, read)
-
-    return Weight(node.args[1], True, compute)  # type: ignore[arg-type]
-
-
-def _scale(norm: fx.Node, read: Callable[[Any], torch.Tensor]) -> torch.Tensor:
+def batch_norm_affine(norm: fx.Node) -> Affine:
+    """BatchNorm at inference."""
     a = arguments(norm)
-    scale = torch.rsqrt(read(a["running_var"]) + float(a["eps"]))
-    return scale if a["weight"] is None else scale * read(a["weight"])
+
+    def scale(read: Read) -> torch.Tensor:
+        inverse = torch.rsqrt(read(a["running_var"]) + float(a["eps"]))
+        return inverse if a["weight"] is None else inverse * read(a["weight"])
+
+    def shift(read: Read) -> torch.Tensor:
+        moved = -read(a["running_mean"]) * scale(read)
+        return moved if a["bias"] is None else moved + read(a["bias"])
+
+    return Affine(a["running_mean"], 0, scale, shift)
 
 
-def _shift(norm: fx.Node, read: Callable[[Any], torch.Tensor]) -> torch.Tensor:
-    a = arguments(norm)
-    shift = -read(a["running_mean"]) * _scale(norm, read)
-    return shift if a["bias"] is None else shift + read(a["bias"])
+def operand_affine(kind: str, flipped: bool, vector: fx.Node, axis: int, value: Any) -> Affine | None:
+    """Arithmetic with a constant as an affine map of the other operand.
+
+    Parameters
+    ----------
+    kind
+        ``add``, ``sub``, ``mul`` or ``div``.
+    flipped
+        The constant is the first operand.
+    vector, axis
+        A dimension that is as long as there are channels.
+    value
+        ``read -> tensor`` of one element per channel.
+    """
+    if kind == "div" and flipped:
+        return None
+
+    def one(read: Read) -> torch.Tensor:
+        return torch.ones_like(value(read))
+
+    def zero(read: Read) -> torch.Tensor:
+        return torch.zeros_like(value(read))
+
+    pairs = {
+        "add": (one, value),
+        "sub": (lambda read: -one(read), value) if flipped else (one, lambda read: -value(read)),
+        "mul": (value, zero),
+        "div": (lambda read: 1 / value(read), zero),
+    }
+    return Affine(vector, axis, *pairs[kind])
+
+
+def number_affine(kind: str, flipped: bool, value: float) -> Affine | None:
+    """Arithmetic with a number as an affine map of the other operand."""
+    if kind == "div":
+        return None if flipped or value == 0 else Affine.of_numbers(1 / value, 0.0)
+    if kind == "mul":
+        return Affine.of_numbers(value, 0.0)
+    if kind == "add":
+        return Affine.of_numbers(1.0, value)
+    return Affine.of_numbers(-1.0, value) if flipped else Affine.of_numbers(1.0, -value)
+
+
+def fold(
+    weight: Weight, bias: Weight | None, behind: Sequence[Affine], channels: fx.Node, axis: int
+) -> tuple[Weight, Weight | None]:
+    """Weight and bias of a layer with the affine maps behind it multiplied in.
+
+    Output channels are dimension 0 of the weight; ``axis`` of ``channels`` is as long.
+    """
+    if not behind:
+        return weight, bias
+
+    def scaled(read: Read) -> torch.Tensor:
+        w = weight.compute(read)
+        for affine in behind:
+            w = w * affine.scale(read).reshape(-1, *[1] * (w.ndim - 1))
+        return w
+
+    def shifted(read: Read) -> torch.Tensor:
+        size = weight.compute(read).shape[0]
+        total = torch.zeros(size, dtype=torch.float64) if bias is None else bias.compute(read)
+        for affine in behind:
+            total = total * affine.scale(read) + affine.shift(read)
+        return total
+
+    new = Weight(weight.node, weight.axes, scaled)
+    if bias is None and all(a.numbers is not None and a.numbers[1] == 0 for a in behind):
+        return new, None
+    return new, Weight(channels, (axis,), shifted)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import fx
 
 from hwprune.extent import Extent
 from hwprune.latency import operators as ops
+from hwprune.latency.channels import OpenSize, StepOp
 from hwprune.latency.folding import Weight
-from hwprune.latency.kernel import FamilyInput, KernelFamily, KernelOp
+from hwprune.latency.kernel import FamilyInput, FamilyOp, KernelFamily, KernelOp, OpenValue
 from hwprune.latency.program import Program, Source, Step
+from hwprune.latency.views import Views
 
 
 @dataclass(frozen=True)
@@ -24,10 +27,15 @@ class FusedStep:
     """
 
     name: str
-    ops: tuple[KernelOp, ...]
+    ops: tuple[KernelOp | StepOp, ...]
     inputs: tuple[fx.Node | Weight, ...]
     node: fx.Node
     plain_output: bool
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the kernel reads and writes plain feature maps."""
+        return self.ops[0].kind == "fallback" and len(ops.shape(self.node)) == 4
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,7 @@ class FusedGraph:
     placeholders: tuple[fx.Node, ...]
     steps: tuple[FusedStep, ...]
     outputs: tuple[fx.Node, ...]
+    views: Views
 
     def families(self, extents: Mapping[str, Sequence[Extent]] | None = None) -> tuple[KernelFamily, ...]:
         """One family per step; without ``extents`` every dimension is fixed."""
@@ -81,12 +90,30 @@ class FusedGraph:
     def _family(self, step: FusedStep, extents: Mapping[str, Sequence[Extent]]) -> KernelFamily:
         def dims(node: fx.Node) -> tuple[Extent, ...]:
             found = extents.get(node.name)
-            return tuple(found) if found is not None else tuple(Extent(size) for size in ops.shape(node))
+            natural = found if found is not None else [Extent(size) for size in ops.shape(node)]
+            return tuple(self.views.order(node, natural))
 
+        fallback = step.ops[0].kind == "fallback"
         inputs: list[FamilyInput] = []
         for item in step.inputs:
             if isinstance(item, Weight):
                 inputs.append(FamilyInput(item.dims(dims(item.node)), "weight"))
             else:
-                inputs.append(FamilyInput(dims(item), "input" if item.op == "placeholder" else "data"))
-        return KernelFamily(step.name, tuple(inputs), step.ops, step.plain_output)
+                plain = fallback or item.op == "placeholder"
+                inputs.append(FamilyInput(dims(item), "input" if plain else "data"))
+        found = tuple(_open(op, dims) if isinstance(op, StepOp) else op for op in step.ops)
+        return KernelFamily(step.name, tuple(inputs), found, step.plain_output)
+
+
+def _open(op: StepOp, dims: Callable[[fx.Node], tuple[Extent, ...]]) -> KernelOp | FamilyOp:
+    """The operator with its sizes as functions of widths; fixed ones as numbers."""
+
+    def value(given: Any) -> OpenValue:
+        if isinstance(given, OpenSize):
+            return given.extent(dims)
+        if isinstance(given, tuple):
+            return tuple(value(v) for v in given)  # type: ignore[return-value]
+        return given
+
+    found = FamilyOp(op.kind, op.args, tuple((name, value(v)) for name, v in op.attributes))
+    return found if any(e.terms for e in found.extents) else found.at({})

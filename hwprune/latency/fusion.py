@@ -2,23 +2,35 @@
 
 The same list feeds the profiler (kernel families), the predictor (one term per step) and the
 compiler (a :class:`~hwprune.latency.program.Program` with folded weights), so a kernel that is
-timed is the kernel that ships. Rules: an anchor (convolution, linear, pooling, concat) takes the
-BatchNorm behind it into its weights and the elementwise operators behind that into its loop nest,
-as long as each result has one user, keeps the anchor's shape, and its other operand is already
-there. Elementwise operators that find no anchor make a kernel of their own.
+timed is the kernel that ships. Rules: an anchor (convolution, linear, pooling, concat) takes what
+maps its channels affinely (BatchNorm, layer scale, numbers) into its weights and the elementwise
+operators behind that into its loop nest, as long as each result has one user, keeps the anchor's
+shape, and its other operand is already there. Elementwise operators that find no anchor make a
+kernel of their own; an operator without a rule makes a ``fallback`` kernel.
 """
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import fx
 
 from hwprune.latency import operators as ops
-from hwprune.latency.folding import Weight, batch_norm_affine, bias_of, fold_weight
+from hwprune.latency.channels import SPLITS, Shuffle, shuffle_at, slice_at
 from hwprune.latency.fused import FusedGraph, FusedStep
-from hwprune.latency.kernel import KernelOp
+from hwprune.latency.open_kernel import OpenKernel
+from hwprune.latency.views import Views
+
+
+class NeedsOrder(Exception):
+    """A tensor must lie in the order that the graph says: its permutation is to be computed."""
+
+    def __init__(self, permutes: frozenset[fx.Node]) -> None:
+        super().__init__()
+        self.permutes = permutes
 
 
 def fuse(graph: fx.GraphModule) -> FusedGraph:
@@ -29,17 +41,28 @@ def fuse(graph: fx.GraphModule) -> FusedGraph:
     UnsupportedOperatorError
         Naming the layer and operator that no kernel can hold.
     """
-    return _Fuser(graph).run()
+    blocked: frozenset[fx.Node] = frozenset()
+    while True:
+        try:
+            return Fuser(graph, Views(graph, blocked)).run()
+        except NeedsOrder as needed:
+            blocked |= needed.permutes
 
 
-class _Fuser:
-    """One walk over the graph. ``real`` maps alias nodes to the node that holds their value."""
+class Fuser:
+    """One walk over the graph.
 
-    def __init__(self, graph: fx.GraphModule) -> None:
+    ``deferred`` maps nodes that are computed inside the kernels of their users to the function
+    that puts them there; ``pads`` maps paddings that convolutions do to their source and amounts.
+    """
+
+    def __init__(self, graph: fx.GraphModule, views: Views) -> None:
         self.graph = graph
-        self.real: dict[fx.Node, fx.Node] = {}
+        self.views = views
         self.available: set[fx.Node] = set()
         self.taken: set[fx.Node] = set()
+        self.deferred: dict[fx.Node, Callable[[OpenKernel], object]] = {}
+        self.pads: dict[fx.Node, tuple[fx.Node, tuple[int, int, int, int]]] = {}
         self.steps: list[FusedStep] = []
         self.names: dict[str, int] = {}
 
@@ -54,39 +77,83 @@ class _Fuser:
                 outputs = [self.resolve(n) for n in node.all_input_nodes]
             elif node.op == "call_function" and node not in self.taken:
                 self.visit(node)
-        steps = [
-            step if step.plain_output == self.leaves(step.node) else self.plain(step) for step in self.steps
-        ]
-        return FusedGraph(self.graph, tuple(placeholders), tuple(steps), tuple(outputs))
+        steps = tuple(replace(s, plain_output=self.leaves(s.node) or s.is_plain) for s in self.steps)
+        return FusedGraph(self.graph, tuple(placeholders), steps, tuple(outputs), self.views)
 
     def resolve(self, node: fx.Node) -> fx.Node:
-        while node in self.real:
-            node = self.real[node]
+        """The node that holds the value of an alias."""
+        while node.op == "call_function" and self.views.is_alias(node):
+            node = node.args[0]  # type: ignore[assignment]
         return node
 
     def visit(self, node: fx.Node) -> None:
-        if ops.is_alias(node):
-            self.real[node] = node.args[0]  # type: ignore[assignment]
-        elif ops.is_flatten(node) and self.single_linear_user(node):
-            return  # taken along by the linear layer
+        shuffle = shuffle_at(node)
+        if self.views.is_alias(node):
+            return
+        if isinstance(node.meta.get("val"), (list, tuple)):
+            return  # each user takes its part of an operator with several results
+        if ops.is_flatten(node) and self.all_users(node, self.is_linear):
+            self.deferred[node] = lambda kernel: kernel.flatten(node)
+        elif node.target in ops.PADS and self.joins_convolutions(node):
+            padding = ops.padding_of(node)
+            assert padding is not None
+            self.pads[node] = (self.resolve(node.args[0]), padding[0])  # type: ignore[arg-type]
+        elif shuffle is not None:
+            self.taken.update(shuffle.inside, (shuffle.result,))
+            self.shuffle(shuffle)
+        elif node.target is ops.aten.cat.default and self.feeds_shuffle(node):
+            self.deferred[node] = lambda kernel: kernel.concat(node)
         else:
             self.start(node)
 
-    def single_linear_user(self, node: fx.Node) -> bool:
+    def shuffle(self, shuffle: Shuffle) -> None:
+        """Where only slices are taken of it, a shuffle is done inside of them."""
+        if self.all_users(shuffle.result, self.is_slice):
+            self.deferred[shuffle.result] = lambda kernel: kernel.shuffle(shuffle)
+        else:
+            self.start(shuffle.result, lambda kernel: kernel.shuffle(shuffle))
+
+    def all_users(self, node: fx.Node, test: Callable[[fx.Node], bool]) -> bool:
         users = self.users(node)
-        return len(users) == 1 and users[0].target is torch.ops.aten.linear.default
+        return bool(users) and all(test(user) for user in users)
+
+    @staticmethod
+    def is_linear(node: fx.Node) -> bool:
+        return node.target is torch.ops.aten.linear.default
+
+    @staticmethod
+    def is_slice(node: fx.Node) -> bool:
+        if node.target in SPLITS:
+            return all(u.target is operator.getitem and slice_at(u) is not None for u in node.users)
+        return slice_at(node) is not None
+
+    def joins_convolutions(self, node: fx.Node) -> bool:
+        """Whether a padding with zeros can be done by the convolutions behind it."""
+        found = ops.padding_of(node)
+        maps = found is not None and found[1] == 0.0 and len(ops.shape(node)) == 4
+        return maps and self.all_users(
+            node, lambda user: user.target in ops.CONVOLUTIONS and user.args[0] is node
+        )
+
+    def feeds_shuffle(self, node: fx.Node) -> bool:
+        users = self.users(node)
+        return len(users) == 1 and shuffle_at(users[0]) is not None and len(self.views.shape(node)) == 4
 
     def users(self, node: fx.Node) -> list[fx.Node]:
         """Users of a value, looking through aliases; the output node counts as one."""
         found: list[fx.Node] = []
         for user in node.users:
-            found.extend(self.users(user) if user.op == "call_function" and ops.is_alias(user) else [user])
+            aliased = user.op == "call_function" and self.views.is_alias(user)
+            found.extend(self.users(user) if aliased else [user])
         return found
 
-    def start(self, node: fx.Node) -> None:
+    def start(self, node: fx.Node, first: Callable[[OpenKernel], object] | None = None) -> None:
         """Open a kernel at ``node`` and extend it as far as the rules allow."""
-        kernel = _OpenKernel(self, node)
-        kernel.open()
+        kernel = OpenKernel(self, node)
+        if first is None:
+            kernel.open()
+        else:
+            first(kernel)
         while kernel.extend():
             pass
         current = kernel.node
@@ -94,6 +161,17 @@ class _Fuser:
         self.steps.append(
             FusedStep(self.unique(kernel.name), tuple(kernel.numbered), tuple(kernel.inputs), current, False)
         )
+
+    def natural(self, node: fx.Node) -> None:
+        """Make sure that a tensor lies as the graph says.
+
+        Raises
+        ------
+        NeedsOrder
+            It does not; fusion starts again with its permutation computed.
+        """
+        if node in self.views.last:
+            raise NeedsOrder(self.views.last[node])
 
     def unique(self, name: str) -> str:
         count = self.names.get(name, 0)
@@ -103,147 +181,3 @@ class _Fuser:
     def leaves(self, node: fx.Node) -> bool:
         """Whether a feature map leaves the network."""
         return len(ops.shape(node)) == 4 and any(user.op == "output" for user in self.users(node))
-
-    def plain(self, step: FusedStep) -> FusedStep:
-        return FusedStep(step.name, step.ops, step.inputs, step.node, True)
-
-
-class _OpenKernel:
-    """A kernel under construction; value numbers are assigned when it is closed."""
-
-    def __init__(self, fuser: _Fuser, node: fx.Node) -> None:
-        self.fuser = fuser
-        self.node = node
-        self.name = ops.where(node)
-        self.inputs: list[fx.Node | Weight] = []
-        self.chain: list[tuple[KernelOp, tuple[object, ...]]] = []
-        self.folded = False
-
-    @property
-    def numbered(self) -> list[KernelOp]:
-        """Operators with final value numbers (inputs first, then results in order)."""
-        count = len(self.inputs)
-
-        def number(arg: object) -> int:
-            if arg is None:
-                return -1
-            kind, index = arg  # type: ignore[misc]
-            return int(index) if kind == "in" else count + int(index)
-
-        return [KernelOp(op.kind, tuple(number(a) for a in args), op.attributes) for op, args in self.chain]
-
-    def add_input(self, item: fx.Node | Weight) -> tuple[str, int]:
-        if isinstance(item, fx.Node):
-            item = self.fuser.resolve(item)
-            if item in self.inputs:
-                return ("in", self.inputs.index(item))
-        self.inputs.append(item)
-        return ("in", len(self.inputs) - 1)
-
-    def push(self, op: KernelOp, *args: object) -> tuple[str, int]:
-        self.chain.append((op, args))
-        return ("op", len(self.chain) - 1)
-
-    def result(self) -> tuple[str, int]:
-        return ("op", len(self.chain) - 1)
-
-    # -- the first operator -------------------------------------------------------------------
-
-    def open(self) -> None:
-        node, target = self.node, self.node.target
-        if target in ops.WEIGHTED:
-            self._open_weighted()
-        elif target in ops.UNWEIGHTED:
-            operands = node.args[0] if isinstance(node.args[0], (list, tuple)) else [node.args[0]]
-            self.push(ops.UNWEIGHTED[target](node), *[self.add_input(x) for x in operands])  # type: ignore[arg-type]
-        elif target in ops.UNARY:
-            self.push(ops.UNARY[target](node), self.add_input(node.args[0]))  # type: ignore[arg-type]
-        elif target in ops.BINARY:
-            self._check_binary(node)
-            self.push(KernelOp(ops.BINARY[target], ()), *[self.add_input(x) for x in node.args[:2]])  # type: ignore[arg-type]
-        elif ops.is_batch_norm(node):
-            x = self.add_input(node.args[0])  # type: ignore[arg-type]
-            self.push(KernelOp("scale_shift", ()), x, *[self.add_input(w) for w in batch_norm_affine(node)])
-        elif ops.is_flatten(node):
-            self.push(KernelOp("flatten", ()), self.add_input(node.args[0]))  # type: ignore[arg-type]
-        elif target is operator.getitem:
-            raise ops.unsupported(node, "of an operator with several results has no kernel")
-        else:
-            raise ops.unsupported(node, "has no kernel yet")
-
-    def _open_weighted(self) -> None:
-        node = self.node
-        source: fx.Node = node.args[0]  # type: ignore[assignment]
-        while ops.is_alias(source):
-            source = source.args[0]  # type: ignore[assignment]
-        flatten = ops.is_flatten(source) and self.fuser.single_linear_user(source)
-        value: object = self.add_input(source.args[0] if flatten else source)  # type: ignore[arg-type]
-        norm = self._batch_norm_behind(node)
-        weight = fold_weight(node, norm)
-        bias = bias_of(node, norm)
-        w = self.add_input(weight)
-        b = self.add_input(bias) if bias is not None else None
-        if flatten:
-            value = self.push(KernelOp("flatten", ()), value)
-        self.push(ops.WEIGHTED[node.target](node), value, w, b)
-        if norm is not None:
-            self.fuser.taken.add(norm)
-            self.node = norm
-
-    def _batch_norm_behind(self, node: fx.Node) -> fx.Node | None:
-        users = self.fuser.users(node)
-        if len(users) == 1 and ops.is_batch_norm(users[0]) and not bool(users[0].args[5]):
-            return users[0]
-        return None
-
-    # -- what follows -------------------------------------------------------------------------
-
-    def extend(self) -> bool:
-        """Take the single user of the present value into the kernel, if the rules allow."""
-        users = self.fuser.users(self.node)
-        if len(users) != 1:
-            return False
-        user = users[0]
-        if user.op != "call_function" or ops.shape(user) != ops.shape(self.node):
-            return False
-        if user.target in ops.UNARY:
-            self.push(ops.UNARY[user.target](user), self.result())
-        elif ops.is_batch_norm(user) and not bool(user.args[5]):
-            self.push(
-                KernelOp("scale_shift", ()),
-                self.result(),
-                *[self.add_input(w) for w in batch_norm_affine(user)],
-            )
-        elif user.target in ops.BINARY:
-            if not self._extend_binary(user):
-                return False
-        else:
-            return False
-        self.fuser.taken.add(user)
-        self.node = user
-        return True
-
-    def _extend_binary(self, user: fx.Node) -> bool:
-        self._check_binary(user)
-        mine = [self.fuser.resolve(x) is self.node for x in user.args[:2]]  # type: ignore[arg-type]
-        if all(mine):
-            return False  # x + x: both operands are this value, which then has one user twice
-        other: fx.Node = user.args[0 if mine[1] else 1]  # type: ignore[assignment]
-        if self.fuser.resolve(other) not in self.fuser.available:
-            return False
-        other_value = self.add_input(other)
-        args = (self.result(), other_value) if mine[0] else (other_value, self.result())
-        self.push(KernelOp(ops.BINARY[user.target], ()), *args)
-        return True
-
-    def _check_binary(self, node: fx.Node) -> None:
-        a = ops.arguments(node)
-        if not all(isinstance(x, fx.Node) for x in node.args[:2]) or a.get("alpha", 1) != 1:
-            raise ops.unsupported(node, "with a number as operand has no kernel yet")
-        if any(x.op == "get_attr" for x in node.args[:2]):  # type: ignore[union-attr]
-            raise ops.unsupported(node, "with a parameter as operand has no kernel yet")
-        out = ops.shape(node)
-        for x in node.args[:2]:
-            s = ops.shape(x)  # type: ignore[arg-type]
-            if s != out and not (len(s) == 4 and len(out) == 4 and s[:2] == out[:2] and s[2:] == (1, 1)):
-                raise ops.unsupported(node, f"cannot broadcast {s} to {out} inside a kernel")

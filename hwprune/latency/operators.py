@@ -1,7 +1,8 @@
 """How each ATen operator appears inside a fused kernel.
 
-``ELEMENTWISE`` may follow an anchor in the same kernel; ``ANCHOR`` starts one; ``ALIAS``
-operators cost nothing at inference. One small function per operator.
+``UNARY`` and ``BINARY`` operators may follow an anchor in the same kernel; ``PASSING`` ones cost
+nothing at inference. One small function per operator; those that raise
+:class:`~hwprune.errors.UnsupportedOperatorError` leave the node to the fallback.
 """
 
 from __future__ import annotations
@@ -29,8 +30,11 @@ def arguments(node: fx.Node) -> dict[str, Any]:
 
 
 def shape(node: fx.Node) -> tuple[int, ...]:
-    """Static shape of a tensor node."""
-    return tuple(int(size) for size in node.meta["val"].shape)
+    """Static shape of a tensor node; () for an operator with several results."""
+    value = node.meta["val"]
+    if isinstance(value, (list, tuple)):
+        return ()
+    return tuple(int(size) for size in value.shape)
 
 
 def pair(value: Any) -> tuple[int, int]:
@@ -60,14 +64,17 @@ def unsupported(node: fx.Node, reason: str) -> UnsupportedOperatorError:
 # --- elementwise -----------------------------------------------------------------------------
 
 
+FLOAT_MAX = 3.4028234663852886e38
+
+
 def _clamp(node: fx.Node) -> KernelOp:
     a = arguments(node)
     low, high = a.get("min_val", a.get("min")), a.get("max_val", a.get("max"))
     if low == 0 and high is None:
         return KernelOp("relu", ())
-    if low is None or high is None:
-        raise unsupported(node, "is supported with both bounds, or with the lower bound 0 alone")
-    return KernelOp("clamp", (), attributes(min=float(low), max=float(high)))
+    low = -FLOAT_MAX if low is None else max(float(low), -FLOAT_MAX)
+    high = FLOAT_MAX if high is None else min(float(high), FLOAT_MAX)
+    return KernelOp("clamp", (), attributes(min=low, max=high))
 
 
 def _leaky(node: fx.Node) -> KernelOp:
@@ -88,6 +95,7 @@ UNARY: dict[Any, Callable[[fx.Node], KernelOp]] = {
     aten.hardtanh.default: _clamp,
     aten.clamp.default: _clamp,
     aten.clamp_min.default: _clamp,
+    aten.clamp_max.default: _clamp,
     aten.leaky_relu.default: _leaky,
     aten.hardswish.default: _plain("hardswish"),
     aten.hardsigmoid.default: _plain("hardsigmoid"),
@@ -97,7 +105,24 @@ UNARY: dict[Any, Callable[[fx.Node], KernelOp]] = {
     aten.gelu.default: _gelu,
 }
 
-BINARY: dict[Any, str] = {aten.add.Tensor: "add", aten.mul.Tensor: "mul", aten.sub.Tensor: "sub"}
+BINARY: dict[Any, str] = {
+    getattr(getattr(aten, kind), overload): kind
+    for kind in ("add", "mul", "sub", "div")
+    for overload in ("Tensor", "Scalar")
+}
+BINARY[aten.rsub.Scalar] = "sub"
+
+#: Operators that hand their first input on at inference.
+PASSING = frozenset(
+    (
+        aten.dropout.default,
+        aten.feature_dropout.default,
+        aten.contiguous.default,
+        aten.clone.default,
+        aten.alias.default,
+        aten.detach.default,
+    )
+)
 
 
 # --- anchors ---------------------------------------------------------------------------------
@@ -109,9 +134,7 @@ def convolution(node: fx.Node) -> KernelOp:
     x, w = shape(node.args[0]), shape(node.args[1])  # type: ignore[arg-type]
     stride, dilation, groups = pair(a["stride"]), pair(a["dilation"]), int(a["groups"])
     padding = _padding(node, a["padding"], w[2:], stride, dilation)
-    if groups > 1 and groups == x[1]:
-        if w[0] != x[1]:
-            raise unsupported(node, f"with a depth multiplier ({x[1]} -> {w[0]} channels) has no kernel")
+    if groups > 1 and groups == x[1] == w[0]:
         return KernelOp("depthwise_conv2d", (), attributes(stride=stride, dilation=dilation, padding=padding))
     return KernelOp(
         "conv2d", (), attributes(stride=stride, dilation=dilation, padding=padding, groups=groups)
@@ -173,21 +196,49 @@ def _adaptive_pool(node: fx.Node) -> KernelOp:
     return KernelOp("adaptive_avg_pool2d", (), attributes(output=output))
 
 
-def _mean(node: fx.Node) -> KernelOp:
+def _upsample(node: fx.Node) -> KernelOp:
+    before, after = shape(node.args[0]), shape(node)  # type: ignore[arg-type]
+    scale = (after[2] // before[2], after[3] // before[3])
+    if (before[2] * scale[0], before[3] * scale[1]) != after[2:]:
+        raise unsupported(node, "has a kernel for whole factors only")
+    return KernelOp("upsample_nearest", (), attributes(scale=scale))
+
+
+def padding_of(node: fx.Node) -> tuple[tuple[int, int, int, int], float] | None:
+    """(top, left, bottom, right) and value of a constant spatial padding; None for other padding."""
     a = arguments(node)
-    rank = len(shape(node.args[0]))  # type: ignore[arg-type]
-    dims = sorted(int(d) % rank for d in (a["dim"] or range(rank)))
-    if rank != 4 or dims != [2, 3]:
-        raise unsupported(node, "is supported over height and width of a feature map only")
-    return KernelOp("mean_hw", (), attributes(keepdim=int(bool(a["keepdim"]))))
+    amounts = [int(n) for n in a["pad"]]
+    amounts += [0] * (2 * len(shape(node)) - len(amounts))
+    if a.get("mode", "constant") != "constant" or min(amounts) < 0 or any(amounts[4:]):
+        return None
+    left, right, top, bottom = amounts[:4]
+    return (top, left, bottom, right), float(a.get("value") or 0.0)
 
 
-def _cat(node: fx.Node) -> KernelOp:
-    rank = len(shape(node))
-    if int(arguments(node)["dim"]) % rank != 1:
-        raise unsupported(node, "is supported along channels only")
-    return KernelOp("cat", ())
+def _pad(node: fx.Node) -> KernelOp:
+    found = padding_of(node)
+    if found is None or len(shape(node)) != 4:
+        raise unsupported(node, "has a kernel for constant spatial padding only")
+    return KernelOp("pad2d", (), attributes(padding=found[0], value=found[1]))
 
+
+def transposed(node: fx.Node) -> tuple[KernelOp, KernelOp]:
+    """A transposed convolution as ``spread`` (zeros between pixels) and a convolution."""
+    a = arguments(node)
+    kernel = shape(node.args[1])[2:]  # type: ignore[arg-type]
+    stride, dilation = pair(a["stride"]), pair(a["dilation"])
+    reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    top, left = (r - p for r, p in zip(reach, pair(a["padding"]), strict=True))
+    more = pair(a["output_padding"])
+    if top < 0 or left < 0:
+        raise unsupported(node, "with more padding than kernel has no kernel")
+    padding = (top, left, top + more[0], left + more[1])
+    convolution_ = attributes(stride=(1, 1), dilation=dilation, padding=padding, groups=int(a["groups"]))
+    return KernelOp("spread", (), attributes(stride=stride)), KernelOp("conv2d", (), convolution_)
+
+
+CONVOLUTIONS = frozenset((aten.conv2d.default, aten.conv2d.padding))
+PADS = frozenset((aten.pad.default, aten.constant_pad_nd.default))
 
 WEIGHTED: dict[Any, Callable[[fx.Node], KernelOp]] = {
     aten.conv2d.default: convolution,
@@ -199,34 +250,49 @@ UNWEIGHTED: dict[Any, Callable[[fx.Node], KernelOp]] = {
     aten.max_pool2d.default: _max_pool,
     aten.avg_pool2d.default: _avg_pool,
     aten.adaptive_avg_pool2d.default: _adaptive_pool,
-    aten.mean.dim: _mean,
-    aten.cat.default: _cat,
+    aten.upsample_nearest2d.vec: _upsample,
+    aten.upsample_nearest2d.default: _upsample,
+    aten.pixel_shuffle.default: lambda node: KernelOp(
+        "pixel_shuffle", (), attributes(factor=int(arguments(node)["upscale_factor"]))
+    ),
+    aten.pad.default: _pad,
+    aten.constant_pad_nd.default: _pad,
+}
+
+RESHAPES = frozenset((aten.flatten.using_ints, aten.view.default, aten.reshape.default))
+#: Operators that change nothing where they keep the shape.
+_SHAPERS = RESHAPES | {
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.unsqueeze.default,
+    aten.expand.default,
+    aten.adaptive_avg_pool2d.default,
 }
 
 
 def is_alias(node: fx.Node) -> bool:
     """Whether the node only hands its first input on (at inference)."""
-    if node.target in (
-        aten.dropout.default,
-        aten.contiguous.default,
-        aten.alias.default,
-        aten.detach.default,
-    ):
+    if node.target in PASSING:
         return True
-    if node.target is aten.adaptive_avg_pool2d.default:
-        return shape(node) == shape(node.args[0])  # type: ignore[arg-type]
-    if node.target in (aten.flatten.using_ints, aten.view.default, aten.reshape.default):
-        return shape(node) == shape(node.args[0])  # type: ignore[arg-type]
-    return False
+    return node.target in _SHAPERS and shape(node) == shape(node.args[0])  # type: ignore[arg-type]
 
 
 def is_flatten(node: fx.Node) -> bool:
     """Whether the node turns [N,C,H,W] into [N,C*H*W]."""
-    if node.target not in (aten.flatten.using_ints, aten.view.default, aten.reshape.default):
+    if node.target not in _SHAPERS and node.target is not aten.squeeze.dims:
         return False
     before, after = shape(node.args[0]), shape(node)  # type: ignore[arg-type]
-    return len(before) == 4 and len(after) == 2 and before[0] == after[0]
+    if len(before) != 4 or len(after) != 2 or before[0] != after[0]:
+        return False
+    return node.target in RESHAPES or after == before[:2]
+
+
+def is_as_map(node: fx.Node) -> bool:
+    """Whether the node turns [N,C] into [N,C,1,1]."""
+    before, after = shape(node.args[0]), shape(node)  # type: ignore[arg-type]
+    return node.target in RESHAPES and len(before) == 2 and after == (*before, 1, 1)
 
 
 def is_batch_norm(node: fx.Node) -> bool:
-    return node.target is aten.batch_norm.default
+    """Whether the node is a BatchNorm with fixed statistics."""
+    return node.target is aten.batch_norm.default and not bool(node.args[5])

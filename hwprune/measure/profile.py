@@ -26,9 +26,11 @@ from hwprune.measure.runners.local import LocalRunner
 from hwprune.measure.stopping import QUICK, MeasureProfile
 from hwprune.measure.sweep import ProfileReport, Progress, Sweep
 from hwprune.measure.table_writer import TableWriter
-from hwprune.target import Target, require_runnable
+from hwprune.target import Target, require_measurable
 
 BATCH = 32
+#: A sweep of this many kernels or fewer is part of a larger job.
+FEW = 16
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +92,7 @@ def profile(
     """
     with ExitStack() as stack:
         if runner is None:
-            require_runnable(target)
+            require_measurable(target)
             runner = LocalRunner(target.threads)
             stack.callback(runner.close)
         if builder is None:
@@ -113,7 +115,8 @@ def profile(
         warning = load_warning(device.cores)
         if warning:
             report.warnings.append(warning)
-            _log.warning(warning)
+            # A plan asks for a few kernels more again and again; that needs to be said only once.
+            _log.log(logging.WARNING if len(todo) > FEW else logging.INFO, warning)
         scratch = stack.enter_context(scratch_directory(writer.directory))
         sweep = Sweep(
             writer, builder, runner, profile, report, scratch, progress, len(todo), retries, choices

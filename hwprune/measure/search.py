@@ -27,7 +27,7 @@ from hwprune.measure.provenance import versions
 from hwprune.measure.rotation import copies_for
 from hwprune.measure.sweep import Progress
 from hwprune.measure.table_writer import timestamp, writing
-from hwprune.target import Target, require_runnable
+from hwprune.target import Target, require_measurable
 
 #: A form replaces the default only if it is faster by at least this share, in the median of its
 #: turns and in the minimum: less is noise.
@@ -128,7 +128,7 @@ def search(
     begin = time.monotonic()
     with ExitStack() as stack:
         if judge is None:
-            require_runnable(target)
+            require_measurable(target)
             judge = stack.enter_context(LocalJudge(target))
         if forms is None:
             from hwprune.compile.choice import choices_for

@@ -17,7 +17,7 @@ from hwprune.latency.fusion import fuse
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.predict import LatencyModel
 from hwprune.latency.program import Program
-from hwprune.latency.table import LatencyTable
+from hwprune.latency.table import MANIFEST_NAME, LatencyTable
 from hwprune.measure.device import device_slug
 from hwprune.measure.network import time_libraries
 from hwprune.measure.profile import profile as profile_kernels
@@ -26,7 +26,7 @@ from hwprune.measure.stats import Summary
 from hwprune.measure.stopping import PROFILES, MeasureProfile
 from hwprune.measure.toolchain import toolchain_directory
 from hwprune.planner.widths import GroupWidths, group_widths
-from hwprune.target import Target, require_runnable
+from hwprune.target import Target, require_measurable
 
 #: Reports long work: what, how much is done, of how much.
 Progress = Callable[[str, int, int], None]
@@ -104,7 +104,7 @@ class Workbench:
 
     def measure_kernels(self, specs: Sequence[KernelSpec]) -> LatencyTable:
         """Bring the kernels that the table lacks into it, and return the table."""
-        require_runnable(self.target)
+        require_measurable(self.target)
         if self.search:
             search_forms(
                 specs,
@@ -135,7 +135,7 @@ class Workbench:
 
     def time_networks(self, programs: Mapping[str, Program]) -> dict[str, Summary]:
         """Build programs through the shipping pipeline and time them end to end, interleaved."""
-        require_runnable(self.target)
+        require_measurable(self.target)
         with tempfile.TemporaryDirectory(prefix="hwprune-") as scratch:
             libraries: dict[str, Path] = {}
             choices = ChoiceTable.load(self.directory)
@@ -160,3 +160,26 @@ def measure_profile(name: str) -> MeasureProfile:
     if name not in PROFILES:
         raise UsageError(f"unknown measurement profile '{name}'", hint=f"use one of {', '.join(PROFILES)}")
     return PROFILES[name]
+
+
+def recorded(target: Target, tables: Path | None = None) -> tuple[Path, dict[str, float], ChoiceTable]:
+    """What is on disk about kernels of ``target`` on this machine, for looking, not for planning.
+
+    Returns
+    -------
+    tuple
+        The table's directory (it need not exist), median nanoseconds by kernel digest (disturbed
+        rows included) and searched choices.
+
+    Raises
+    ------
+    TableError
+        There is a table, but it is damaged or of another pipeline or device.
+    """
+    pipeline = pipeline_hash(target)
+    directory = toolchain_directory(target, tables)
+    choices = ChoiceTable.load(directory)
+    if not (directory / MANIFEST_NAME).is_file():
+        return directory, {}, choices
+    table = LatencyTable.load(directory, pipeline=pipeline, unit=target.unit, device=device_slug())
+    return directory, {row.digest: row.median for row in table if row.failure is None}, choices

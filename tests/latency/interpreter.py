@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import torch
 from torch.nn import functional as f
 
@@ -52,7 +54,18 @@ def _apply(op: KernelOp, args: list) -> torch.Tensor:
         "mean_hw": lambda: x.mean((2, 3), keepdim=bool(a["keepdim"])),
         "cat": lambda: torch.cat(args, 1),
         "flatten": lambda: x.flatten(1),
-        "copy": lambda: x,
+        "layer_norm": lambda: _layer_norm(x, args[1], args[2], a["eps"]),
+        "softmax": lambda: x.softmax(1),
+        "channel_slice": lambda: x[:, a["start"] : a["start"] + a["length"]],
+        "channel_shuffle": lambda: f.channel_shuffle(x, a["groups"]),
+        "pixel_shuffle": lambda: f.pixel_shuffle(x, a["factor"]),
+        "upsample_nearest": lambda: x.repeat_interleave(a["scale"][0], 2).repeat_interleave(a["scale"][1], 3),
+        "pad2d": lambda: f.pad(x, [a["padding"][i] for i in (1, 3, 0, 2)], value=a["value"]),
+        "as_map": lambda: x[:, :, None, None],
+        "spread": lambda: _spread(x, a["stride"]),
+        "affine": lambda: x * a["scale"] + a["shift"],
+        "div": lambda: x / args[1],
+        "fallback": lambda: _fallback(a, args),
         "scale_shift": lambda: x * args[1].reshape(per_channel) + args[2].reshape(per_channel),
         "add": lambda: x + args[1],
         "sub": lambda: x - args[1],
@@ -68,3 +81,32 @@ def _apply(op: KernelOp, args: list) -> torch.Tensor:
         "gelu": lambda: f.gelu(x, approximate=a["approximate"]),
     }
     return table[op.kind]()
+
+
+def _layer_norm(
+    x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float
+) -> torch.Tensor:
+    last = x.movedim(1, -1)
+    return f.layer_norm(last, last.shape[-1:], weight, bias, eps).movedim(-1, 1)
+
+
+def _spread(x: torch.Tensor, stride: tuple[int, int]) -> torch.Tensor:
+    n, c, h, w = x.shape
+    out = x.new_zeros(n, c, (h - 1) * stride[0] + 1, (w - 1) * stride[1] + 1)
+    out[:, :, :: stride[0], :: stride[1]] = x
+    return out
+
+
+def _fallback(a: dict, args: list) -> torch.Tensor:
+    def value(given: object) -> object:
+        if isinstance(given, dict):
+            return args[given["tensor"]] if "tensor" in given else list(a["shape"])
+        return [value(v) for v in given] if isinstance(given, list) else given
+
+    _, name, overload = a["target"].split(".")
+    positional, named = json.loads(a["arguments"])
+    call = getattr(getattr(torch.ops.aten, name), overload)
+    out = call(*value(positional), **{k: value(v) for k, v in named.items()})
+    out = out if a["item"] < 0 else out[a["item"]]
+    assert tuple(out.shape) == a["shape"]
+    return out

@@ -151,3 +151,13 @@ def test_forms_of_one_kernel_have_different_weights_but_one_result():
     assert len({input_layouts(spec, TARGET, choice)[1].shape for choice in direct}) > 1
     for choice in direct[1::4]:
         assert max(errors([(spec, choice)])) < 1e-5
+
+
+def test_the_listing_names_the_algorithm():
+    from hwprune.compile.describe import describe
+
+    spec = conv(1, 64, 14, 14, 64, 3)
+    found = describe(spec, TARGET, next(c for c in offered(spec) if c.number("m") == 4))
+    assert found.rule == "winograd"
+    assert found.tiling.startswith("F(4x4) ")
+    assert "searched" in found.tiling

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hwprune.compile.emit_pad import padded_copy
 from hwprune.compile.emitter import Emitter, Value
 from hwprune.compile.layout import conv_plan, flattened_shape
 from hwprune.compile.shapes import Shape
@@ -11,32 +12,13 @@ from hwprune.compile.tvm_api import Tensor, te, tirx
 from hwprune.latency.kernel import KernelOp
 
 
-def _padded(
-    e: Emitter, x: Value, top: int, left: int, size: tuple[int, int], fill: float, copy: bool
-) -> Tensor:
+def _padded(e: Emitter, x: Value, top: int, left: int, size: tuple[int, int], copy: bool) -> Tensor:
     """The input, or a ``pad`` stage of ``size`` rows and columns that begins before it."""
+    tensor = e.kept_value(x).tensor
     if not copy:
-        return e.kept_value(x).tensor
-    height, width = x.shape[2:]
-    tensor = x.tensor
-
-    def body(n: Any, c: Any, h: Any, w: Any, *lane: Any) -> Any:
-        row, col = h - top, w - left
-        checks = [
-            check
-            for check, wanted in (
-                (row >= 0, top > 0),
-                (row < height, size[0] > height + top),
-                (col >= 0, left > 0),
-                (col < width, size[1] > width + left),
-            )
-            if wanted
-        ]
-        value = tensor[(n, c, row, col, *lane)]
-        return tirx.if_then_else(tirx.all(*checks), value, tirx.const(fill, "float32")) if checks else value
-
+        return tensor
     shape = tuple(int(d) for d in tensor.shape)
-    return te.compute((*shape[:2], *size, *shape[4:]), body, name="pad")
+    return padded_copy(tensor, (*shape[:2], *size, *shape[4:]), top, left, e.lanes, e.target.threads)
 
 
 def padded_input(e: Emitter, x: Value, top: int, left: int, size: tuple[int, int]) -> Tensor:
@@ -57,7 +39,7 @@ def conv2d(e: Emitter, op: KernelOp, shape: Shape) -> Value:
         x = e.packed(x)
     e.family, e.tile, e.weight_name = "conv", tile, f"in{op.args[1]}"
     size = g.needed(tile.height, tile.width)
-    data = _padded(e, x, g.padding[0], g.padding[1], size, 0.0, g.needs_copy(tile.height, tile.width))
+    data = _padded(e, x, g.padding[0], g.padding[1], size, g.needs_copy(tile.height, tile.width))
     weight, bias, t = e.weight(op, 1), e.weight(op, 2), tile.block_tile
     assert weight is not None
     lanes, per_group, stored = e.lanes, g.out_blocks // g.groups, int(data.shape[1])

@@ -59,7 +59,7 @@ def schedule_kernel(emitted: Emitted, target: Target) -> PrimFunc:
     next(rule for rule in RULES if rule(p))
     # A rule that places a stage inside another one takes it out of ``blocks``.
     for name, block in p.blocks.items():
-        if name != "acc":
+        if name not in ("acc", "pad"):
             pointwise(p, block)
     function = p.schedule.mod["main"]
     for finish in p.finishers:

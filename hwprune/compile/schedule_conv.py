@@ -2,8 +2,32 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from hwprune.compile.prefetch import prefetch_weights
 from hwprune.compile.prepared import Prepared
+from hwprune.compile.tiles import Tile
+
+
+#: Accumulators of a map that stay in the first-level cache beside weights and inputs.
+WHOLE_MAP_BYTES = 1 << 13
+#: Weights of a tile of output blocks that the first-level cache cannot hold.
+LARGE_TILE_BYTES = 1 << 15
+
+
+def whole_map(p: Prepared, tile: Tile) -> bool:
+    """Whether to finish one input block for all of the map before the next one.
+
+    On small maps the weights of a tile are read from the second-level cache again for every few
+    pixels; in this order once, as all accumulators of the map wait in the first-level cache.
+    """
+    weight = next(x.shape for x in p.emitted.parameters if x.op.name == p.emitted.weight)
+    accumulators = 4 * tile.block_tile * tile.height * tile.width * p.target.simd_lanes
+    several = tile.height * tile.width > tile.rows * tile.cols
+    large = 4 * prod(int(d) for d in weight[1:]) > LARGE_TILE_BYTES
+    tiles, threads = int(weight[0]), p.target.threads
+    shared = tiles % threads == 0 or tiles >= 4 * threads
+    return several and large and shared and accumulators <= WHOLE_MAP_BYTES
 
 
 def conv_rule(p: Prepared) -> bool:
@@ -16,15 +40,20 @@ def conv_rule(p: Prepared) -> bool:
     block, block_in = s.split(o, [None, tile.block_tile])
     row, row_in = s.split(h, [None, tile.rows])
     col, col_in = s.split(w, [None, tile.cols])
-    s.reorder(n, block, row, col, *reduction, row_in, col_in, block_in, lane)
+    if whole_map(p, tile):
+        s.reorder(n, block, reduction[0], row, col, *reduction[1:], row_in, col_in, block_in, lane)
+        place, outside = block, [n, block]
+    else:
+        s.reorder(n, block, row, col, *reduction, row_in, col_in, block_in, lane)
+        place, outside = col, [n, block, row]
     s.set_scope(acc, 0, "local")
-    s.reverse_compute_at(out, col)
+    s.reverse_compute_at(out, place)
     p.finish_tile(out, 4)
     s.vectorize(lane)
     for loop in (row_in, col_in, block_in):
         s.unroll(loop)
     if p.target.threads > 1:
-        p.parallel([n, block, row])
+        p.parallel(outside)
     s.decompose_reduction(acc, reduction[0])
     if p.target.threads == 1 and len(reduction) == 4:
         outer = [s.get(loop) for loop in (block, row, col)]

@@ -21,11 +21,6 @@ def _padded(e: Emitter, x: Value, top: int, left: int, size: tuple[int, int], co
     return padded_copy(tensor, (*shape[:2], *size, *shape[4:]), top, left, e.lanes, e.target.threads)
 
 
-def padded_input(e: Emitter, x: Value, top: int, left: int, size: tuple[int, int]) -> Tensor:
-    """A zero-padded copy of an input, ``size`` rows and columns."""
-    return _padded(e, x, top, left, size, 0.0, copy=True)
-
-
 def with_bias(e: Emitter, acc: Tensor, bias: Tensor | None, shape: Shape) -> Value:
     if bias is None:
         return e.stage(shape, lambda *index: acc[index])

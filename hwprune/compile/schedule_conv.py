@@ -8,7 +8,6 @@ from hwprune.compile.prefetch import prefetch_weights
 from hwprune.compile.prepared import Prepared
 from hwprune.compile.tiles import Tile
 
-
 #: Accumulators of a map that stay in the first-level cache beside weights and inputs.
 WHOLE_MAP_BYTES = 1 << 13
 #: Weights of a tile of output blocks that the first-level cache cannot hold.

@@ -14,7 +14,7 @@ from torch import nn
 from hwprune.capture import capture
 from hwprune.compile import CompiledModule, compile_program, compile_tvm_default, load_bundle
 from hwprune.compile.pipeline import TVM_DEFAULT, known_pipeline
-from hwprune.errors import CompileError, HwpruneError
+from hwprune.errors import CompileError, HwpruneError, UsageError
 from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.fusion import fuse
 from hwprune.latency.program import Program
@@ -87,6 +87,11 @@ def compile_model(
         require_runnable(target)
     captured = capture(model, tuple(example_inputs))
     if pipeline == TVM_DEFAULT:
+        if search:
+            raise UsageError(
+                f"pipeline '{pipeline}' has no forms of kernels to search",
+                hint="compile without --search, or use a target with the pipeline cpu-packed",
+            )
         module = compile_tvm_default(captured.graph, captured.example_inputs, target)
     else:
         program = fuse(captured.graph).program()

@@ -78,11 +78,17 @@ Search = Annotated[
     bool | None,
     typer.Option(
         "--search/--no-search",
-        help="Measure a dozen forms of each kernel first / ignore forms found earlier.",
+        help="Measure a dozen forms of each kernel and build the fastest; remembered beside the table. "
+        "--no-search: ignore forms found earlier.",
         show_default=False,
     ),
 ]
-Winograd = Annotated[bool, typer.Option(help="Let a search choose Winograd convolution (error <= 1e-3).")]
+SearchFirst = Annotated[
+    bool, typer.Option("--search", help="Search for the fastest form of each kernel before measuring it.")
+]
+Winograd = Annotated[
+    bool, typer.Option(help="Let a search choose Winograd convolution, which rounds more (up to 1e-3).")
+]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Data = Annotated[str | None, typer.Option(help="Factory of (inputs, labels) batches: file.py:loader.")]
 PrunedDir = Annotated[Path | None, typer.Option("--pruned", help="Directory written by prune or repair.")]

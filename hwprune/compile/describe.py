@@ -70,6 +70,11 @@ def describe(spec: KernelSpec, target: Target, choice: Choice | None = None) -> 
         shape = f"{tile.block_tile} x {tile.rows} x {tile.cols} of {target.simd_lanes}"
         physical = tile.blocks * target.simd_lanes * tile.height * tile.width
         tiling = f"{shape} ({_overhang(spec, physical)})"
+    elif emitted.winograd is not None:
+        plan = emitted.winograd
+        shape = f"{plan.block_tile} x {plan.rows} x {plan.cols} of {target.simd_lanes}"
+        physical = plan.out_blocks * target.simd_lanes * plan.tile_rows * plan.tile_cols * plan.m**2
+        tiling = f"F({plan.m}x{plan.m}) {shape} ({_overhang(spec, physical)})"
     else:
         tiling = _loops(prepared.schedule) or f"vectors of {target.simd_lanes}"
     return Description(name, tiling if choice is None else f"{tiling}, searched")

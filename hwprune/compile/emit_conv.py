@@ -21,30 +21,6 @@ def _padded(e: Emitter, x: Value, top: int, left: int, size: tuple[int, int], co
     return padded_copy(tensor, (*shape[:2], *size, *shape[4:]), top, left, e.lanes, e.target.threads)
 
 
-def padded_input(e: Emitter, x: Value, top: int, left: int, size: tuple[int, int]) -> Tensor:
-    """A zero-padded packed input of ``size`` rows and columns that a schedule can place anywhere."""
-    height, width = x.shape[2:]
-    tensor = x.tensor
-
-    def body(n: Any, c: Any, h: Any, w: Any, *lane: Any) -> Any:
-        row, col = h - top, w - left
-        checks = [
-            check
-            for check, wanted in (
-                (row >= 0, top > 0),
-                (row < height, size[0] > height + top),
-                (col >= 0, left > 0),
-                (col < width, size[1] > width + left),
-            )
-            if wanted
-        ]
-        value = tensor[(n, c, row, col, *lane)]
-        return tirx.if_then_else(tirx.all(*checks), value, tirx.const(0.0, "float32")) if checks else value
-
-    shape = tuple(int(d) for d in tensor.shape)
-    return te.compute((*shape[:2], *size, *shape[4:]), body, name="pad")
-
-
 def with_bias(e: Emitter, acc: Tensor, bias: Tensor | None, shape: Shape) -> Value:
     if bias is None:
         return e.stage(shape, lambda *index: acc[index])

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from hwprune.compile.emit_conv import padded_input, with_bias
+from hwprune.compile.emit_conv import with_bias
 from hwprune.compile.emitter import Emitter, Value
 from hwprune.compile.layout import winograd_of
 from hwprune.compile.shapes import Shape
-from hwprune.compile.tvm_api import te, tirx
+from hwprune.compile.tvm_api import Tensor, te, tirx
 from hwprune.compile.winograd_matrices import transforms
 from hwprune.latency.kernel import KernelOp
 
@@ -27,7 +27,7 @@ def winograd_conv2d(e: Emitter, op: KernelOp, shape: Shape) -> Value:
     weight, bias = e.weight(op, 1), e.weight(op, 2)
     assert weight is not None
     e.family, e.winograd, e.weight_name = "winograd", plan, f"in{op.args[1]}"
-    data = padded_input(e, e.packed(e.values[op.args[0]]), g.padding[0], g.padding[1], plan.padded)
+    data = _padded(e.kept_value(e.packed(e.values[op.args[0]])), g.padding[0], g.padding[1], plan.padded)
     down = te.compute(
         (g.batch, plan.in_blocks, rows, cols, size, size, lanes),
         lambda n, c, y, x, i, j, v: _combine(bt, i, lambda k: data[n, c, y * m + k, x * m + j, v]),
@@ -59,6 +59,19 @@ def winograd_conv2d(e: Emitter, op: KernelOp, shape: Shape) -> Value:
         name="image",
     )
     return with_bias(e, image, bias, shape)
+
+
+def _padded(x: Value, top: int, left: int, size: tuple[int, int]) -> Tensor:
+    """A zero-padded copy of a packed input, as a stage that each chunk computes for itself."""
+    source, (height, width) = x.tensor, x.shape[2:]
+
+    def body(n: Any, c: Any, h: Any, w: Any, v: Any) -> Any:
+        row, col = h - top, w - left
+        inside = tirx.all(row >= 0, row < height, col >= 0, col < width)
+        return tirx.if_then_else(inside, source[n, c, row, col, v], tirx.const(0.0, "float32"))
+
+    batch, blocks, *_, lanes = (int(d) for d in source.shape)
+    return te.compute((batch, blocks, *size, lanes), body, name="pad")
 
 
 def _combine(matrix: np.ndarray, row: Any, value: Any) -> Any:

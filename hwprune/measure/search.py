@@ -14,20 +14,20 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from hwprune.errors import MeasureError
 from hwprune.latency.choice import Choice, ChoiceTable, Searched
 from hwprune.latency.kernel import KernelSpec
 from hwprune.measure.build import Builder, BuildJob, BuildPool
-from hwprune.measure.device import describe_device, measuring_cores
-from hwprune.measure.process import WorkerProcess
+from hwprune.measure.device import describe_device
+from hwprune.measure.judge import Judge, LocalJudge
 from hwprune.measure.profile import scratch_directory
 from hwprune.measure.provenance import versions
 from hwprune.measure.rotation import copies_for
 from hwprune.measure.sweep import Progress
 from hwprune.measure.table_writer import timestamp, writing
-from hwprune.target import Target, require_runnable
+from hwprune.target import Target, require_measurable
 
 #: A form replaces the default only if it is faster by at least this share, in the median of its
 #: turns and in the minimum: less is noise.
@@ -37,24 +37,11 @@ LEAST_GAIN = 0.02
 TOLERANCE = {"direct": 1e-4, "winograd": 1e-3}
 #: Forms built before the machine is left quiet for timing.
 BATCH_FORMS = 48
-RACE_TIMEOUT_S = 120.0
 
 _log = logging.getLogger(__name__)
 Forms = Callable[[KernelSpec, Target], tuple[Choice, ...]]
 #: A kernel and its forms.
 _Candidates = tuple[KernelSpec, tuple[Choice, ...]]
-
-
-class Judge(Protocol):
-    """Times and checks built forms. The first job is the default."""
-
-    def race(self, jobs: Sequence[BuildJob], seed: int) -> list[list[float]]:
-        """Nanoseconds per call, a list for each job."""
-        ...
-
-    def error(self, default: BuildJob, other: BuildJob, seed: int) -> float:
-        """Largest difference of the outputs, relative to the largest."""
-        ...
 
 
 @dataclass
@@ -128,7 +115,7 @@ def search(
     begin = time.monotonic()
     with ExitStack() as stack:
         if judge is None:
-            require_runnable(target)
+            require_measurable(target)
             judge = stack.enter_context(LocalJudge(target))
         if forms is None:
             from hwprune.compile.choice import choices_for
@@ -275,42 +262,3 @@ def _provenance(target: Target, pipeline: str, seed: int) -> dict[str, Any]:
         "seed": seed,
         "created": timestamp(),
     }
-
-
-class LocalJudge:
-    """Races in a pinned process on this machine, a fresh set of libraries for every kernel."""
-
-    def __init__(self, target: Target) -> None:
-        self._target = target
-        self._worker = WorkerProcess(
-            measuring_cores(target.threads), target.threads, "search worker", hidden=["torch"]
-        )
-
-    def race(self, jobs: Sequence[BuildJob], seed: int) -> list[list[float]]:
-        """See :class:`Judge`."""
-        arguments = {"paths": [str(job.path) for job in jobs]}
-        return self._ask("RaceEngine", arguments, "race", seed)["samples_ns"]
-
-    def error(self, default: BuildJob, other: BuildJob, seed: int) -> float:
-        """See :class:`Judge`."""
-        arguments = {
-            "spec": default.spec.canonical(),
-            "target": self._target.model_dump(mode="json"),
-            "forms": [
-                {"path": str(job.path), "choice": job.choice.to_dict() if job.choice else None}
-                for job in (default, other)
-            ],
-        }
-        return float(self._ask("CheckEngine", arguments, "compare", seed)["difference"])
-
-    def _ask(self, engine: str, arguments: dict[str, Any], method: str, seed: int) -> dict[str, Any]:
-        load = {"do": "load", "engine": f"hwprune.measure.race:{engine}", "arguments": arguments}
-        self._worker.request(load, RACE_TIMEOUT_S)
-        ask = {"do": "ask", "method": method, "arguments": {"seed": seed}}
-        return self._worker.request(ask, RACE_TIMEOUT_S)
-
-    def __enter__(self) -> LocalJudge:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._worker.close()

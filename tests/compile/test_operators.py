@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from hwprune.compile import compile_program
 from hwprune.errors import UnsupportedOperatorError
 from hwprune.latency.kernel import KernelInput, KernelSpec
+from hwprune.latency.program import Source
 from hwprune.target import load_target
 from tests.compile.programs import data, net_input, normal, op, relative_error, several_kernels, weight
 from tests.latency.interpreter import run
@@ -30,9 +33,7 @@ def shuffled(first: int, second: int, size: int, start: int) -> KernelSpec:
 
 def fallback(target: str, arguments: str, *inputs: KernelInput, shape: tuple[int, ...]) -> KernelSpec:
     """One ATen operator on plain tensors."""
-    call = op(
-        "fallback", *range(len(inputs)), target=target, arguments=arguments, item=-1, shape=shape
-    )
+    call = op("fallback", *range(len(inputs)), target=target, arguments=arguments, item=-1, shape=shape)
     return KernelSpec(inputs, (call,), plain_output=len(shape) == 4)
 
 
@@ -97,12 +98,11 @@ def test_the_tail_of_a_quotient_stays_finite() -> None:
     """x / y in a network: the lanes behind the last channel feed a convolution."""
     specs = [
         KernelSpec((data(1, 5, 4, 4), data(1, 5, 4, 4)), (op("div", 0, 1),)),
-        KernelSpec((data(1, 5, 4, 4), weight(6, 5, 1, 1)), (op("conv2d", 0, 1, -1, padding=(0,) * 4, **UNIT),)),
-    ]  # fmt: skip
-    from dataclasses import replace
-
-    from hwprune.latency.program import Source
-
+        KernelSpec(
+            (data(1, 5, 4, 4), weight(6, 5, 1, 1)),
+            (op("conv2d", 0, 1, -1, padding=(0, 0, 0, 0), **UNIT),),
+        ),
+    ]
     program = several_kernels(specs)
     chained = replace(program.steps[1], sources=(Source("step", 0), *program.steps[1].sources[1:]))
     program = replace(program, input_shapes=program.input_shapes[:2], steps=(program.steps[0], chained))

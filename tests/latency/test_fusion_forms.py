@@ -15,7 +15,9 @@ from tests.latency.test_fusion import assert_equal_to_model, chains
 class Around(nn.Module):
     """A function between two convolutions."""
 
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], behind: nn.Module | None = None) -> None:
+    def __init__(
+        self, function: Callable[[torch.Tensor], torch.Tensor], behind: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.before = nn.Conv2d(3, 8, 3, padding=1)
         self.function = function
@@ -40,7 +42,10 @@ FORMS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], list[str]]] = {
     "nearest": (lambda x: f.interpolate(x, scale_factor=2), ["conv2d", "upsample_nearest", "conv2d"]),
     "softmax": (lambda x: x.softmax(1), ["conv2d", "softmax", "conv2d"]),
     "no-ops": (lambda x: f.dropout(x.contiguous().clone(), 0.5, False), ["conv2d", "conv2d"]),
-    "slices": (lambda x: torch.cat([x[:, 3:], x[:, :3]], 1), ["conv2d", *["channel_slice"] * 2, "cat", "conv2d"]),
+    "slices": (
+        lambda x: torch.cat([x[:, 3:], x[:, :3]], 1),
+        ["conv2d", *["channel_slice"] * 2, "cat", "conv2d"],
+    ),
     "split": (
         lambda x: torch.cat(torch.split(x, [5, 3], 1)[::-1], 1),
         ["conv2d", *["channel_slice"] * 2, "cat", "conv2d"],
@@ -82,7 +87,9 @@ LAYERS: dict[str, tuple[nn.Module, list[str]]] = {
     "pool to 3x4": (nn.AdaptiveAvgPool2d((3, 4)), ["adaptive_avg_pool2d"]),
     "ceil": (nn.AvgPool2d(4, 3, 1, ceil_mode=True), ["avg_pool2d"]),
     "head": (
-        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(8), nn.Linear(8, 5), nn.Softmax(-1)),
+        nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(8), nn.Linear(8, 5), nn.Softmax(-1)
+        ),
         ["mean_hw", "flatten", "layer_norm", "linear", "softmax"],
     ),
 }  # fmt: skip

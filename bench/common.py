@@ -19,13 +19,16 @@ from hwprune.artifact import atomic_write_text
 from hwprune.measure.device import describe_device
 from hwprune.measure.provenance import git_state, versions
 
-_schemas = torch.library.Library("torchvision", "DEF")
-_schemas.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-_schemas.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+_keep: list[torch.library.Library] = []
 
 
 def torchvision_models() -> ModuleType:
     """``torchvision.models`` without torchvision's compiled part, which needs its own torch build."""
+    if not _keep:
+        schemas = torch.library.Library("torchvision", "DEF")
+        schemas.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        schemas.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _keep.append(schemas)
     import torchvision.models
 
     return torchvision.models
@@ -49,12 +52,19 @@ def geomean(values: Sequence[float]) -> float:
 
 
 def write_result(
-    path: Path, summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], *, as_json: bool
+    path: Path,
+    summary: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    as_json: bool,
+    quiet: bool = False,
 ) -> None:
-    """Keep a result as JSON and show it: one object with ``--json``, else a table."""
+    """Keep a result as JSON and show it: one object with ``--json``, else a table; or only keep it."""
     result = {"summary": dict(summary), "rows": [dict(r) for r in rows], "environment": environment()}
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_text(path, json.dumps(result, indent=1) + "\n")
+    if quiet:
+        return
     if as_json:
         print(json.dumps(result))
         return

@@ -5,7 +5,9 @@ Names load on first use: importing this package imports neither torch nor TVM.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -61,3 +63,21 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+class _Package(ModuleType):
+    """Keeps ``hwprune.compile`` the function.
+
+    Importing the subpackage of that name binds it here, over the function; ``from hwprune.compile
+    import ...`` does not need that binding.
+    """
+
+    @property
+    def compile(self) -> Any:
+        return import_module("hwprune.api").compile
+
+    @compile.setter
+    def compile(self, subpackage: ModuleType) -> None: ...
+
+
+sys.modules[__name__].__class__ = _Package

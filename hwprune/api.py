@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +17,22 @@ from hwprune.compile import CompiledModule
 from hwprune.delivery import bench_bundle, compile_model
 from hwprune.dependency import analyse
 from hwprune.dependency.groups import Dependencies, Refusal
-from hwprune.errors import DependencyError
+from hwprune.errors import BudgetMetError, DependencyError
 from hwprune.importance import get as get_criterion
 from hwprune.importance import score, to_objective
 from hwprune.measure.compare import Comparison
 from hwprune.planner.loop import LoopResult, PlanningLoop, reject_overrun
 from hwprune.planner.result import make_plan
 from hwprune.planner.workbench import Progress, Workbench, measure_profile, silent
+from hwprune.solve.budget import parse_budget
 from hwprune.solve.plan import Plan, model_fingerprint
 from hwprune.surgery import load_pruned, prune_model, save_pruned, verify
 from hwprune.target import Target, load_target
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+#: Stands for the dense latency until it is measured, to find out whether a budget can be read.
+_ANY_LATENCY_NS = 1e300
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,10 @@ def analyse_model(
     deps = analyse(captured, include=tuple(include), exclude=tuple(exclude))
     if not deps.groups:
         lines = "\n".join(f"  {r.name} ({r.channels} channels): {r.reason}" for r in deps.ledger)
-        raise DependencyError(f"no channel of this model can be pruned:\n{lines}")
+        raise DependencyError(
+            f"no channel of this model can be pruned:\n{lines}",
+            hint="include more layers, or change what the reasons name",
+        )
     return captured, deps
 
 
@@ -114,6 +122,7 @@ def plan(
     threads: int | None = None,
     profile: str = "quick",
     tables: Path | None = None,
+    search: bool = False,
     minimum: float = 0.1,
     steps: int = 8,
     checks: int = 3,
@@ -140,6 +149,9 @@ def plan(
         Patterns (``layer1.*``) over group names.
     profile
         Care of the measurements: ``quick``, ``table`` or ``publish``.
+    search
+        Search for the fastest form of each kernel before measuring it; :func:`compile` then
+        builds the same forms.
     minimum
         Least share of each group to keep.
     steps
@@ -153,19 +165,24 @@ def plan(
         See ``hwprune.errors``: the message says which stage failed and what to do.
     """
     resolved = target if isinstance(target, Target) else load_target(target, threads=threads)
-    captured, deps = analyse_model(model, example_inputs, include=include, exclude=exclude)
     name = criterion or ("taylor2019" if data is not None else "l2")
+    # What can be judged by its name alone is, before minutes of measuring.
+    comparability, measured = get_criterion(name).comparability, measure_profile(profile)
+    with contextlib.suppress(BudgetMetError):
+        parse_budget(latency, _ANY_LATENCY_NS, unit=resolved.unit)
+    captured, deps = analyse_model(model, example_inputs, include=include, exclude=exclude)
     progress(f"score channels by {name}", 0, 1)
     scores = score(captured, deps, criterion=name, data=data, loss=loss)
-    values = to_objective(scores, get_criterion(name).comparability)
+    values = to_objective(scores, comparability)
     bench = Workbench.open(
         captured,
         deps,
         resolved,
-        profile=measure_profile(profile),
+        profile=measured,
         minimum=minimum,
         steps=steps,
         tables=tables,
+        search=search,
         seed=seed,
         progress=progress,
     )
@@ -243,8 +260,13 @@ def compile(
     *,
     threads: int | None = None,
     check: bool = True,
+    search: bool | None = None,
+    tables: Path | None = None,
 ) -> CompiledModule:
     """Compile a model for a target; ``.save(directory)`` writes a bundle that runs on its own.
+
+    With ``search`` each kernel is built in the fastest of about a dozen forms, measured here once
+    and remembered in ``tables``; without it (None) forms found earlier are used, False ignores them.
 
     Raises
     ------
@@ -253,7 +275,7 @@ def compile(
     """
     inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
     resolved = target if isinstance(target, Target) else load_target(target, threads=threads)
-    return compile_model(model, inputs, resolved, check=check)[0]
+    return compile_model(model, inputs, resolved, check=check, search=search, tables=tables)[0]
 
 
 def bench(directory: str | Path, *, profile: str = "table", **options: Any) -> Comparison:

@@ -8,14 +8,15 @@ iterable of ``(inputs, labels)`` batches.
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import importlib.util
+import re
 import sys
-import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -23,9 +24,17 @@ from torch import nn
 
 from hwprune.errors import UsageError
 
+Result = TypeVar("Result")
+
+
+#: What torch calls a class or function that it refuses to load from a pickle.
+_REFUSED = re.compile(r"(?:GLOBAL|class) ([\w.]+)")
+
 
 def load_factory(name: str) -> Callable[[], Any]:
     """Resolve ``package.module:factory`` or ``file.py:factory``.
+
+    What the factory raises when it is called becomes a UsageError, too.
 
     Raises
     ------
@@ -43,35 +52,53 @@ def load_factory(name: str) -> Callable[[], Any]:
         near = difflib.get_close_matches(attribute, [n for n in vars(module) if not n.startswith("_")])
         raise UsageError(
             f"'{place}' has no factory '{attribute}'",
-            hint=f"did you mean {', '.join(near)}?" if near else None,
+            hint=f"did you mean {', '.join(near)}?" if near else "name a class or function of that module",
         )
-    return factory
+
+    @functools.wraps(factory)
+    def call() -> Any:
+        return _run(f"factory '{name}' failed", factory, "it is called without arguments")
+
+    return call
 
 
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise UsageError(f"model file {path} does not exist")
+        raise UsageError(f"file {path} does not exist", hint="check the part before the colon")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    _find_neighbours(path.resolve().parent)
     sys.modules.setdefault(path.stem, module)
-    _run(str(path), lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
+    load = functools.partial(spec.loader.exec_module, module)
+    try:
+        _run(f"'{path}' cannot be imported", load, "it must import on its own: python " + str(path))
+    except UsageError:
+        if sys.modules.get(path.stem) is module:
+            del sys.modules[path.stem]
+        raise
     return module
 
 
 def _load_module(name: str) -> ModuleType:
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    found: list[ModuleType] = []
-    _run(name, lambda: found.append(importlib.import_module(name)))
-    return found[0]
+    _find_neighbours(Path.cwd())
+    load = functools.partial(importlib.import_module, name)
+    return _run(f"'{name}' cannot be imported", load, "run from the directory of the package, or install it")
 
 
-def _run(name: str, load: Callable[[], object]) -> None:
+def _find_neighbours(directory: Path) -> None:
+    """Let a model's module import what lies beside it, as ``python file.py`` does."""
+    if str(directory) not in sys.path:
+        sys.path.insert(0, str(directory))
+
+
+def _run(failure: str, call: Callable[[], Result], hint: str) -> Result:
+    """Call the user's code; whatever it raises is theirs to mend, not a crash of ours."""
     try:
-        load()
-    except Exception as error:
-        raise UsageError(f"'{name}' cannot be imported: {type(error).__name__}: {error}") from error
+        return call()
+    except (Exception, SystemExit) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{failure}: {type(error).__name__}: {reason}", hint=hint) from error
 
 
 def load_model(name: str, weights: Path | None = None, *, trust_pickle: bool = False) -> nn.Module:
@@ -82,7 +109,10 @@ def load_model(name: str, weights: Path | None = None, *, trust_pickle: bool = F
     """
     model = load_factory(name)()
     if not isinstance(model, nn.Module):
-        raise UsageError(f"factory '{name}' returned {type(model).__name__}, not an nn.Module")
+        raise UsageError(
+            f"factory '{name}' returned {type(model).__name__}, not an nn.Module",
+            hint="name a class, or a function that returns the model",
+        )
     if weights is not None:
         load_weights(model, weights, trust_pickle=trust_pickle)
     return model
@@ -91,11 +121,11 @@ def load_model(name: str, weights: Path | None = None, *, trust_pickle: bool = F
 def load_weights(model: nn.Module, path: Path, *, trust_pickle: bool = False) -> None:
     """Load a state dict into ``model``; every key must fit."""
     if not path.is_file():
-        raise UsageError(f"weights file {path} does not exist")
+        raise UsageError(f"weights file {path} does not exist", hint="check the path")
     state = _read_state(path, trust_pickle)
     own = model.state_dict()
     missing, surplus = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    wrong = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
+    wrong = [k for k in sorted(own.keys() & state.keys()) if own[k].shape != getattr(state[k], "shape", None)]
     if missing or surplus or wrong:
         parts = [
             f"{label} {', '.join(keys[:4])}{' ...' if len(keys) > 4 else ''}"
@@ -106,7 +136,10 @@ def load_weights(model: nn.Module, path: Path, *, trust_pickle: bool = False) ->
             )
             if keys
         ]
-        raise UsageError(f"weights file {path} does not fit the model: {'; '.join(parts)}")
+        raise UsageError(
+            f"weights file {path} does not fit the model: {'; '.join(parts)}",
+            hint="save model.state_dict() of the very model that the factory makes",
+        )
     model.load_state_dict(state)
 
 
@@ -115,22 +148,34 @@ def _read_state(path: Path, trust_pickle: bool) -> dict[str, torch.Tensor]:
         try:
             return load_file(path)
         except Exception as error:
-            raise UsageError(f"weights file {path} is not a safetensors file: {error}") from error
+            raise UsageError(
+                f"weights file {path} is not a safetensors file: {error}", hint="save the weights again"
+            ) from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except Exception as error:
-        if not trust_pickle and (zipfile.is_zipfile(path) or "weights_only" in str(error).lower()):
+        refused = _REFUSED.search(str(error))
+        if refused:
             raise UsageError(
-                f"weights file {path} holds more than tensors and needs pickle, which can run code",
+                f"weights file {path} holds more than tensors ({refused[1]}) "
+                "and needs pickle, which can run code",
                 hint="save model.state_dict() as safetensors, or pass --trust-pickle if you made the file",
             ) from error
-        raise UsageError(f"weights file {path} cannot be read: {error}") from error
+        # torch puts a page of advice before what it found.
+        reason = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].split())[:200]
+        raise UsageError(
+            f"weights file {path} cannot be read: {type(error).__name__}: {reason}",
+            hint="give a .safetensors file, or a state dict written by torch.save",
+        ) from error
     if isinstance(state, nn.Module):
         return state.state_dict()
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         return state["state_dict"]
     if not isinstance(state, dict):
-        raise UsageError(f"weights file {path} holds a {type(state).__name__}, not a state dict")
+        raise UsageError(
+            f"weights file {path} holds a {type(state).__name__}, not a state dict",
+            hint="save model.state_dict()",
+        )
     return state
 
 
@@ -138,7 +183,10 @@ def load_data(name: str) -> Iterable[Any]:
     """Build a data loader from its factory."""
     data = load_factory(name)()
     if not isinstance(data, Iterable):
-        raise UsageError(f"data factory '{name}' returned {type(data).__name__}, not an iterable of batches")
+        raise UsageError(
+            f"data factory '{name}' returned {type(data).__name__}, not an iterable of batches",
+            hint="return a DataLoader or a list of (inputs, labels) pairs",
+        )
     return data
 
 

@@ -15,13 +15,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hwprune.errors import TargetError
 
-#: SIMD instruction sets: (float32 lanes, vector registers).
+#: SIMD instruction sets: (float32 lanes, vector registers that a register tile may fill). Of
+#: NEON's 32 a tile may fill 24: its multiply-adds take no operand from memory, so the inputs that
+#: are being multiplied need registers as well, and a larger tile would be spilled.
 ISA: dict[str, tuple[int, int]] = {
     "avx512": (16, 32),
     "avx2": (8, 16),
-    "neon": (4, 32),
+    "neon": (4, 24),
+    "neon8": (8, 14),  # blocks of two registers
     "scalar": (1, 16),
 }
+
+
+_EXAMPLES = "correct the file; `hwprune targets host` shows all keys of a target that works"
 
 
 class _Strict(BaseModel):
@@ -60,6 +66,9 @@ class Target(_Strict):
         ``estimated``. Different kinds are never mixed.
     unit
         Unit of those numbers: ``ns``, ``instructions`` or ``cycles``.
+    winograd
+        Whether a search may choose Winograd convolution, which rounds more (up to 1e-3 of the
+        largest output instead of 1e-4).
     alignment
         Per dtype (``float32``): multiples per layer kind.
     """
@@ -75,6 +84,7 @@ class Target(_Strict):
     runner: Literal["local", "rpc", "carry", "emulate", "simulate"] = "local"
     provenance: Literal["measured", "emulated", "simulated", "estimated"] = "measured"
     unit: Literal["ns", "instructions", "cycles"] = "ns"
+    winograd: bool = True
     alignment: dict[str, Alignment] = Field(default_factory=dict)
 
     @property
@@ -84,6 +94,7 @@ class Target(_Strict):
 
     @property
     def vector_registers(self) -> int:
+        """Vector registers that a register tile may fill."""
         return ISA[self.isa][1]
 
     def multiple(self, layer: str, dtype: str = "float32") -> int:
@@ -102,6 +113,23 @@ def targets_directory() -> Path:
 def available() -> list[str]:
     """Names of the shipped targets."""
     return sorted(p.stem for p in targets_directory().glob("*.toml"))
+
+
+def require_measurable(target: Target) -> None:
+    """Refuse a target that cannot be timed from here, before anything is built for it.
+
+    Raises
+    ------
+    TargetError
+        There is no runner of its kind, or this machine lacks its instructions.
+    """
+    if target.runner != "local":
+        raise TargetError(
+            f"target '{target.name}' cannot be timed: there is no runner '{target.runner}' yet",
+            hint="compile for it with `hwprune compile --no-check`, and time the bundle on the device with"
+            " its run.py; or, on the device itself, use --target host",
+        )
+    require_runnable(target)
 
 
 def load_target(name_or_path: str | Path, *, threads: int | None = None) -> Target:
@@ -125,9 +153,13 @@ def load_target(name_or_path: str | Path, *, threads: int | None = None) -> Targ
     try:
         data = tomllib.loads(path.read_text())
     except FileNotFoundError as error:
-        raise TargetError(f"target file {path} does not exist") from error
+        raise TargetError(f"target file {path} does not exist", hint="check the path") from error
+    except OSError as error:
+        raise TargetError(
+            f"target file {path} cannot be read: {error.strerror}", hint="check the path"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise TargetError(f"target file {path} is not valid TOML: {error}") from error
+        raise TargetError(f"target file {path} is not valid TOML: {error}", hint=_EXAMPLES) from error
     data.setdefault("name", path.stem)
     if threads is not None:
         data["threads"] = threads
@@ -148,7 +180,7 @@ def _validate(data: dict[str, Any], path: Path) -> Target:
                 lines.append(f"unknown key '{where}' (nearest valid: '{near[0]}')")
             else:
                 lines.append(f"'{where}': {problem['msg'].lower()}")
-        raise TargetError(f"target file {path}: " + "; ".join(lines)) from error
+        raise TargetError(f"target file {path}: " + "; ".join(lines), hint=_EXAMPLES) from error
 
 
 def _resolve(target: Target) -> Target:
@@ -173,12 +205,7 @@ def _resolve_host(target: Target) -> Target:
     else:
         isa, tvm = "scalar", {"kind": "llvm"}
     lanes = ISA[isa][0]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if target.threads > cores:
-        raise TargetError(
-            f"target '{target.name}' asks for {target.threads} threads but this machine gives {cores}",
-            hint=f"use --threads {cores} or fewer",
-        )
+    cores = _require_cores(target)
     aligned = Alignment(conv2d=lanes, depthwise=lanes, linear=lanes)
     return target.model_copy(
         update={
@@ -187,6 +214,16 @@ def _resolve_host(target: Target) -> Target:
             "alignment": target.alignment or {"float32": aligned},
         }
     )
+
+
+def _require_cores(target: Target) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if target.threads > cores:
+        raise TargetError(
+            f"target '{target.name}' asks for {target.threads} threads but this machine gives {cores}",
+            hint=f"use --threads {cores} or fewer",
+        )
+    return cores
 
 
 def cpu_flags() -> set[str]:
@@ -202,17 +239,24 @@ def cpu_flags() -> set[str]:
 
 
 def require_runnable(target: Target) -> None:
-    """Refuse a CPU target whose instructions this machine lacks, before anything is timed.
+    """Refuse a CPU target whose instructions or cores this machine lacks, before anything is run.
 
     Raises
     ------
     TargetError
-        Naming the missing instruction set.
+        Naming what is missing.
     """
-    needs = {"avx512": {"avx512f", "avx512bw"}, "avx2": {"avx2", "fma"}, "neon": {"asimd"}}
+    needs = {
+        "avx512": {"avx512f", "avx512bw"},
+        "avx2": {"avx2", "fma"},
+        "neon": {"asimd"},
+        "neon8": {"asimd"},
+    }
     missing = needs.get(target.isa, set()) - cpu_flags()
     if target.kind == "cpu" and missing:
         raise TargetError(
             f"target '{target.name}' needs {', '.join(sorted(missing))}, which this machine lacks",
             hint="choose another target, or reach the device with a remote runner",
         )
+    if target.kind == "cpu":
+        _require_cores(target)

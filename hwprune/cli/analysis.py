@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,15 +13,20 @@ from hwprune.cli.common import (
     Inputs,
     Json,
     Model,
+    Tables,
     TargetName,
     Threads,
     TrustPickle,
     Weights,
     emit,
-    out,
     print_table,
+    say,
 )
 from hwprune.target import Target, available, load_target
+
+if TYPE_CHECKING:
+    from hwprune.capture.captured import Captured
+    from hwprune.dependency.groups import Dependencies
 
 
 def register(app: typer.Typer) -> None:
@@ -30,12 +36,14 @@ def register(app: typer.Typer) -> None:
 
 
 def targets(
-    name: Annotated[str | None, typer.Argument(help="Show one target whole.")] = None, json: Json = False
+    name: Annotated[str | None, typer.Argument(help="Show this target with all its keys.")] = None,
+    json: Json = False,
 ) -> None:
     """List the targets, or show one as it resolves on this machine."""
     if name is not None:
         target = load_target(name)
-        emit(target.model_dump(), json, lambda: out.print(target.model_dump()))
+        rows = list(target.model_dump().items())
+        emit(target.model_dump(), json, lambda: print_table(name, ("key", "value"), rows))
         return
     found = [load_target(each) for each in available()]
     header = ("name", "kind", "isa", "threads", "alignment", "pipeline", "description")
@@ -59,20 +67,26 @@ def inspect(
     threads: Threads = None,
     include: Include = None,
     exclude: Exclude = None,
-    kernels: Annotated[bool, typer.Option("--kernels", help="Also list the fused kernels.")] = False,
+    kernels: Annotated[
+        bool, typer.Option("--kernels", help="Also list the fused kernels: rule, tiling, work.")
+    ] = False,
+    time: Annotated[
+        bool,
+        typer.Option("--time", help="List kernels with their share of the time, from the latency table."),
+    ] = False,
+    tables: Tables = None,
     json: Json = False,
 ) -> None:
     """Show the channel groups of a model, what cannot be pruned and why, and its kernels."""
     from hwprune.api import analyse_model
-    from hwprune.latency.fusion import fuse
     from hwprune.modelspec import example_inputs, load_model
     from hwprune.planner.widths import group_widths
 
+    resolved = load_target(target, threads=threads)
     network = load_model(model, weights, trust_pickle=trust_pickle)
     captured, deps = analyse_model(
         network, example_inputs(input), include=include or (), exclude=exclude or ()
     )
-    resolved = load_target(target, threads=threads)
     widths = group_widths(deps, captured.graph.graph, resolved)
     groups: list[dict[str, Any]] = [
         {
@@ -87,20 +101,67 @@ def inspect(
     ]
     ledger = [{"name": r.name, "channels": r.channels, "reason": r.reason} for r in deps.ledger]
     data: dict[str, Any] = {"model": model, "target": resolved.name, "groups": groups, "ledger": ledger}
-    if kernels:
-        fused = fuse(captured.graph)
-        data["kernels"] = [
-            {"step": f.name, "kernel": f.at(deps.dense_widths).label(), "groups": list(f.groups)}
-            for f in fused.families(deps.extents)
-        ]
+    if kernels or time:
+        data.update(_kernels(captured, deps, resolved, tables, time))
 
     def human() -> None:
         header = ("group", "channels", "multiple", "layers")
         rows = [(g["name"], g["channels"], g["multiple"], len(g["layers"])) for g in groups]
         print_table(f"{len(groups)} groups of channels", header, rows)
         print_table("ledger", ("name", "channels", "reason"), [tuple(line.values()) for line in ledger])
-        if kernels:
-            listed = [(k["step"], k["kernel"], ", ".join(k["groups"])) for k in data["kernels"]]
-            print_table("kernels", ("step", "kernel", "depends on"), listed)
+        if kernels or time:
+            _print_kernels(data)
 
     emit(data, json, human)
+
+
+def _kernels(
+    captured: Captured, deps: Dependencies, target: Target, tables: Path | None, time: bool
+) -> dict[str, Any]:
+    """Every fused kernel with its rule, and what the latency table says about it."""
+    from hwprune.compile.listing import fallback_share, list_kernels
+    from hwprune.latency.fusion import fuse
+    from hwprune.planner.workbench import recorded
+
+    families = fuse(captured.graph).families(deps.extents)
+    steps = [(f.name, f.at(deps.dense_widths)) for f in families]
+    directory, times, choices = recorded(target, tables)
+    lines = list_kernels(steps, target, times if time else {}, choices)
+    listed = [
+        {"step": line.name, "kernel": line.label, "groups": list(f.groups), **line.figures()}
+        for f, line in zip(families, lines, strict=True)
+    ]
+    found: dict[str, Any] = {"kernels": listed}
+    if time:
+        found["measured"] = sum(line.us is not None for line in lines)
+        found["fallback_share"] = fallback_share(lines)
+        found["table"] = str(directory)
+    return found
+
+
+def _print_kernels(data: dict[str, Any]) -> None:
+    header = ["step", "kernel", "rule", "tiling", "MFLOP"]
+    rows = [[k["step"], k["kernel"], k["rule"], k["tiling"], 1e3 * k["gflop"]] for k in data["kernels"]]
+    timed = "measured" in data
+    if timed:
+        header += ["us", "GFLOP/s", "share"]
+        for row, k in zip(rows, data["kernels"], strict=True):
+            known = k["us"] is not None
+            row += [f"{k['us']:.1f}", f"{k['gflop_per_s']:.1f}", f"{k['share']:.1%}"] if known else ["-"] * 3
+    else:
+        header += ["depends on"]
+        for row, k in zip(rows, data["kernels"], strict=True):
+            row.append(", ".join(k["groups"]))
+    print_table("kernels", header, rows)
+    if timed:
+        count = f"{data['measured']} of {len(rows)} kernels are in table {data['table']}"
+        hint = "" if data["measured"] == len(rows) else "; hwprune profile adds them"
+        say(count + hint)
+    falling = [k for k in data["kernels"] if k["falls_back"]]
+    if falling:
+        share = data.get("fallback_share")
+        known = "" if share is None else f", {share:.1%} of the measured time"
+        say(f"{len(falling)} kernels without a schedule rule{known}:")
+        for k in falling:
+            part = "" if k["share"] is None else f" ({k['share']:.1%})"
+            say(f"  {k['step']}: {k['kernel']}: {k['rule']}{part}: {k['tiling']}")

@@ -1,8 +1,9 @@
-"""What all verbs share: options, output, progress, exit codes."""
+"""What all verbs share: options, output, progress, checks of output paths."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,25 +14,77 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
-out = Console(highlight=False)
+from hwprune.errors import ArtifactError
+from hwprune.target import Target, load_target
+
+#: Tables that go to a file or a pipe are not squeezed into 80 columns.
+_PIPE_COLUMNS = 200
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
 err = Console(stderr=True, highlight=False)
 
-Model = Annotated[str, typer.Argument(help="package.module:factory or file.py:factory", show_default=False)]
-Inputs = Annotated[
-    list[str], typer.Option("--input", "-i", help="Shape of an example input, e.g. 1x3x224x224 (repeatable).")
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="Factory of the dense model, takes no arguments: package.module:factory or file.py:factory.",
+        show_default=False,
+    ),
 ]
-Weights = Annotated[Path | None, typer.Option(help="State dict: .safetensors, or .pt without pickle.")]
-TrustPickle = Annotated[bool, typer.Option("--trust-pickle", help="Allow weights files that can run code.")]
-TargetName = Annotated[str, typer.Option("--target", "-t", help="Target name, or path of a .toml file.")]
-Threads = Annotated[int | None, typer.Option(help="Threads of the compiled module (default: the target's).")]
+Inputs = Annotated[
+    list[str],
+    typer.Option(
+        "--input",
+        "-i",
+        help="Shape of an input as it will be deployed, batch first, e.g. 1x3x224x224; once per input.",
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        help="State dict of the dense model: .safetensors, or a .pt that holds tensors only. "
+        "Default: what the factory made."
+    ),
+]
+TrustPickle = Annotated[
+    bool,
+    typer.Option("--trust-pickle", help="Load weights files that can run code. Only for files you made."),
+]
+TargetName = Annotated[
+    str, typer.Option("--target", "-t", help="Device: a name from `hwprune targets`, or a .toml file.")
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Threads of the compiled module. Default: what the target says.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Include = Annotated[list[str] | None, typer.Option(help="Only groups whose name matches (repeatable).")]
-Exclude = Annotated[list[str] | None, typer.Option(help="No group whose name matches (repeatable).")]
-Care = Annotated[str, typer.Option("--profile", help="Care of measurements: quick, table or publish.")]
-Tables = Annotated[Path | None, typer.Option(help="Directory of latency tables (default: user cache).")]
+Include = Annotated[
+    list[str] | None, typer.Option(help="Prune only layers that match, e.g. 'layer1.*' (repeatable).")
+]
+Exclude = Annotated[list[str] | None, typer.Option(help="Prune no layer that matches (repeatable).")]
+Care = Annotated[
+    str,
+    typer.Option(
+        "--profile",
+        help="Care of measurements: quick (busy machine), table (minutes), publish (quiet machine).",
+    ),
+]
+Tables = Annotated[
+    Path | None,
+    typer.Option(help="Directory of latency tables. Default: HWPRUNE_TABLES, or the user's cache."),
+]
+Minimum = Annotated[float, typer.Option(min=0.0, max=1.0, help="Least share of every group to keep.")]
+Search = Annotated[
+    bool | None,
+    typer.Option(
+        "--search/--no-search",
+        help="Measure a dozen forms of each kernel first / ignore forms found earlier.",
+        show_default=False,
+    ),
+]
+Winograd = Annotated[bool, typer.Option(help="Let a search choose Winograd convolution (error <= 1e-3).")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
-Data = Annotated[str | None, typer.Option(help="Factory of labelled batches: file.py:loader.")]
+Data = Annotated[str | None, typer.Option(help="Factory of (inputs, labels) batches: file.py:loader.")]
 PrunedDir = Annotated[Path | None, typer.Option("--pruned", help="Directory written by prune or repair.")]
 
 
@@ -43,6 +96,49 @@ def emit(data: Mapping[str, Any], as_json: bool, human: Callable[[], None]) -> N
         human()
 
 
+def say(text: str) -> None:
+    """A line on stdout, as it is: paths are neither wrapped nor read as markup."""
+    out.print(text, markup=False, soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """A line on stderr, as it is."""
+    err.print(text, markup=False, soft_wrap=True)
+
+
+def require_file(path: Path) -> None:
+    """Refuse an output file that cannot be written, before the work that would fill it."""
+    if path.is_dir():
+        raise ArtifactError(f"{path} is a directory, not a file", hint="choose another path with --out")
+    _require_parent(path)
+
+
+def require_directory(path: Path, marker: str) -> None:
+    """Refuse an output directory that cannot be written or is not ours to replace.
+
+    ``marker`` is a file that every directory of this kind holds.
+    """
+    if path.exists() and not path.is_dir():
+        raise ArtifactError(f"{path} exists and is not a directory", hint="choose another path with --out")
+    if path.is_dir() and any(path.iterdir()) and not (path / marker).is_file():
+        raise ArtifactError(
+            f"{path} holds other files (and no {marker}), so it is not replaced",
+            hint="choose another path with --out, or move that directory away",
+        )
+    _require_parent(path)
+
+
+def _require_parent(path: Path) -> None:
+    parent = path.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise ArtifactError(
+            f"{path} cannot be written: {parent} is not a directory that can be written to",
+            hint="choose another path with --out",
+        )
+
+
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table on stdout; numbers to the right."""
     table = Table(title=title, title_justify="left", show_edge=False)
@@ -50,8 +146,14 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[objec
         number = bool(rows) and isinstance(rows[0][position], int | float)
         table.add_column(name, justify="right" if number else "left")
     for row in rows:
-        table.add_row(*[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row])
+        table.add_row(*[Text(f"{v:.4g}" if isinstance(v, float) else str(v)) for v in row])
     out.print(table)
+
+
+def resolve_target(name: str, threads: int | None, winograd: bool) -> Target:
+    """The target that options name."""
+    target = load_target(name, threads=threads)
+    return target if winograd else target.model_copy(update={"winograd": False})
 
 
 @contextmanager
@@ -64,7 +166,7 @@ def progress_bar() -> Generator[Callable[[str, int, int], None]]:
             stage = what.split(" ", 1)[0]
             if stage not in seen or (total and done == total):
                 seen.add(stage)
-                err.print(f"{what}" + (f" ({done}/{total})" if total > 1 else ""), markup=False)
+                complain(f"{what} ({done}/{total})" if total > 1 else what)
 
         yield plain
         return

@@ -14,17 +14,22 @@ from hwprune.cli.common import (
     Json,
     Model,
     PrunedDir,
+    Search,
     Seed,
     Tables,
     TargetName,
     Threads,
     TrustPickle,
     Weights,
+    Winograd,
+    complain,
     emit,
-    err,
-    out,
     print_table,
     progress_bar,
+    require_directory,
+    require_file,
+    resolve_target,
+    say,
 )
 from hwprune.target import load_target
 
@@ -43,15 +48,20 @@ def register(app: typer.Typer) -> None:
 def repair(
     model: Model,
     pruned: Annotated[Path, typer.Option("--pruned", help="Directory written by prune.")],
-    data: Annotated[str, typer.Option(help="Factory of labelled training batches: file.py:loader.")],
+    data: Annotated[
+        str, typer.Option(help="Factory of (inputs, labels) batches to train on: file.py:loader.")
+    ],
     output: Output = Path("repaired"),
     weights: Weights = None,
     trust_pickle: TrustPickle = False,
-    evaluate: Annotated[str | None, typer.Option(help="Factory of labelled test batches.")] = None,
-    epochs: Annotated[int, typer.Option(help="Epochs of fine-tuning; 0: only recalibrate.")] = 10,
+    evaluate: Annotated[str | None, typer.Option(help="Factory of batches to test on.")] = None,
+    epochs: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning; 0 only recalibrates.")] = 10,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 0.01,
     optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
-    distill: Annotated[bool, typer.Option(help="Learn from the dense model as well.")] = True,
+    distill: Annotated[
+        bool | None,
+        typer.Option(help="Learn from the dense model as well. Default: if its --weights are given."),
+    ] = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -59,20 +69,23 @@ def repair(
     from hwprune.modelspec import load_data, load_factory, load_model
     from hwprune.repair.saved import repair_saved
 
+    require_directory(output, "plan.json")
+    # A teacher that nobody has trained would do harm, so it must be asked for.
+    taught = weights is not None if distill is None else distill
     with progress_bar() as progress:
         result = repair_saved(
             pruned,
             load_factory(model),
             load_data(data),
             output,
-            teacher=load_model(model, weights, trust_pickle=trust_pickle) if distill else None,
+            teacher=load_model(model, weights, trust_pickle=trust_pickle) if taught else None,
             test=load_data(evaluate) if evaluate else None,
             options={"epochs": epochs, "lr": lr, "optimizer": optimizer, "seed": seed},
             progress=progress,
         )
     before, after = result["accuracy_before"], result["accuracy_after"]
     accuracy = "" if after is None else f"; accuracy {100 * before:.2f} % before, {100 * after:.2f} % after"
-    emit(result, json, lambda: out.print(f"repaired model in {output}{accuracy}"))
+    emit(result, json, lambda: say(f"repaired model in {output}{accuracy}"))
 
 
 def compile(
@@ -84,26 +97,47 @@ def compile(
     trust_pickle: TrustPickle = False,
     target: TargetName = "host",
     threads: Threads = None,
-    check: Annotated[bool, typer.Option(help="Run it here and compare with PyTorch.")] = True,
+    check: Annotated[bool, typer.Option(help="Run it on this machine and compare with PyTorch.")] = True,
+    search: Search = None,
+    search_minutes: Annotated[float | None, typer.Option(help="Begin no new search after this.")] = None,
+    winograd: Winograd = True,
+    tables: Tables = None,
+    seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Compile a model, dense or pruned, into a bundle that runs with the TVM runtime alone."""
     from hwprune.delivery import compile_model
     from hwprune.modelspec import example_inputs
 
-    resolved = load_target(target, threads=threads)
+    require_directory(output, "manifest.json")
+    resolved = resolve_target(target, threads, winograd)
     network = _model(model, pruned, weights, trust_pickle)
-    module, error = compile_model(network, example_inputs(input), resolved, check=check)
+    with progress_bar() as progress:
+        module, error = compile_model(
+            network,
+            example_inputs(input),
+            resolved,
+            check=check,
+            search=search,
+            minutes=search_minutes,
+            tables=tables,
+            seed=seed,
+            progress=lambda done, total, what: progress(f"search {what}", done, total),
+        )
     module.save(output, {"model": model, "pruned": str(pruned) if pruned else None})
+    chosen = {k.name: k.choice for k in module.kernels if k.choice != "default"}
     data = {
         "bundle": str(output),
         "target": resolved.name,
         "threads": resolved.threads,
         "kernels": len(module.kernels),
+        "chosen": chosen,
         "max_rel_error": error if check else None,
     }
     text = f"{data['kernels']} kernels in {output}; run it with: python {output}/run.py"
-    emit(data, json, lambda: out.print(text))
+    if chosen:
+        text += f" ({len(chosen)} kernels in a form found by search)"
+    emit(data, json, lambda: say(text))
 
 
 def bench(
@@ -121,6 +155,9 @@ def bench(
     from hwprune.delivery import bench_bundle, comparison_data
     from hwprune.planner.workbench import measure_profile
 
+    if output is not None:
+        require_file(output)
+    measured = measure_profile(care)
     models = {}
     if model is not None:
         models["dense"] = _model(model, None, None, False)
@@ -131,7 +168,7 @@ def bench(
             bundle,
             dense=dense,
             models=models,
-            profile=measure_profile(care),
+            profile=measured,
             seed=seed,
             progress=lambda done, total, name: progress(f"bench {name}", done, total),
         )
@@ -140,16 +177,16 @@ def bench(
         atomic_write_text(output, json_module.dumps(data, indent=1) + "\n")
 
     def human() -> None:
-        header = ("engine", "median ms", "low", "high", "ratio", "max rel. error")
+        header = ("engine", "median ms", "low", "high", "ratio", "outputs differ by")
         rows = [
             (r["name"], r["median_ms"], r["low_ms"], r["high_ms"], r["ratio"], r["max_rel_error"])
             for r in data["rows"]
         ]
         print_table(f"{comparison.threads} thread(s), interleaved; ratio to this bundle", header, rows)
         for name, reason in absent.items():
-            err.print(f"{name} did not take part: {reason}", markup=False)
+            complain(f"{name} did not take part: {reason}")
         for warning in comparison.warnings:
-            err.print(f"warning: {warning}", markup=False)
+            complain(f"warning: {warning}")
 
     emit(data, json, human)
 
@@ -167,7 +204,7 @@ def report(
 
     path = source / "report.json" if source.is_dir() else source
     page = write_report(read_report(path), output or path.parent)
-    emit({"report": str(page)}, json, lambda: out.print(str(page)))
+    emit({"report": str(page)}, json, lambda: say(str(page)))
 
 
 def quickstart(
@@ -180,8 +217,10 @@ def quickstart(
     json: Json = False,
 ) -> None:
     """Train a small network on handwritten digits, prune it to half its latency, and show the gain."""
+    from hwprune.planner.workbench import measure_profile
     from hwprune.quickstart.run import quickstart as run
 
+    measure_profile(care)  # an unknown one is refused before minutes of training
     with progress_bar() as progress:
         result = run(
             output,
@@ -201,11 +240,11 @@ def _gained(result: Any) -> None:
         ("pruned", result.latency_pruned_ms, f"{100 * result.accuracy_pruned:.2f} %"),
     ]
     print_table("handwritten digits on this machine", ("model", "latency ms", "test accuracy"), rows)
-    out.print(
+    say(
         f"{faster:.2f}x faster; budget {result.budget_ms:.3f} ms {'met' if result.met else 'MISSED'}, "
         f"predicted {result.predicted_ms:.3f} ms; done in {result.seconds:.0f} s"
     )
-    out.print(f"report: {result.report}", markup=False, soft_wrap=True)
+    say(f"report: {result.report}")
 
 
 def _model(name: str, pruned: Path | None, weights: Path | None, trust_pickle: bool) -> Any:

@@ -14,6 +14,7 @@ from hwprune.cli.common import (
     Include,
     Inputs,
     Json,
+    Minimum,
     Model,
     Seed,
     Tables,
@@ -21,15 +22,32 @@ from hwprune.cli.common import (
     Threads,
     TrustPickle,
     Weights,
+    Winograd,
+    complain,
     emit,
-    out,
     print_table,
     progress_bar,
+    require_directory,
+    require_file,
+    resolve_target,
+    say,
 )
-from hwprune.target import load_target
 
-Latency = Annotated[str, typer.Option("--latency", "-l", help='"50%" of the dense latency, or "8ms".')]
-Criterion = Annotated[str | None, typer.Option(help="Importance criterion (see the README).")]
+Latency = Annotated[
+    str,
+    typer.Option(
+        "--latency",
+        "-l",
+        help='Budget: a share of the dense model\'s measured latency ("50%") or a time ("8ms").',
+    ),
+]
+Criterion = Annotated[
+    str | None,
+    typer.Option(
+        help="Importance of channels: l1, l2, bn_scale, or taylor2019 (needs --data). "
+        "Default: taylor2019 with --data, else l2."
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -47,7 +65,10 @@ def profile(
     include: Include = None,
     exclude: Exclude = None,
     care: Care = "quick",
+    search: Annotated[bool, typer.Option(help="Search for the fastest form of each kernel first.")] = False,
+    winograd: Winograd = True,
     tables: Tables = None,
+    minimum: Minimum = 0.1,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -56,6 +77,7 @@ def profile(
     from hwprune.modelspec import example_inputs, load_model
     from hwprune.planner.workbench import Workbench, measure_profile
 
+    resolved, measured = resolve_target(target, threads, winograd), measure_profile(care)
     captured, deps = analyse_model(
         load_model(model), example_inputs(input), include=include or (), exclude=exclude or ()
     )
@@ -63,15 +85,17 @@ def profile(
         bench = Workbench.open(
             captured,
             deps,
-            load_target(target, threads=threads),
-            profile=measure_profile(care),
+            resolved,
+            profile=measured,
+            minimum=minimum,
             tables=tables,
+            search=search,
             seed=seed,
             progress=progress,
         )
         table = bench.measure_kernels(bench.model.specs())
     data = {"table": str(bench.directory), "rows": len(table), "kernels": len(bench.model.specs())}
-    emit(data, json, lambda: out.print(f"{data['rows']} kernels in {data['table']}"))
+    emit(data, json, lambda: say(f"{data['rows']} kernels in {data['table']}"))
 
 
 def plan(
@@ -88,20 +112,30 @@ def plan(
     include: Include = None,
     exclude: Exclude = None,
     care: Care = "quick",
+    search: Annotated[bool, typer.Option(help="Search for the fastest form of each kernel first.")] = False,
+    winograd: Winograd = True,
     tables: Tables = None,
-    checks: Annotated[int, typer.Option(help="End-to-end measurements of plans at most.")] = 3,
+    minimum: Minimum = 0.1,
+    checks: Annotated[
+        int, typer.Option(min=0, help="Candidate plans to build and time at most; 0 trusts the prediction.")
+    ] = 3,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Choose the widths that keep most importance under a latency budget."""
+    """Choose the widths that keep most importance under a latency budget.
+
+    Kernels that the latency table lacks are measured first. Can be interrupted.
+    """
     from hwprune import api
     from hwprune.modelspec import example_inputs, load_data, load_model
 
+    require_file(output)
+    resolved = resolve_target(target, threads, winograd)
     with progress_bar() as progress:
         planned = api.plan(
             load_model(model, weights, trust_pickle=trust_pickle),
             example_inputs(input),
-            load_target(target, threads=threads),
+            resolved,
             latency,
             load_data(data) if data else None,
             criterion=criterion,
@@ -109,6 +143,8 @@ def plan(
             exclude=exclude or (),
             profile=care,
             tables=tables,
+            minimum=minimum,
+            search=search,
             checks=checks,
             seed=seed,
             progress=progress,
@@ -135,10 +171,14 @@ def prune(
     from hwprune.modelspec import example_inputs, load_model
     from hwprune.solve.plan import Plan
 
+    require_directory(output, "plan.json")
+    made = Plan.load(plan_file)
+    if made.edited:
+        complain(f"warning: {plan_file} was edited by hand; the latency it predicts may no longer hold")
     pruned = api.apply_plan(
         load_model(model, weights, trust_pickle=trust_pickle),
         example_inputs(input),
-        Plan.load(plan_file),
+        made,
         include=include or (),
         exclude=exclude or (),
     )
@@ -147,11 +187,12 @@ def prune(
         "directory": str(output),
         "class": type(pruned.model).__name__,
         "max_rel_error": pruned.max_rel_error,
+        "edited": made.edited,
         "parameters": sum(p.numel() for p in pruned.model.parameters()),
         "ledger": [{"name": r.name, "channels": r.channels, "reason": r.reason} for r in pruned.ledger],
     }
     text = f"{data['class']} with {data['parameters']:,} parameters in {output}; equals the masked original"
-    emit(data, json, lambda: out.print(f"{text} (error {pruned.max_rel_error:.1e})"))
+    emit(data, json, lambda: say(f"{text} (error {pruned.max_rel_error:.1e})"))
 
 
 def _plan_data(made: Any, measured_ns: float | None, path: Path) -> dict[str, Any]:
@@ -163,8 +204,8 @@ def _show(made: Any, path: Path) -> None:
 
     print_table(f"plan for {made.model} on {made.target}", SUMMARY_HEADER, made.summary_rows())
     dense, budget, predicted = (ns / 1e6 for ns in (made.dense_ns, made.budget_ns, made.predicted_ns))
-    out.print(f"dense {dense:.3f} ms measured; budget {budget:.3f} ms ({made.budget_asked})")
-    out.print(f"predicted {predicted:.3f} ms; importance kept within {made.gap:.1e} of the optimum")
+    say(f"dense {dense:.3f} ms measured; budget {budget:.3f} ms ({made.budget_asked})")
+    say(f"predicted {predicted:.3f} ms; importance kept within {made.gap:.1e} of the optimum")
     for line in made.ledger:
-        out.print(f"kept: {line.name} ({line.channels} channels): {line.reason}", markup=False)
-    out.print(f"written to {path}")
+        say(f"kept: {line.name} ({line.channels} channels): {line.reason}")
+    say(f"written to {path}")

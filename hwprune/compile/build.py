@@ -10,10 +10,12 @@ from typing import Any
 from hwprune.compile.fallback import Inlined, fallback_module, fallback_of
 from hwprune.compile.layout import output_shape
 from hwprune.compile.link import link_shared, target_architecture
+from hwprune.compile.pipeline import PACKED, require_pipeline
 from hwprune.compile.primfunc import build_primfunc, kernel_symbol
 from hwprune.compile.shapes import Shape
 from hwprune.compile.tvm_api import IRModule, TvmTarget, relax, transform, version
 from hwprune.errors import CompileError, UnsupportedOperatorError
+from hwprune.latency.choice import Choice
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.program import Source
 from hwprune.target import Target
@@ -26,6 +28,7 @@ class Call:
     name: str
     spec: KernelSpec
     sources: tuple[Source, ...]
+    choice: Choice | None = None
 
 
 def check_calls(calls: Sequence[Call], target: Target) -> None:
@@ -35,9 +38,12 @@ def check_calls(calls: Sequence[Call], target: Target) -> None:
     ------
     UnsupportedOperatorError
         Naming the operator and the step.
+    CompileError
+        The target asks for another pipeline than this one.
     """
     from hwprune.compile.emit import emit
 
+    require_pipeline(target, PACKED)
     seen: set[KernelSpec] = set()
     for call in calls:
         if call.spec in seen:
@@ -51,7 +57,7 @@ def check_calls(calls: Sequence[Call], target: Target) -> None:
             if bad:
                 raise UnsupportedOperatorError(f"dtype {bad[0]} has no lowering; only float32 has")
             if fallback_of(call.spec) is None:
-                emit(call.spec, target)
+                emit(call.spec, target, call.choice)
             else:
                 fallback_module(call.spec)
         except UnsupportedOperatorError as error:
@@ -77,10 +83,10 @@ def relax_module(
     builder = relax.BlockBuilder()
     functions = {}
     foreign: dict[KernelSpec, Inlined] = {}
-    for spec in dict.fromkeys(call.spec for call in calls):
+    for spec, choice in dict.fromkeys((call.spec, call.choice) for call in calls):
         symbol = kernel_symbol(spec)
         if fallback_of(spec) is None:
-            functions[spec] = builder.add_func(build_primfunc(spec, target), symbol)
+            functions[spec, choice] = builder.add_func(build_primfunc(spec, target, choice), symbol)
         else:
             foreign[spec] = Inlined(builder, spec, symbol)
     given = [relax.Var(f"input{i}", relax.TensorType(shape, "float32")) for i, shape in enumerate(inputs)]
@@ -98,7 +104,7 @@ def relax_module(
                     results.append(foreign[call.spec].call(arguments))
                     continue
                 result = relax.call_tir(
-                    functions[call.spec],
+                    functions[call.spec, call.choice],
                     arguments,
                     relax.TensorType(output_shape(call.spec, target), "float32"),
                 )
@@ -150,6 +156,25 @@ def build_shared(module: IRModule, target: Target, output: Path) -> None:
             relax.transform.AttachGlobalSymbol(),
         ]
     )
+    try:
+        # ``main`` checks its arguments; checks in every kernel would double the library's size.
+        with transform.PassContext(opt_level=3, config={"tirx.disable_assert": True}):
+            executable = relax.build(module, target=llvm, relax_pipeline=passes)
+    except Exception as error:
+        raise CompileError(
+            f"TVM {version} could not compile for target '{target.name}': {str(error)[:2000]}"
+        ) from error
+    link_executable(executable, target, output)
+
+
+def link_executable(executable: Any, target: Target, output: Path) -> None:
+    """Generate machine code for a built module and link it into the shared object ``output``.
+
+    Raises
+    ------
+    CompileError
+        TVM or the linker failed.
+    """
     architecture = target_architecture(target.tvm.get("mtriple"))
 
     def link(path: str, objects: Sequence[str], **_: object) -> None:
@@ -158,13 +183,10 @@ def build_shared(module: IRModule, target: Target, output: Path) -> None:
     link.output_format = "so"  # type: ignore[attr-defined]
     link.object_format = "o"  # type: ignore[attr-defined]
     try:
-        # ``main`` checks its arguments; checks in every kernel would double the library's size.
-        with transform.PassContext(opt_level=3, config={"tirx.disable_assert": True}):
-            executable = relax.build(module, target=llvm, relax_pipeline=passes)
         executable.export_library(str(output), fcompile=link)
     except CompileError:
         raise
     except Exception as error:
         raise CompileError(
-            f"TVM {version} could not compile for target '{target.name}': {str(error)[:2000]}"
+            f"TVM {version} could not export for target '{target.name}': {str(error)[:2000]}"
         ) from error

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.numpy import load_file, save_file
 
+from hwprune.compile.link import host_architecture, target_architecture
 from hwprune.compile.vm_runtime import VirtualMachine, check_inputs, runtime_library
 from hwprune.errors import ArtifactError
 from hwprune.target import Target, require_runnable
@@ -36,21 +37,28 @@ class TensorInfo(_Strict):
 
 
 class KernelInfo(_Strict):
-    """One step of the network."""
+    """One step of the network. ``choice`` says in which form its kernel was built."""
 
     name: str
     label: str
     digest: str
     flops: int
+    choice: str = "default"
 
 
 class Manifest(_Strict):
-    """``manifest.json`` of a bundle."""
+    """``manifest.json`` of a bundle.
+
+    ``runtime`` is where the TVM runtime comes from: ``bundled`` in the directory, or a package to
+    install on the device, because the bundle was made on a machine of another architecture.
+    """
 
     format: Literal[1] = 1
     kind: Literal["hwprune-bundle"] = "hwprune-bundle"
     target: Target
     pipeline: str
+    architecture: str = ""
+    runtime: str = "bundled"
     versions: dict[str, str]
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
@@ -126,10 +134,15 @@ def _fill(parts: Parts, folder: Path) -> None:
     names = [f"{i:05d}" for i in range(len(parts.weights))]
     save_file(dict(zip(names, parts.weights, strict=True)), folder / "weights.safetensors")
     shutil.copyfile(Path(__file__).with_name("harness_run.py"), folder / "run.py")
-    shutil.copyfile(runtime_library(), folder / "libtvm_runtime.so")
+    architecture = target_architecture(parts.target.tvm.get("mtriple"))
+    foreign = architecture != host_architecture()
+    if not foreign:
+        shutil.copyfile(runtime_library(), folder / "libtvm_runtime.so")
     manifest = Manifest(
         target=parts.target,
         pipeline=parts.pipeline,
+        architecture=architecture,
+        runtime=f"apache-tvm=={_version('apache-tvm')}" if foreign else "bundled",
         versions={
             "hwprune": _version("hwprune"),
             "tvm": _version("apache-tvm"),

@@ -13,19 +13,16 @@ import numpy as np
 from hwprune.compile.adapt import adapt
 from hwprune.compile.bundle import KernelInfo, Parts, write_bundle
 from hwprune.compile.layout import input_layouts, output_shape
-from hwprune.compile.pipeline import pipeline_hash
+from hwprune.compile.pipeline import PACKED, pipeline_hash, require_pipeline
 from hwprune.compile.shapes import Shape, kernel_flops
 from hwprune.compile.vm_runtime import VirtualMachine, check_inputs
 from hwprune.errors import CompileError
+from hwprune.latency.choice import ChoiceTable, choice_label
 from hwprune.latency.program import Program, Source
 from hwprune.target import Target, require_runnable
 
 if TYPE_CHECKING:
     from hwprune.compile.build import Call
-
-
-#: The one pipeline for CPUs: packed channels, register-tiled kernels.
-PIPELINE = "cpu-packed"
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ def _check_links(program: Program, target: Target) -> None:
                 )
 
 
-def _pack(program: Program, target: Target) -> tuple[list[Call], list[np.ndarray]]:
+def _pack(program: Program, target: Target, choices: ChoiceTable) -> tuple[list[Call], list[np.ndarray]]:
     from hwprune.compile.build import Call
 
     calls: list[Call] = []
@@ -122,7 +119,8 @@ def _pack(program: Program, target: Target) -> tuple[list[Call], list[np.ndarray
     places: dict[tuple[int, Any], int] = {}
     for step in program.steps:
         sources: list[Source] = []
-        for layout, source in zip(input_layouts(step.spec, target), step.sources, strict=True):
+        choice = choices.get(step.spec)
+        for layout, source in zip(input_layouts(step.spec, target, choice), step.sources, strict=True):
             if source.kind != "weight":
                 sources.append(source)
                 continue
@@ -131,12 +129,22 @@ def _pack(program: Program, target: Target) -> tuple[list[Call], list[np.ndarray
                 places[key] = len(packed)
                 packed.append(layout.pack(program.weights[source.index]))
             sources.append(Source("weight", places[key]))
-        calls.append(Call(step.name, step.spec, tuple(sources)))
+        calls.append(Call(step.name, step.spec, tuple(sources), choice))
     return calls, packed
 
 
-def compile_program(program: Program, target: Target) -> CompiledModule:
+def compile_program(program: Program, target: Target, choices: ChoiceTable | None = None) -> CompiledModule:
     """Compile a network for a CPU target.
+
+    Parameters
+    ----------
+    program
+        The network.
+    target
+        What it is for.
+    choices
+        Searched choices (:meth:`ChoiceTable.load` of the directory of the latency table that the
+        network was planned with); kernels without one are built in their default form.
 
     Raises
     ------
@@ -150,17 +158,14 @@ def compile_program(program: Program, target: Target) -> CompiledModule:
             f"no code generator for kind '{target.kind}' yet (target '{target.name}')",
             hint="use a target of kind 'cpu'",
         )
-    if target.pipeline != PIPELINE:
-        raise CompileError(
-            f"target '{target.name}' asks for the unknown pipeline '{target.pipeline}'",
-            hint=f'use pipeline = "{PIPELINE}"',
-        )
+    require_pipeline(target, PACKED)
     from hwprune.compile.build import Call, build_shared, check_calls, relax_module
 
-    check_calls([Call(s.name, s.spec, s.sources) for s in program.steps], target)
+    choices = choices or ChoiceTable()
+    check_calls([Call(s.name, s.spec, s.sources, choices.get(s.spec)) for s in program.steps], target)
     program = adapt(program)
     _check_links(program, target)
-    calls, packed = _pack(program, target)
+    calls, packed = _pack(program, target, choices)
     module = relax_module(program.input_shapes, [w.shape for w in packed], calls, program.outputs, target)
     directory = tempfile.TemporaryDirectory(prefix="hwprune-module-")
     library = Path(directory.name) / "model.so"
@@ -178,6 +183,7 @@ def compile_program(program: Program, target: Target) -> CompiledModule:
                 label=s.spec.label(),
                 digest=s.spec.digest(),
                 flops=kernel_flops(s.spec),
+                choice=choice_label(choices.get(s.spec)),
             )
             for s in program.steps
         ),

@@ -10,11 +10,14 @@ from hwprune.compile.emit_elementwise import binary, cat, flatten, scale_shift, 
 from hwprune.compile.emit_norm import layer_norm, softmax
 from hwprune.compile.emit_spatial import as_map, pad2d, spread, upsample_nearest
 from hwprune.compile.emit_window import adaptive, avg_pool, depthwise, max_pool, mean
+from hwprune.compile.emit_winograd import winograd_conv2d
 from hwprune.compile.emitter import Emitted, Emitter, Value
 from hwprune.compile.math_ops import UNARY
 from hwprune.compile.shapes import Shape
 from hwprune.compile.tvm_api import te
+from hwprune.compile.winograd import is_winograd
 from hwprune.errors import UnsupportedOperatorError
+from hwprune.latency.choice import Choice
 from hwprune.latency.kernel import KernelOp, KernelSpec
 from hwprune.target import Target
 
@@ -46,7 +49,7 @@ EMITTERS: dict[str, Callable[[Emitter, KernelOp, Shape], Value]] = {
 }
 
 
-def emit(spec: KernelSpec, target: Target) -> Emitted:
+def emit(spec: KernelSpec, target: Target, choice: Choice | None = None) -> Emitted:
     """TE stages of a kernel (:mod:`hwprune.compile.emitter` explains their names).
 
     Raises
@@ -54,11 +57,12 @@ def emit(spec: KernelSpec, target: Target) -> Emitted:
     UnsupportedOperatorError
         Naming the operator without a lowering.
     """
-    e = Emitter(spec, target)
+    e = Emitter(spec, target, choice)
     for number, op in enumerate(spec.ops):
         if op.kind not in EMITTERS:
             raise UnsupportedOperatorError(f"operator '{op.kind}' has no lowering for CPUs")
-        e.values.append(EMITTERS[op.kind](e, op, e.shapes[len(spec.inputs) + number]))
+        emitter = winograd_conv2d if op.kind == "conv2d" and is_winograd(choice) else EMITTERS[op.kind]
+        e.values.append(emitter(e, op, e.shapes[len(spec.inputs) + number]))
     result = e.values[-1]
     if not result.tensor.op.name.startswith("e"):  # an input handed through
         tensor = result.tensor
@@ -71,4 +75,6 @@ def emit(spec: KernelSpec, target: Target) -> Emitted:
             lambda n, c, h, w: result.tensor[n, c // lanes, h, w, c % lanes],
             name="unpack",
         )
-    return Emitted((*e.inputs, tensor), tensor, final, e.family, frozenset(e.kept), e.tile, e.weight_name)
+    return Emitted(
+        (*e.inputs, tensor), tensor, final, e.family, frozenset(e.kept), e.tile, e.weight_name, e.winograd
+    )

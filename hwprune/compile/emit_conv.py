@@ -39,6 +39,11 @@ def _padded(
     return te.compute((*shape[:2], *size, *shape[4:]), body, name="pad")
 
 
+def padded_input(e: Emitter, x: Value, top: int, left: int, size: tuple[int, int]) -> Tensor:
+    """A zero-padded copy of an input, ``size`` rows and columns."""
+    return _padded(e, x, top, left, size, 0.0, copy=True)
+
+
 def with_bias(e: Emitter, acc: Tensor, bias: Tensor | None, shape: Shape) -> Value:
     if bias is None:
         return e.stage(shape, lambda *index: acc[index])
@@ -47,7 +52,7 @@ def with_bias(e: Emitter, acc: Tensor, bias: Tensor | None, shape: Shape) -> Val
 
 def conv2d(e: Emitter, op: KernelOp, shape: Shape) -> Value:
     x = e.values[op.args[0]]
-    g, tile = conv_plan(e.spec, op, e.shapes, e.target)
+    g, tile = conv_plan(e.spec, op, e.shapes, e.target, e.choice)
     if not g.plain_input:
         x = e.packed(x)
     e.family, e.tile, e.weight_name = "conv", tile, f"in{op.args[1]}"
@@ -55,7 +60,7 @@ def conv2d(e: Emitter, op: KernelOp, shape: Shape) -> Value:
     data = _padded(e, x, g.padding[0], g.padding[1], size, 0.0, g.needs_copy(tile.height, tile.width))
     weight, bias, t = e.weight(op, 1), e.weight(op, 2), tile.block_tile
     assert weight is not None
-    lanes, per_group = e.lanes, g.out_blocks // g.groups
+    lanes, per_group, stored = e.lanes, g.out_blocks // g.groups, int(data.shape[1])
     block, row, col, lane = (
         te.reduce_axis((0, extent), name)
         for extent, name in zip((g.in_blocks, *g.kernel, lanes), ("ic", "kh", "kw", "ii"), strict=True)
@@ -64,7 +69,11 @@ def conv2d(e: Emitter, op: KernelOp, shape: Shape) -> Value:
 
     def body(n: Any, o: Any, h: Any, w: Any, i: Any) -> Any:
         y, z = h * g.stride[0] + row * g.dilation[0], w * g.stride[1] + col * g.dilation[1]
-        source = block if g.groups == 1 else o // per_group * g.in_blocks + block
+        source = block
+        if g.groups > 1:
+            source = o // per_group * g.in_blocks + block
+            if g.groups * g.in_blocks > stored:  # blocks that an incomplete last group lacks
+                source = tirx.min(source, stored - 1)
         inner = () if g.plain_input else (lane,)
         return te.sum(
             data[(n, source, y, z, *inner)] * weight[(o // t, block, row, col, *inner, o % t * lanes + i)],

@@ -15,7 +15,9 @@ from hwprune.compile.layout import InputLayout, input_layouts, packed_shape
 from hwprune.compile.shapes import Shape, infer_shapes
 from hwprune.compile.tiles import Tile
 from hwprune.compile.tvm_api import Tensor, te, tirx
+from hwprune.compile.winograd import WinogradPlan
 from hwprune.errors import UnsupportedOperatorError
+from hwprune.latency.choice import Choice
 from hwprune.latency.kernel import KernelOp, KernelSpec
 from hwprune.target import Target
 
@@ -40,19 +42,22 @@ class Emitted:
     kept: frozenset[str]
     tile: Tile | None
     weight: str
+    winograd: WinogradPlan | None = None
 
 
 class Emitter:
     """Builds the stages of one kernel. ``family`` is set by the anchor's function."""
 
-    def __init__(self, spec: KernelSpec, target: Target) -> None:
+    def __init__(self, spec: KernelSpec, target: Target, choice: Choice | None = None) -> None:
         self.spec = spec
         self.target = target
+        self.choice = choice
         self.lanes = target.simd_lanes
         self.shapes = infer_shapes(spec)
-        self.layouts: tuple[InputLayout, ...] = input_layouts(spec, target)
+        self.layouts: tuple[InputLayout, ...] = input_layouts(spec, target, choice)
         self.family = "elementwise"
         self.tile: Tile | None = None
+        self.winograd: WinogradPlan | None = None
         self.weight_name = ""
         self.kept: set[str] = set()
         self.count = 0

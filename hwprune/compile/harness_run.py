@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Run and time this bundle. Needs Python with numpy and apache-tvm-ffi, nothing else.
 
+A bundle made on a machine of another architecture has no TVM runtime in it; it needs apache-tvm.
+
     python run.py --repeats 50 --inputs x.npy --output y.npy
 
 Prints one JSON object: samples in nanoseconds, their median and minimum.
@@ -9,6 +11,7 @@ Prints one JSON object: samples in nanoseconds, their median and minimum.
 import argparse
 import ctypes
 import hashlib
+import importlib.util
 import json
 import platform
 import statistics
@@ -61,6 +64,27 @@ def libraries(manifest: dict[str, Any]) -> tuple[Any, Any]:
     return numpy, tvm_ffi
 
 
+def check_machine(manifest: dict[str, Any]) -> None:
+    here = platform.machine().lower()
+    here = {"amd64": "x86_64", "arm64": "aarch64"}.get(here, here)
+    wanted = manifest.get("architecture") or here
+    if wanted != here:
+        fail(f"this bundle is for {wanted}, this machine is {here}: run it on the device")
+
+
+def runtime(folder: Path, manifest: dict[str, Any]) -> Path:
+    """The TVM runtime in this bundle, or else that of the installed apache-tvm."""
+    bundled = folder / "libtvm_runtime.so"
+    if manifest.get("runtime", "bundled") == "bundled":
+        return bundled
+    found = importlib.util.find_spec("tvm")  # importing it would take seconds
+    for place in (found.submodule_search_locations or []) if found else []:
+        installed = Path(place) / "lib" / "libtvm_runtime.so"
+        if installed.is_file():
+            return installed
+    fail(f"the TVM runtime is missing; on this machine: pip install {manifest['runtime']}")
+
+
 def check_files(folder: Path, manifest: dict[str, Any]) -> None:
     for name, expected in manifest["files"].items():
         path = folder / name
@@ -101,9 +125,10 @@ def main() -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     if manifest["format"] != 1:
         fail(f"manifest format {manifest['format']} is not 1; use a matching version of hwprune")
+    check_machine(manifest)
     check_files(folder, manifest)
     numpy, tvm_ffi = libraries(manifest)
-    ctypes.CDLL(str(folder / "libtvm_runtime.so"), ctypes.RTLD_GLOBAL)
+    ctypes.CDLL(str(runtime(folder, manifest)), ctypes.RTLD_GLOBAL)
     threads = options.threads or manifest["target"]["threads"]
     if threads > 1:
         tvm_ffi.get_global_func("runtime.config_threadpool")(1, threads)

@@ -14,6 +14,7 @@ from pathlib import Path
 from hwprune.compile.layout import input_layouts
 from hwprune.compile.pipeline import pipeline_hash
 from hwprune.compile.shapes import Shape, kernel_flops
+from hwprune.latency.choice import Choice, choice_label
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.program import Source
 from hwprune.target import Target
@@ -40,8 +41,10 @@ def suggested_copies(spec: KernelSpec, target: Target, cache_bytes: int = 1 << 2
     return max(1, min(most, -(-cache_bytes // size))) if size else 1
 
 
-def build_kernel_library(spec: KernelSpec, target: Target, path: Path, copies: int) -> KernelLibrary:
-    """Build ``path`` (a ``.so``) and its sidecar.
+def build_kernel_library(
+    spec: KernelSpec, target: Target, path: Path, copies: int, choice: Choice | None = None
+) -> KernelLibrary:
+    """Build ``path`` (a ``.so``) and its sidecar; ``choice`` None is the kernel's default form.
 
     Raises
     ------
@@ -50,7 +53,7 @@ def build_kernel_library(spec: KernelSpec, target: Target, path: Path, copies: i
     """
     from hwprune.compile.build import Call, build_shared, check_calls, relax_module
 
-    layouts = input_layouts(spec, target)
+    layouts = input_layouts(spec, target, choice)
     inputs: list[Shape] = []
     weights: list[Shape] = []
     calls: list[Call] = []
@@ -67,7 +70,7 @@ def build_kernel_library(spec: KernelSpec, target: Target, path: Path, copies: i
                 weights.append(layout.shape)
             else:
                 sources.append(data[index])
-        calls.append(Call(f"copy{copy}", spec, tuple(sources)))
+        calls.append(Call(f"copy{copy}", spec, tuple(sources), choice))
     check_calls(calls[:1], target)
     module = relax_module(inputs, weights, calls, [Source("step", copies - 1)], target)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,6 +83,7 @@ def build_kernel_library(spec: KernelSpec, target: Target, path: Path, copies: i
         "target": target.name,
         "threads": target.threads,
         "pipeline": library.pipeline,
+        "choice": choice_label(choice),
         "copies": copies,
         "flops": kernel_flops(spec),
         "dtype": "float32",

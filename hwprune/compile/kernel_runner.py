@@ -48,6 +48,11 @@ class KernelRunner:
         self._machine.set_inputs([_filled(s, block) for s in inputs])
         self._machine.invoke()
 
+    @staticmethod
+    def copies_of(path: Path) -> int:
+        """Calls, and sets of weights, in a library's ``main``."""
+        return int(json.loads(Path(path).with_suffix(".json").read_text())["copies"])
+
     def time(self, number: int, repeat: int) -> list[float]:
         """``repeat`` samples, each the mean over ``number`` runs: seconds per single kernel call."""
         invoke, samples = self._machine.invoke, list[float]()

@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from hwprune.compile.chosen import DIRECT, chosen_tile
 from hwprune.compile.shapes import Shape, infer_shapes, integers
 from hwprune.compile.tiles import ConvGeometry, Tile, ceil_div, choose_tile, conv_geometry
+from hwprune.compile.winograd import WinogradPlan, is_winograd, pack_winograd, winograd_plan
 from hwprune.errors import UnsupportedOperatorError
+from hwprune.latency.choice import Choice
 from hwprune.latency.kernel import KernelOp, KernelSpec
 from hwprune.target import Target
 
@@ -41,7 +44,7 @@ class InputLayout:
     """Physical form of one kernel input.
 
     ``form`` is ``plain``, ``packed``, ``vector`` (per channel, zero-padded to whole blocks),
-    ``conv``, ``depthwise`` or ``linear``; ``detail`` holds what packing those needs.
+    ``conv``, ``winograd``, ``depthwise`` or ``linear``; ``detail`` holds what packing those needs.
     """
 
     form: str
@@ -74,17 +77,20 @@ def _pack_conv(array: np.ndarray, layout: InputLayout) -> np.ndarray:
     geometry, tile, groups = layout.detail
     assert isinstance(geometry, ConvGeometry) and isinstance(tile, Tile) and isinstance(groups, int)
     out_channels, per_group, kh, kw = array.shape
-    joined = groups // geometry.groups
-    lanes, inner = geometry.lanes, per_group * joined
-    if joined > 1:  # zeros between the groups that were joined
-        grouped = array.reshape(geometry.groups, joined, -1, per_group, kh, kw)
-        dense = np.zeros((geometry.groups, joined, grouped.shape[2], joined, per_group, kh, kw), np.float32)
+    lanes = geometry.lanes
+    if groups > 1:  # zeros between the groups that were joined, and behind the last one
+        inside = geometry.in_blocks * lanes if geometry.groups > 1 else groups * per_group
+        joined, outer = inside // per_group, out_channels // groups
+        grouped = np.zeros((geometry.groups * joined, outer, per_group, kh, kw), np.float32)
+        grouped[:groups] = array.reshape(groups, outer, per_group, kh, kw)
+        grouped = grouped.reshape(geometry.groups, joined, outer, per_group, kh, kw)
+        dense = np.zeros((geometry.groups, joined, outer, joined, per_group, kh, kw), np.float32)
         for g in range(joined):
             dense[:, g, :, g] = grouped[:, g]
-        array = dense.reshape(out_channels, inner, kh, kw)
+        array = dense.reshape(-1, inside, kh, kw)
     in_lanes = 1 if geometry.plain_input else lanes
     full = np.zeros((tile.blocks * lanes, geometry.in_blocks * in_lanes, kh, kw), np.float32)
-    full[:out_channels, :inner] = array
+    full[: array.shape[0], : array.shape[1]] = array
     t = tile.block_tile
     view = full.reshape(tile.blocks // t, t, lanes, geometry.in_blocks, in_lanes, kh, kw)
     return view.transpose(0, 3, 5, 6, 4, 1, 2).reshape(layout.shape)
@@ -109,6 +115,12 @@ def _pack_linear(array: np.ndarray, layout: InputLayout) -> np.ndarray:
     return full.reshape(-1, layout.lanes, inner).transpose(0, 2, 1)
 
 
+def _pack_winograd(array: np.ndarray, layout: InputLayout) -> np.ndarray:
+    (plan,) = layout.detail
+    assert isinstance(plan, WinogradPlan)
+    return pack_winograd(array, plan)
+
+
 _PACKERS = {
     "plain": _pack_plain,
     "packed": _pack_packed,
@@ -116,18 +128,30 @@ _PACKERS = {
     "conv": _pack_conv,
     "depthwise": _pack_depthwise,
     "linear": _pack_linear,
+    "winograd": _pack_winograd,
 }
 
 
 def conv_plan(
-    spec: KernelSpec, op: KernelOp, shapes: list[Shape], target: Target
+    spec: KernelSpec, op: KernelOp, shapes: list[Shape], target: Target, choice: Choice | None = None
 ) -> tuple[ConvGeometry, Tile]:
-    """Geometry and tile of a ``conv2d`` op of a kernel."""
+    """Geometry and tile of a ``conv2d`` op of a kernel; the tile is the choice's, if there is one."""
     x, w = op.args[0], op.args[1]
     out = shapes[len(spec.inputs) + spec.ops.index(op)]
     plain = x < len(spec.inputs) and spec.inputs[x].role == "input"
     geometry = conv_geometry(op, shapes[x], shapes[w], out, target.simd_lanes, plain)
+    if choice is not None and choice.rule == DIRECT:
+        return geometry, chosen_tile(geometry, choice)
     return geometry, choose_tile(geometry, target.vector_registers)
+
+
+def winograd_of(
+    spec: KernelSpec, op: KernelOp, shapes: list[Shape], target: Target, choice: Choice | None
+) -> tuple[ConvGeometry, WinogradPlan]:
+    """Geometry and plan of a ``conv2d`` op that a choice wants computed by Winograd's algorithm."""
+    assert choice is not None
+    geometry, _ = conv_plan(spec, op, shapes, target)
+    return geometry, winograd_plan(geometry, choice)
 
 
 def flattened_shape(spec: KernelSpec, value: int, shapes: list[Shape]) -> Shape | None:
@@ -143,14 +167,23 @@ def flattened_shape(spec: KernelSpec, value: int, shapes: list[Shape]) -> Shape 
 
 
 def _weight_layout(
-    spec: KernelSpec, index: int, op: KernelOp, slot: int, shapes: list[Shape], target: Target
+    spec: KernelSpec,
+    index: int,
+    op: KernelOp,
+    slot: int,
+    shapes: list[Shape],
+    target: Target,
+    choice: Choice | None,
 ) -> InputLayout:
     lanes, shape = target.simd_lanes, spec.inputs[index].shape
     vector = InputLayout("vector", (ceil_div(shape[0], lanes) * lanes,), lanes)
     if op.kind in ("conv2d", "depthwise_conv2d", "linear", "scale_shift", "layer_norm") and len(shape) == 1:
         return vector
     if op.kind == "conv2d" and slot == 1:
-        g, tile = conv_plan(spec, op, shapes, target)
+        g, tile = conv_plan(spec, op, shapes, target, choice)
+        if is_winograd(choice):
+            _, plan = winograd_of(spec, op, shapes, target, choice)
+            return InputLayout("winograd", plan.weight_shape, lanes, (plan,))
         lane_axis = () if g.plain_input else (lanes,)
         physical = (
             tile.blocks // tile.block_tile,
@@ -171,8 +204,8 @@ def _weight_layout(
     return InputLayout("plain", shape)
 
 
-def input_layouts(spec: KernelSpec, target: Target) -> tuple[InputLayout, ...]:
-    """Physical form of every input of a kernel."""
+def input_layouts(spec: KernelSpec, target: Target, choice: Choice | None = None) -> tuple[InputLayout, ...]:
+    """Physical form of every input of a kernel; that of weights depends on the choice."""
     shapes = infer_shapes(spec)
     lanes = target.simd_lanes
     layouts: list[InputLayout] = []
@@ -185,7 +218,7 @@ def input_layouts(spec: KernelSpec, target: Target) -> tuple[InputLayout, ...]:
             layouts.append(InputLayout(form, packed_shape(item.shape, lanes), lanes))
             continue
         uses = {
-            _weight_layout(spec, index, op, op.args.index(index), shapes, target)
+            _weight_layout(spec, index, op, op.args.index(index), shapes, target, choice)
             for op in spec.ops
             if index in op.args
         }

@@ -1,11 +1,13 @@
 """Linking object files into a shared object with whatever linker the machine has.
 
-Compiled modules call nothing in libc, so a bare linker is enough.
+Compiled modules need next to nothing from libc, so a bare linker is enough, for other architectures
+too.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import platform
 import shutil
 import subprocess
 import sys
@@ -33,16 +35,22 @@ def linker_command(architecture: str) -> tuple[str, ...]:
         path = shutil.which(bare)
         if path and (bare == "ld.lld" or emulation in _supported_emulations(path)):
             return (path, "-m", emulation)
-    if architecture == _host_architecture():
+    if architecture != host_architecture():
+        path = shutil.which(f"{architecture}-linux-gnu-ld")
+        if path:
+            return (path,)
+    else:
         for driver in ("cc", "gcc", "g++", "clang"):
             path = shutil.which(driver)
             if path:
                 return (path, "-nostdlib")
     if importlib.util.find_spec("ziglang") is not None:
         return (sys.executable, "-m", "ziglang", "ld.lld", "-m", emulation)
+    native = "a C compiler (gcc or clang), binutils or lld"
+    packages = native if architecture == host_architecture() else f"lld or binutils-{architecture}-linux-gnu"
     raise CompileError(
         f"no linker for {architecture} shared objects was found",
-        hint="install a C compiler (gcc or clang), binutils or lld; or: pip install ziglang",
+        hint=f"install {packages}; or: pip install 'hwprune[cross]' (brings ziglang)",
     )
 
 
@@ -51,15 +59,14 @@ def _supported_emulations(linker: str) -> str:
     return done.stdout
 
 
-def _host_architecture() -> str:
-    import platform
-
+def host_architecture() -> str:
+    """This machine's, as target triples spell it."""
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine())
 
 
 def target_architecture(triple: str | None) -> str:
     """Architecture of a target triple; this machine's, if there is none."""
-    return triple.split("-")[0] if triple else _host_architecture()
+    return triple.split("-")[0] if triple else host_architecture()
 
 
 def link_shared(objects: Sequence[str], output: Path, architecture: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hwprune.compile.emit import emit
 from hwprune.compile.schedule import schedule_kernel
 from hwprune.compile.tvm_api import PrimFunc
+from hwprune.latency.choice import Choice
 from hwprune.latency.kernel import KernelSpec
 from hwprune.target import Target
 
@@ -14,6 +15,9 @@ def kernel_symbol(spec: KernelSpec) -> str:
     return f"hw_{spec.anchor}_{spec.digest()}"
 
 
-def build_primfunc(spec: KernelSpec, target: Target) -> PrimFunc:
-    """Scheduled PrimFunc whose parameters are the kernel's physical inputs, then its output."""
-    return schedule_kernel(emit(spec, target), target).with_attr("global_symbol", kernel_symbol(spec))
+def build_primfunc(spec: KernelSpec, target: Target, choice: Choice | None = None) -> PrimFunc:
+    """Scheduled PrimFunc whose parameters are the kernel's physical inputs, then its output.
+
+    ``choice`` is one of :func:`hwprune.compile.choice.choices_for`; None is the default.
+    """
+    return schedule_kernel(emit(spec, target, choice), target).with_attr("global_symbol", kernel_symbol(spec))

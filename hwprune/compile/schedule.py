@@ -15,6 +15,7 @@ from hwprune.compile.schedule_gather import gather_rule
 from hwprune.compile.schedule_norm import norm_rule
 from hwprune.compile.schedule_reduce import linear_rule, reduce_rule
 from hwprune.compile.schedule_window import window_rule
+from hwprune.compile.schedule_winograd import winograd_rule
 from hwprune.compile.tvm_api import PrimFunc
 from hwprune.target import Target
 
@@ -41,6 +42,7 @@ def fallback_rule(p: Prepared) -> bool:
 
 RULES: tuple[Rule, ...] = (
     conv_rule,
+    winograd_rule,
     window_rule,
     reduce_rule,
     linear_rule,

@@ -33,7 +33,8 @@ class ConvGeometry:
     """A dense or grouped convolution as the schedule sees it.
 
     ``groups`` counts *merged* groups: neighbouring groups are joined (with zero weights between
-    them) until their channels fill whole SIMD blocks; if that never happens there is one group.
+    them) until their channels fill whole SIMD blocks, ``group_blocks`` blocks in and out; the last
+    merged group may be incomplete.
     """
 
     batch: int
@@ -50,15 +51,20 @@ class ConvGeometry:
     groups: int
     lanes: int
     plain_input: bool
+    group_blocks: tuple[int, int] = (0, 0)
 
     @property
     def in_blocks(self) -> int:
         """Input blocks that one output reads (channels, if the input is plain)."""
-        per_group = self.channels // self.groups
-        return per_group if self.plain_input else ceil_div(per_group, self.lanes)
+        if self.groups > 1:
+            return self.group_blocks[0]
+        return self.channels if self.plain_input else ceil_div(self.channels, self.lanes)
 
     @property
     def out_blocks(self) -> int:
+        """Output blocks, those of an incomplete last group included."""
+        if self.groups > 1:
+            return self.groups * self.group_blocks[1]
         return ceil_div(self.out_channels, self.lanes)
 
     def needed(self, out_height: int, out_width: int) -> tuple[int, int]:
@@ -77,14 +83,20 @@ class ConvGeometry:
         return bool(top or left or height > self.height or width > self.width)
 
 
-def merged_groups(channels: int, out_channels: int, groups: int, lanes: int) -> int:
-    """How many groups are left after joining neighbours to whole SIMD blocks."""
+def merged_groups(channels: int, out_channels: int, groups: int, lanes: int) -> tuple[int, tuple[int, int]]:
+    """How many groups are left after joining neighbours to whole SIMD blocks, and their blocks.
+
+    Half of a joined block's weights are zeros if two groups share it; that costs no more than
+    two vectors of half the length would.
+    """
     if groups == 1:
-        return 1
+        return 1, (0, 0)
     inner, outer = channels // groups, out_channels // groups
     need_in, need_out = lanes // gcd(inner, lanes), lanes // gcd(outer, lanes)
     join = need_in * need_out // gcd(need_in, need_out)
-    return groups // join if groups % join == 0 else 1
+    if join >= groups:
+        return 1, (0, 0)
+    return ceil_div(groups, join), (join * inner // lanes, join * outer // lanes)
 
 
 def conv_geometry(
@@ -92,15 +104,17 @@ def conv_geometry(
 ) -> ConvGeometry:
     """Geometry of a ``conv2d`` op from its logical shapes."""
     groups = integers(op, "groups")[0]
+    merged, group_blocks = merged_groups(x[1], out[1], groups, lanes)
     return ConvGeometry(
         *x, *out[1:],
         kernel=(w[2], w[3]),
         stride=integers(op, "stride"),  # type: ignore[arg-type]
         padding=integers(op, "padding"),  # type: ignore[arg-type]
         dilation=integers(op, "dilation"),  # type: ignore[arg-type]
-        groups=merged_groups(x[1], out[1], groups, lanes),
+        groups=merged,
         lanes=lanes,
         plain_input=plain_input and groups == 1,
+        group_blocks=group_blocks,
     )  # fmt: skip
 
 
@@ -121,16 +135,15 @@ def step_cycles(block_tile: int, pixels: int) -> float:
     return max(arithmetic, loads) + 0.15 * block_tile + 0.5
 
 
-def choose_tile(g: ConvGeometry, vector_registers: int) -> Tile:
-    """The register tile of a convolution, by a fixed cost rule (no measuring).
+def _tile_costs(g: ConvGeometry, vector_registers: int) -> list[tuple[float, Tile]]:
+    """Every tile that fits the registers, with its estimated cycles for the whole convolution.
 
-    The tile must leave registers for its weights and one broadcast input. Of the tiles that do,
-    the rule takes the one with the fewest cycles for the whole convolution: :func:`step_cycles`
-    for every step, the work wasted in tiles that stick out included, clearing and storing the
-    accumulators, and a copy of the input if only the overhang needs one.
+    A tile must leave registers for its weights and one broadcast input. Counted are
+    :func:`step_cycles` for every step, the work wasted in tiles that stick out included, clearing
+    and storing the accumulators, and a copy of the input if only the overhang needs one.
     """
     per_group = g.out_blocks // g.groups
-    best: tuple[float, Tile] | None = None
+    found: list[tuple[float, Tile]] = []
     copied = g.needs_copy(g.out_height, g.out_width)
     steps = g.in_blocks * (1 if g.plain_input else g.lanes) * g.kernel[0] * g.kernel[1]
     limit = accumulator_budget(vector_registers)
@@ -149,11 +162,30 @@ def choose_tile(g: ConvGeometry, vector_registers: int) -> Tile:
                 cost = tiles * (step_cycles(block_tile, pixels) * steps + 2.0 * block_tile * pixels)
                 if not copied and g.needs_copy(height, width):
                     cost += 2.0 * g.batch * g.in_blocks * g.groups * g.height * g.width
-                # Of equally cheap tiles, the widest: its inputs lie side by side.
-                if best is None or cost < best[0] * (1 - 1e-9) or (cost <= best[0] and cols > best[1].cols):
-                    best = (cost, Tile(block_tile, rows, cols, blocks, height, width))
-    assert best is not None
-    return best[1]
+                found.append((cost, Tile(block_tile, rows, cols, blocks, height, width)))
+    # Of equally cheap tiles, the widest: its inputs lie side by side.
+    found.sort(key=lambda item: (round(item[0]), -item[1].cols, item[1].block_tile))
+    return found
+
+
+def choose_tile(g: ConvGeometry, vector_registers: int) -> Tile:
+    """The register tile of a convolution, by a fixed cost rule (no measuring)."""
+    return _tile_costs(g, vector_registers)[0][1]
+
+
+def candidate_tiles(g: ConvGeometry, vector_registers: int, count: int = 12) -> tuple[Tile, ...]:
+    """Up to ``count`` tiles worth measuring, best guess first: :func:`choose_tile`'s choice.
+
+    No number of output blocks takes more than a third of the list, so that a wrong estimate of
+    weight traffic does not hide the better shape.
+    """
+    chosen: list[Tile] = []
+    for _, tile in _tile_costs(g, vector_registers):
+        if sum(other.block_tile == tile.block_tile for other in chosen) < max(1, -(-count // 3)):
+            chosen.append(tile)
+        if len(chosen) == count:
+            break
+    return tuple(chosen)
 
 
 #: Multiply-adds of an unrolled window tile: more makes code that no instruction cache holds.

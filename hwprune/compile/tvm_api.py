@@ -36,3 +36,16 @@ Tensor = Any
 PrimFunc = Any
 IRModule = Any
 SBlockRV = Any
+
+
+def torch_importer(exported: Any) -> tuple[IRModule, list[Any]]:
+    """TVM's own importer: a ``torch.export.ExportedProgram`` as Relax, and its weights as arrays.
+
+    ``main`` takes the inputs, then the weights. The importer brings torch along, so it is only
+    loaded here.
+    """
+    from tvm.relax.frontend import detach_params
+    from tvm.relax.frontend.torch import from_exported_program
+
+    module, weights = detach_params(from_exported_program(exported, keep_params_as_input=True))
+    return module, [value.numpy() for value in weights.get("main", [])]

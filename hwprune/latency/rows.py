@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from hwprune.errors import TableError
+from hwprune.latency.choice import DEFAULT
 from hwprune.latency.kernel import KernelSpec
 
 OK = "ok"
@@ -24,7 +25,8 @@ class Row:
     ``median``, ``ci_low``, ``ci_high``, ``minimum`` and ``mean`` are per kernel call, in ``unit``.
     ``status`` is ``"ok"``, ``"untrusted"`` (timed while the machine was disturbed) or
     ``"failed:<reason>"`` (the numbers are then zero). ``spec`` is the canonical text: parsing it is
-    slow in bulk, so it waits until somebody asks for :attr:`kernel`.
+    slow in bulk, so it waits until somebody asks for :attr:`kernel`. ``choice`` names the form that
+    the kernel was built in; see :mod:`hwprune.latency.choice`.
     """
 
     digest: str
@@ -40,6 +42,7 @@ class Row:
     status: str
     copies: int
     measured_at: str
+    choice: str = DEFAULT
 
     @property
     def kernel(self) -> KernelSpec:
@@ -97,6 +100,7 @@ def row_from_cells(cells: list[str], where: str) -> Row:
             status=cells[10],
             copies=int(cells[11]),
             measured_at=cells[12],
+            choice=cells[13],
         )
     except ValueError as error:
         raise TableError(f"{where}: {error}", hint="the file is damaged: profile again") from error

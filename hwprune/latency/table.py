@@ -2,7 +2,8 @@
 
 A table is a directory: ``table.csv`` (one kernel a line, sorted), ``manifest.json`` (where the
 numbers come from, and the checksum of ``table.csv``) and, while a sweep runs or after it was cut
-off, ``journal.csv`` (finished rows that are not in ``table.csv`` yet).
+off, ``journal.csv`` (finished rows that are not in ``table.csv`` yet). Beside them may lie
+``choices.json``; rows that were timed with other choices are left out when a table is read.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hwprune.artifact import read_json
 from hwprune.errors import ArtifactError, KernelMissError, PipelineMismatchError, TableError
+from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.rows import OK, Row, read_journal, table_from_csv
 
@@ -105,8 +107,11 @@ class LatencyTable:
                 f"table {directory} was measured on {slug}, this device is {device}",
                 hint="latencies do not carry over between devices: run hwprune profile on this one",
             )
-        rows = _read_rows(directory, manifest)
-        return LatencyTable(directory, manifest, rows.values())
+        choices = ChoiceTable.load(directory)
+        rows = [
+            row for row in _read_rows(directory, manifest).values() if row.choice == choices.label(row.digest)
+        ]
+        return LatencyTable(directory, manifest, rows)
 
     def __len__(self) -> int:
         return len(self._rows)

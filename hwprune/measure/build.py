@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hwprune.errors import MeasureError
+from hwprune.latency.choice import Choice
 from hwprune.latency.kernel import KernelSpec
 from hwprune.measure.device import usable_cores
 from hwprune.measure.process import WorkerProcess
@@ -22,11 +23,15 @@ BUILD_TIMEOUT_S = 120.0
 
 @dataclass(frozen=True)
 class BuildJob:
-    """One library to build: ``copies`` calls of the kernel, each with its own weights."""
+    """One library to build: ``copies`` calls of the kernel, each with its own weights.
+
+    ``choice`` is the form to build it in; None is the default.
+    """
 
     spec: KernelSpec
     path: Path
     copies: int
+    choice: Choice | None = None
 
 
 class Builder(Protocol):
@@ -49,7 +54,8 @@ class BuildPool:
     target
         What is built for.
     function
-        ``package.module:function`` called as ``function(spec, target, path, copies)``.
+        ``package.module:function`` called as ``function(spec, target, path, copies)``, with the
+        keyword ``choice`` for a job that has one.
     processes
         Default: one per usable core.
     timeout_s
@@ -98,6 +104,7 @@ class BuildPool:
             "target": self._target,
             "path": str(job.path),
             "copies": job.copies,
+            "choice": job.choice.to_dict() if job.choice else None,
         }
         message = {"do": "call", "function": f"{__name__}:build_in_worker", "arguments": arguments}
         try:
@@ -107,6 +114,14 @@ class BuildPool:
         return None
 
 
-def build_in_worker(function: str, spec: str, target: dict[str, Any], path: str, copies: int) -> None:
+def build_in_worker(
+    function: str,
+    spec: str,
+    target: dict[str, Any],
+    path: str,
+    copies: int,
+    choice: dict[str, Any] | None = None,
+) -> None:
     """Runs inside a worker: from the wire's plain values to the real call."""
-    resolve(function)(KernelSpec.parse(spec), Target.model_validate(target), Path(path), copies)
+    more = {"choice": Choice.from_dict(choice)} if choice else {}
+    resolve(function)(KernelSpec.parse(spec), Target.model_validate(target), Path(path), copies, **more)

@@ -56,6 +56,19 @@ def onnx_contender(path: Path) -> Contender:
     return Contender(f"{__name__}:OnnxEngine", {"path": str(Path(path).resolve())})
 
 
+def openvino_contender(path: Path) -> Contender:
+    """An ``.onnx`` file through OpenVINO's CPU plug-in, in float32.
+
+    Raises
+    ------
+    MissingExtraError
+        openvino is not installed.
+    """
+    if importlib.util.find_spec("openvino") is None:
+        raise MissingExtraError("openvino is not installed", hint="pip install 'hwprune[bench]'")
+    return Contender(f"{__name__}:OpenVinoEngine", {"path": str(Path(path).resolve())})
+
+
 def torch_contender(path: Path) -> Contender:
     """A ``.pt2`` file (``torch.export.save``) run operator by operator, as PyTorch eager does."""
     return Contender(f"{__name__}:TorchEngine", {"path": str(Path(path).resolve())})
@@ -109,6 +122,34 @@ class OnnxEngine(CallEngine):
         names = [entry.name for entry in session.get_inputs()]
         feed = dict(zip(names, load_arrays(Path(inputs)), strict=True))
         super().__init__(lambda: [np.asarray(value) for value in session.run(None, feed)])
+
+
+class OpenVinoEngine(CallEngine):
+    """OpenVINO for one request at a time.
+
+    By itself it computes in bfloat16 where the processor can, which no other contender does.
+    """
+
+    def __init__(self, path: str, inputs: str, threads: int) -> None:
+        import openvino
+
+        options = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            # The worker is pinned already, to cores that OpenVINO might choose otherwise.
+            "ENABLE_CPU_PINNING": False,
+        }
+        request = openvino.Core().compile_model(path, "CPU", options).create_infer_request()
+        feed = dict(enumerate(load_arrays(Path(inputs))))
+        count = len(request.model_outputs)
+
+        def call() -> list[np.ndarray]:
+            result = request.infer(feed, share_inputs=True)
+            return [np.asarray(result[i]) for i in range(count)]
+
+        super().__init__(call)
 
 
 class TorchEngine(CallEngine):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.rows import OK, Row
 from hwprune.measure.build import Builder, BuildPool
@@ -25,9 +26,11 @@ from hwprune.measure.runners.local import LocalRunner
 from hwprune.measure.stopping import QUICK, MeasureProfile
 from hwprune.measure.sweep import ProfileReport, Progress, Sweep
 from hwprune.measure.table_writer import TableWriter
-from hwprune.target import Target, require_runnable
+from hwprune.target import Target, require_measurable
 
 BATCH = 32
+#: A sweep of this many kernels or fewer is part of a larger job.
+FEW = 16
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +58,8 @@ def profile(
     target
         What they are built for.
     directory
-        The table, new or to be continued. Rows that are failed or untrusted are measured again.
+        The table, new or to be continued. Rows that are failed or untrusted are measured again, and
+        so are those timed with other choices than its ``choices.json`` holds now.
     profile
         How much care to take.
     builder, runner, pipeline
@@ -88,7 +92,7 @@ def profile(
     """
     with ExitStack() as stack:
         if runner is None:
-            require_runnable(target)
+            require_measurable(target)
             runner = LocalRunner(target.threads)
             stack.callback(runner.close)
         if builder is None:
@@ -102,6 +106,7 @@ def profile(
         manifest = new_manifest(target, device, pipeline, runner.unit, runner.provenance, seed)
         writer = stack.enter_context(TableWriter(directory, manifest))
         writer.compact()  # what a sweep that was cut off has left
+        choices = ChoiceTable.load(writer.directory)
         unique = list({spec.digest(): spec for spec in specs}.values())
         todo = [spec for spec in unique if not _done(writer.get(spec))]
         report = ProfileReport(writer.directory, len(unique), len(unique) - len(todo))
@@ -110,9 +115,12 @@ def profile(
         warning = load_warning(device.cores)
         if warning:
             report.warnings.append(warning)
-            _log.warning(warning)
-        scratch = stack.enter_context(_scratch(writer.directory))
-        sweep = Sweep(writer, builder, runner, profile, report, scratch, progress, len(todo), retries)
+            # A plan asks for a few kernels more again and again; that needs to be said only once.
+            _log.log(logging.WARNING if len(todo) > FEW else logging.INFO, warning)
+        scratch = stack.enter_context(scratch_directory(writer.directory))
+        sweep = Sweep(
+            writer, builder, runner, profile, report, scratch, progress, len(todo), retries, choices
+        )
         try:
             sweep.prepare_sentinel()
             # Neighbouring widths far apart in time: slow drift becomes noise, not a false staircase.
@@ -136,7 +144,7 @@ def _done(row: Row | None) -> bool:
 
 
 @contextmanager
-def _scratch(directory: Path) -> Generator[Path]:
+def scratch_directory(directory: Path) -> Generator[Path]:
     """Where libraries are built: inside the table, so that the next sweep clears what a kill left."""
     for old in directory.glob(".build-*"):
         shutil.rmtree(old, ignore_errors=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hwprune.errors import MeasureError
+from hwprune.latency.choice import ChoiceTable, choice_label
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.rows import FAILED_PREFIX, OK, UNTRUSTED, Row, one_line
 from hwprune.measure.build import Builder, BuildJob
@@ -62,12 +63,14 @@ class Sweep:
         progress: Progress | None,
         total: int,
         retries: int,
+        choices: ChoiceTable,
     ) -> None:
         self._writer, self._builder, self._runner = writer, builder, runner
         self._profile, self._report, self._scratch = profile, report, scratch
         self._progress, self._total, self._retries = progress, total, retries
         self._finished = 0
-        self._sentinel = BuildJob(sentinel_spec(), scratch / "sentinel.so", copies_for(sentinel_spec()))
+        self._choices = choices
+        self._sentinel = self._job(sentinel_spec(), "sentinel.so")
         self._reference = 0.0
 
     def prepare_sentinel(self) -> None:
@@ -95,7 +98,7 @@ class Sweep:
 
     def run(self, specs: Sequence[KernelSpec]) -> None:
         """Build a batch, then time it; time it again if the machine was disturbed."""
-        jobs = [BuildJob(s, self._scratch / f"{s.digest()}.so", copies_for(s)) for s in specs]
+        jobs = [self._job(s, f"{s.digest()}.so") for s in specs]
         self._tell(f"building {len(jobs)} kernels")
         start = time.perf_counter()
         built: set[str] = set()
@@ -202,9 +205,12 @@ class Sweep:
         self, job: BuildJob, numbers: tuple[float, float, float, float, float], n: int, status: str
     ) -> Row:
         spec = job.spec
-        unit = self._runner.unit
+        unit, choice = self._runner.unit, choice_label(job.choice)
         digest, label, canonical = spec.digest(), spec.label(), spec.canonical()
-        return Row(digest, label, canonical, unit, *numbers, n, status, job.copies, timestamp())
+        return Row(digest, label, canonical, unit, *numbers, n, status, job.copies, timestamp(), choice)
+
+    def _job(self, spec: KernelSpec, name: str) -> BuildJob:
+        return BuildJob(spec, self._scratch / name, copies_for(spec), self._choices.get(spec))
 
     def _advance(self, job: BuildJob) -> None:
         self._finished += 1

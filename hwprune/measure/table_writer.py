@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -57,14 +57,7 @@ class TableWriter:
     def __init__(self, directory: Path, manifest: TableManifest) -> None:
         self.directory = Path(directory)
         self._journal: IO[bytes] | None = None
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self._lock = _acquire(self.directory / LOCK_NAME)
-        except OSError as error:
-            raise MeasureError(
-                f"latency table {directory} cannot be written: {error.strerror or error}",
-                hint="choose another place with the environment variable HWPRUNE_TABLES",
-            ) from error
+        self._lock = _lock(self.directory)
         try:
             self._open(manifest)
         except BaseException:
@@ -154,9 +147,36 @@ class TableWriter:
         self._manifest = manifest
 
 
+@contextlib.contextmanager
+def writing(directory: Path) -> Generator[None]:
+    """Be the only writer of a table's directory, which is made if it is missing.
+
+    Raises
+    ------
+    MeasureError
+        Another process writes there, or the directory cannot be made.
+    """
+    lock = _lock(Path(directory))
+    try:
+        yield
+    finally:
+        lock.close()
+
+
 def timestamp() -> str:
     """Now, in UTC, to the second (ISO 8601)."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _lock(directory: Path) -> IO[str]:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        return _acquire(directory / LOCK_NAME)
+    except OSError as error:
+        raise MeasureError(
+            f"latency table {directory} cannot be written: {error.strerror or error}",
+            hint="choose another place with the environment variable HWPRUNE_TABLES",
+        ) from error
 
 
 def _acquire(path: Path) -> IO[str]:

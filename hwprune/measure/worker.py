@@ -26,6 +26,7 @@ class Worker:
         self._engine: Any = None
         self._verbs: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "about": self._about,
+            "ask": self._ask,
             "calibrate": self._calibrate,
             "call": self._call,
             "load": self._load,
@@ -45,6 +46,10 @@ class Worker:
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         threads = os.environ.get("TVM_NUM_THREADS")
         return {"pid": os.getpid(), "cores": cores, "threads": threads, "modules": sorted(sys.modules)}
+
+    def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        """The answer (a dictionary of JSON values) of a method of the engine that is loaded."""
+        return getattr(self._engine, message["method"])(**message["arguments"])
 
     def _call(self, message: dict[str, Any]) -> dict[str, Any]:
         """Call a function once; used for building."""

@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 #: A plan may measure this much above its budget (noise of an end-to-end measurement).
 TOLERANCE = 0.02
+#: The best plan is refused if it measures more than this above its budget.
+OVERRUN = 0.05
 #: A plan that leaves more than this share of its budget unused is worth another round.
 SLACK = 0.05
 #: Rounds of measuring kernels that a solution uses but the table lacks.
@@ -127,7 +129,13 @@ class PlanningLoop:
         rounds: list[Round] = []
         best: tuple[Solution, float, float | None] | None = None
         while True:
-            solution, table = self._solve_measured(table, residual, budget)
+            try:
+                solution, table = self._solve_measured(table, residual, budget)
+            except BudgetError:
+                # The corrected residual puts the budget out of reach; a plan that nearly keeps it counts.
+                if best is None or best[2] is None or best[2] > budget * (1 + OVERRUN):
+                    raise
+                break
             predicted = residual.latency_ns(self.model.sum_ns(solution.widths, table))
             if checks == 0:
                 best = (solution, predicted, None)
@@ -221,7 +229,7 @@ def reject_overrun(result: LoopResult) -> None:
     BudgetError
         With the latency that was reached.
     """
-    if result.measured_ns is not None and result.measured_ns > result.budget_ns * 1.05:
+    if result.measured_ns is not None and result.measured_ns > result.budget_ns * (1 + OVERRUN):
         raise BudgetError(
             f"the best plan takes {result.measured_ns / 1e6:.3f} ms on the device, "
             f"above the budget of {result.budget_ns / 1e6:.3f} ms",

@@ -11,20 +11,22 @@ from hwprune.capture.captured import Captured
 from hwprune.compile import build_program_library, pipeline_hash
 from hwprune.dependency.groups import Dependencies
 from hwprune.errors import UsageError
+from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.fused import FusedGraph
 from hwprune.latency.fusion import fuse
 from hwprune.latency.kernel import KernelSpec
-from hwprune.latency.location import find_table, table_directory
 from hwprune.latency.predict import LatencyModel
 from hwprune.latency.program import Program
-from hwprune.latency.table import LatencyTable
+from hwprune.latency.table import MANIFEST_NAME, LatencyTable
 from hwprune.measure.device import device_slug
 from hwprune.measure.network import time_libraries
 from hwprune.measure.profile import profile as profile_kernels
+from hwprune.measure.search import search as search_forms
 from hwprune.measure.stats import Summary
 from hwprune.measure.stopping import PROFILES, MeasureProfile
+from hwprune.measure.toolchain import toolchain_directory
 from hwprune.planner.widths import GroupWidths, group_widths
-from hwprune.target import Target, require_runnable
+from hwprune.target import Target, require_measurable
 
 #: Reports long work: what, how much is done, of how much.
 Progress = Callable[[str, int, int], None]
@@ -53,6 +55,7 @@ class Workbench:
     profile: MeasureProfile
     seed: int
     progress: Progress
+    search: bool = False
 
     @staticmethod
     def open(
@@ -66,12 +69,14 @@ class Workbench:
         tables: Path | None = None,
         seed: int = 0,
         untrusted: bool | None = None,
+        search: bool = False,
         progress: Progress = silent,
     ) -> Workbench:
         """Fuse the model, choose the widths on offer, and find the place of its table.
 
         ``untrusted`` admits kernels that were timed while the machine was disturbed; by default
-        only the ``quick`` profile, which is for busy machines, does.
+        only the ``quick`` profile, which is for busy machines, does. With ``search`` every kernel is
+        searched for its fastest form before it is measured.
         """
         if untrusted is None:
             untrusted = profile.name == "quick"
@@ -81,14 +86,33 @@ class Workbench:
         domains = {name: found.widths for name, found in widths.items()}
         model = LatencyModel(families, domains, untrusted=untrusted)
         pipeline = pipeline_hash(target)
-        directory = _place(target, pipeline, tables)
+        directory = toolchain_directory(target, tables)
         return Workbench(
-            captured, deps, target, fused, widths, model, pipeline, directory, profile, seed, progress
+            captured,
+            deps,
+            target,
+            fused,
+            widths,
+            model,
+            pipeline,
+            directory,
+            profile,
+            seed,
+            progress,
+            search,
         )
 
     def measure_kernels(self, specs: Sequence[KernelSpec]) -> LatencyTable:
         """Bring the kernels that the table lacks into it, and return the table."""
-        require_runnable(self.target)
+        require_measurable(self.target)
+        if self.search:
+            search_forms(
+                specs,
+                self.target,
+                self.directory,
+                seed=self.seed,
+                progress=lambda done, total, label: self.progress(f"search {label}", done, total),
+            )
         profile_kernels(
             specs,
             self.target,
@@ -111,13 +135,14 @@ class Workbench:
 
     def time_networks(self, programs: Mapping[str, Program]) -> dict[str, Summary]:
         """Build programs through the shipping pipeline and time them end to end, interleaved."""
-        require_runnable(self.target)
+        require_measurable(self.target)
         with tempfile.TemporaryDirectory(prefix="hwprune-") as scratch:
             libraries: dict[str, Path] = {}
+            choices = ChoiceTable.load(self.directory)
             for number, (name, program) in enumerate(programs.items()):
                 self.progress(f"build {name} network", number, len(programs))
                 libraries[name] = Path(scratch) / f"{number}.so"
-                build_program_library(program, self.target, libraries[name])
+                build_program_library(program, self.target, libraries[name], choices)
             self.progress("time networks end to end", len(programs), len(programs))
             return time_libraries(
                 libraries, threads=self.target.threads, profile=self.profile, seed=self.seed
@@ -137,8 +162,24 @@ def measure_profile(name: str) -> MeasureProfile:
     return PROFILES[name]
 
 
-def _place(target: Target, pipeline: str, tables: Path | None) -> Path:
-    slug = device_slug()
-    if tables is not None:
-        return tables / target.name / f"{slug}-{pipeline}-t{target.threads}"
-    return find_table(target, pipeline, slug) or table_directory(target, pipeline, slug)
+def recorded(target: Target, tables: Path | None = None) -> tuple[Path, dict[str, float], ChoiceTable]:
+    """What is on disk about kernels of ``target`` on this machine, for looking, not for planning.
+
+    Returns
+    -------
+    tuple
+        The table's directory (it need not exist), median nanoseconds by kernel digest (disturbed
+        rows included) and searched choices.
+
+    Raises
+    ------
+    TableError
+        There is a table, but it is damaged or of another pipeline or device.
+    """
+    pipeline = pipeline_hash(target)
+    directory = toolchain_directory(target, tables)
+    choices = ChoiceTable.load(directory)
+    if not (directory / MANIFEST_NAME).is_file():
+        return directory, {}, choices
+    table = LatencyTable.load(directory, pipeline=pipeline, unit=target.unit, device=device_slug())
+    return directory, {row.digest: row.median for row in table if row.failure is None}, choices

@@ -37,6 +37,16 @@ def load_digits_split(seed: int) -> tuple[TensorDataset, TensorDataset]:
     return TensorDataset(images[train], labels[train]), TensorDataset(images[test], labels[test])
 
 
+def train_batches() -> Batches:
+    """The quickstart's training batches, as a factory for ``--data``."""
+    return batches(load_digits_split(0)[0], shuffle=True, seed=0)
+
+
+def test_batches() -> Batches:
+    """Its test batches, as a factory for ``--evaluate``."""
+    return batches(load_digits_split(0)[1], size=360, shuffle=False, seed=0)
+
+
 def batches(data: TensorDataset, *, size: int = 64, shuffle: bool, seed: int) -> Batches:
     """A loader whose order is fixed by ``seed``."""
     return DataLoader(data, size, shuffle=shuffle, generator=torch.Generator().manual_seed(seed))

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import nn
 
 from hwprune import api
-from hwprune.artifact import atomic_write_text
+from hwprune.artifact import atomic_write_bytes, atomic_write_text
 from hwprune.delivery import PRUNED, bench_bundle, comparison_data, compile_model
 from hwprune.errors import ArtifactError
 from hwprune.measure.compare import Comparison
@@ -100,6 +101,7 @@ def quickstart(
         )
         _train(dense, train, options, directory / "dense.checkpoint", "train", progress)
         accuracy_dense = evaluate_accuracy(dense, test_batches)
+        atomic_write_bytes(directory / "dense.safetensors", save(dense.state_dict()))
 
     with clock.stage("plan"):
         calibration = list(itertools.islice(batches(train, shuffle=True, seed=seed), 8))

@@ -62,7 +62,10 @@ def repair_saved(
         settings = FinetuneOptions.model_validate({**given, "epochs": max(1, epochs)})
     except ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(f"option '{'.'.join(map(str, first['loc']))}': {first['msg']}") from error
+        raise UsageError(
+            f"option '{'.'.join(map(str, first['loc']))}' is {first['input']!r}: {first['msg'].lower()}",
+            hint="see hwprune repair --help",
+        ) from error
     model = load_pruned(directory, factory).model
     before = None if test is None else evaluate_accuracy(model, test)
     progress("recalibrate", 0, 1)

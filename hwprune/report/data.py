@@ -107,7 +107,10 @@ def read_report(path: Path) -> ReportData:
     try:
         return ReportData.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise ReportError(f"report {path} cannot be read: {error.strerror or error}") from error
+        raise ReportError(
+            f"report {path} cannot be read: {error.strerror or error}",
+            hint="give a report.json, or the directory of a quickstart",
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the whole file"

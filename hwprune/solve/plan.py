@@ -155,7 +155,8 @@ class Plan(Strict):
             more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
             raise PlanError(
                 f"this plan was made for another model ('{self.model}'): {'; '.join(wrong[:4])}{more}",
-                hint="load the model the plan was made for, or make a new plan for this one",
+                hint="load the model the plan was made for, with the same include and exclude patterns, "
+                "or make a new plan for this one",
             )
 
     def summary_rows(self) -> list[tuple[str, ...]]:

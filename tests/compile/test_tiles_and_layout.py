@@ -23,6 +23,7 @@ def geometry(channels, out_channels, height, width, kernel=3, stride=1, lanes=16
     return ConvGeometry(
         1, channels, height, width, out_channels, (height - 1) // stride + 1, (width - 1) // stride + 1,
         (kernel, kernel), (stride, stride), (pad, pad, pad, pad), (1, 1), groups, lanes, plain_input=False,
+        group_blocks=(channels // groups // lanes, out_channels // groups // lanes),
     )  # fmt: skip
 
 
@@ -58,11 +59,14 @@ def test_grouped_tiles_stay_inside_a_group():
 
 
 @pytest.mark.parametrize(
-    ("channels", "out", "groups", "left"),
-    [(64, 64, 1, 1), (64, 64, 4, 4), (64, 64, 8, 4), (64, 128, 64, 4), (24, 36, 3, 1), (60, 60, 5, 1)],
-)
-def test_groups_are_joined_to_whole_blocks(channels, out, groups, left):
-    assert merged_groups(channels, out, groups, lanes=16) == left
+    ("channels", "out", "groups", "left", "blocks"),
+    [
+        (64, 64, 1, 1, (0, 0)), (64, 64, 4, 4, (1, 1)), (64, 64, 8, 4, (1, 1)), (64, 128, 64, 4, (1, 2)),
+        (24, 36, 3, 1, (0, 0)), (60, 60, 5, 2, (3, 3)), (104, 104, 13, 7, (1, 1)), (120, 120, 5, 3, (3, 3)),
+    ],
+)  # fmt: skip
+def test_groups_are_joined_to_whole_blocks(channels, out, groups, left, blocks):
+    assert merged_groups(channels, out, groups, lanes=16) == (left, blocks)
 
 
 @settings(max_examples=40, deadline=None)

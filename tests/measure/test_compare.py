@@ -10,6 +10,7 @@ from hwprune.measure.contenders import (
     Contender,
     load_arrays,
     onnx_contender,
+    openvino_contender,
     save_arrays,
     torch_contender,
 )
@@ -106,7 +107,7 @@ class Net(torch.nn.Module):
         return self.head(y.mean((2, 3))), y
 
 
-def test_torch_and_onnx_runtime_agree(tmp_path: Path):
+def test_peers_agree_with_torch(tmp_path: Path):
     torch.manual_seed(0)
     model = Net().train()
     model.norm.running_mean.uniform_(-1, 1)
@@ -114,12 +115,14 @@ def test_torch_and_onnx_runtime_agree(tmp_path: Path):
     contenders = {
         "PyTorch": torch_contender(save_exported(model, [x], tmp_path / "net.pt2")),
         "ONNX Runtime": onnx_contender(onnx_export(model, [x], tmp_path / "net.onnx")),
+        "OpenVINO": openvino_contender(tmp_path / "net.onnx"),
     }
     assert model.training
     assert model.norm.training
     result = compare(contenders, [x.numpy()], profile=FAST)
     assert not result.failed
     assert result["ONNX Runtime"].max_rel_error < 1e-5
+    assert result["OpenVINO"].max_rel_error < 1e-5  # bfloat16 would be off by 1e-3
     assert all(s.summary.median > 0 for s in result.standings)
 
 
@@ -138,5 +141,7 @@ def test_missing_extras_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"onnxruntime is not installed\n.*hwprune\[onnx\]"):
         onnx_contender(tmp_path / "a.onnx")
+    with pytest.raises(MissingExtraError, match=r"openvino is not installed\n.*hwprune\[bench\]"):
+        openvino_contender(tmp_path / "a.onnx")
     with pytest.raises(MissingExtraError, match=r"onnx is not installed"):
         onnx_export(Net(), [torch.zeros(1)], tmp_path / "a.onnx")

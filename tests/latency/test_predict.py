@@ -1,0 +1,166 @@
+"""Prices of widths: measured where a row exists, interpolated inside the grid, never beyond it."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hwprune.errors import KernelMissError
+from hwprune.extent import Extent
+from hwprune.latency.kernel import FamilyInput, KernelFamily, KernelOp, KernelSpec
+from hwprune.latency.predict import LatencyModel, grid_points
+from hwprune.latency.rows import Row
+from tests.planner.fakes import CHAIN, DOMAINS, dense_family, of, row, sizes, staircase, table
+
+AB = CHAIN[1]
+
+
+def model(*families: KernelFamily, untrusted: bool = False) -> LatencyModel:
+    groups = {g for f in families for g in f.groups}
+    domains = {g: w for g, w in DOMAINS.items() if g in groups}
+    return LatencyModel(families, domains, untrusted=untrusted)
+
+
+def grid_rows(found: LatencyModel, cost: object = None) -> list[Row]:
+    price = cost if callable(cost) else multilinear
+    return [row(spec, price(spec)) for spec in found.specs()]
+
+
+def multilinear(spec: KernelSpec) -> float:
+    outputs, inputs = sizes(spec)
+    return 50.0 + 7.0 * outputs + 3.0 * inputs + 0.25 * outputs * inputs
+
+
+@pytest.mark.parametrize(("size", "points"), [(1, 4), (2, 4), (4, 4), (5, 4), (8, 4), (9, 8), (100, 3)])
+def test_grid_has_both_ends(size: int, points: int):
+    found = grid_points(size, points)
+    assert found[0] == 0
+    assert found[-1] == size - 1
+    assert list(found) == sorted(set(found))
+    assert len(found) == min(size, points)
+
+
+def test_interpolation_is_exact_for_multilinear_costs():
+    found = model(*CHAIN)
+    full = found.costs(table(grid_rows(found)))
+    for family, cost in zip(CHAIN, full, strict=True):
+        assert cost.cost_ns.shape == tuple(len(DOMAINS[g]) for g in family.groups)
+        for index in np.ndindex(*cost.cost_ns.shape):
+            widths = {g: DOMAINS[g][i] for g, i in zip(family.groups, index, strict=True)}
+            assert cost.cost_ns[index] == pytest.approx(multilinear(family.at(widths)))
+    ab = full[1]
+    assert 0 < ab.measured.sum() < ab.measured.size, "four grid points for each of eight widths"
+    assert full[4].measured.all()
+
+
+def test_widths_are_the_coordinates_not_their_numbers():
+    """Unevenly spaced widths: a linear cost stays linear."""
+    family = dense_family("f", Extent(3), of("a"))
+    widths = (8, 16, 24, 32, 64, 128, 256, 512, 1024)
+    uneven = LatencyModel([family], {"a": widths})
+    (cost,) = uneven.costs(table(grid_rows(uneven)))
+    assert cost.cost_ns == pytest.approx([multilinear(family.at({"a": w})) for w in widths])
+    assert not cost.measured.all()
+
+
+def test_measured_rows_replace_the_interpolation():
+    found = model(AB)
+    grid = grid_rows(found, staircase(0))
+    (before,) = found.costs(table(grid))
+    index = tuple(int(i) for i in np.argwhere(~before.measured)[0])
+    widths = {g: DOMAINS[g][i] for g, i in zip(AB.groups, index, strict=True)}
+    (after,) = found.costs(table([*grid, row(AB.at(widths), 12345.0)]))
+    assert after.measured[index]
+    assert after.cost_ns[index] == 12345.0
+    others = np.ones(after.cost_ns.shape, dtype=bool)
+    others[index] = False
+    assert np.array_equal(after.cost_ns[others], before.cost_ns[others])
+
+
+def test_interpolated_costs_lie_between_their_neighbours():
+    found = model(AB)
+    (cost,) = found.costs(table(grid_rows(found, staircase(3))))
+    grid = cost.cost_ns[cost.measured]
+    assert cost.cost_ns.min() >= grid.min()
+    assert cost.cost_ns.max() <= grid.max()
+
+
+def test_a_hole_in_the_grid_is_named_not_extrapolated():
+    found = model(*CHAIN)
+    rows = grid_rows(found)
+    for lost in (found.specs()[0], AB.at({"a": 128, "b": 128})):
+        with pytest.raises(KernelMissError, match=lost.digest()) as caught:
+            found.costs(table([r for r in rows if r.digest != lost.digest()]))
+        assert "nearest: " in caught.value.message
+        assert "hwprune profile" in str(caught.value)
+
+
+def test_sum_counts_repeated_kernels_and_misses_are_named():
+    twice = (dense_family("one", of("a"), of("a")), dense_family("two", of("a"), of("a")))
+    found = model(*twice)
+    rows = grid_rows(found)
+    assert len(rows) == 8, "equal kernels are measured once"
+    spec = twice[0].at({"a": 32})
+    assert found.sum_ns({"a": 32}, table(rows)) == pytest.approx(2 * multilinear(spec))
+    assert found.missing({"a": 32}, table(rows)) == []
+    assert found.missing({"a": 32}, table([])) == [spec]
+    with pytest.raises(KernelMissError, match=spec.digest()):
+        found.sum_ns({"a": 32}, table([]))
+
+
+def test_untrusted_rows_are_used_only_when_asked_for():
+    found, lenient = model(AB), model(AB, untrusted=True)
+    rows = grid_rows(found)
+    rows[0] = replace(rows[0], status="untrusted")
+    widths = dict(zip(AB.groups, sizes(KernelSpec.parse(rows[0].spec))[::-1], strict=True))
+    with pytest.raises(KernelMissError, match="untrusted"):
+        found.costs(table(rows))
+    with pytest.raises(KernelMissError, match="untrusted"):
+        found.sum_ns(widths, table(rows))
+    assert np.array_equal(
+        lenient.costs(table(rows))[0].cost_ns, found.costs(table(grid_rows(found)))[0].cost_ns
+    )
+    assert lenient.disturbed(widths, table(rows)) == 1
+    assert lenient.disturbed(dict.fromkeys(AB.groups, 128), table(rows)) == 0
+
+
+def test_failed_rows_have_no_price():
+    lenient = model(AB, untrusted=True)
+    rows = grid_rows(lenient)
+    rows[3] = replace(rows[3], status="failed:no such schedule", median=0.0)
+    with pytest.raises(KernelMissError, match="no such schedule"):
+        lenient.costs(table(rows))
+
+
+def test_groups_with_a_single_width_are_constant():
+    family = dense_family("f", of("a"), of("b"))
+    frozen = LatencyModel([family], {"a": (64,), "b": (16, 32, 48)})
+    (cost,) = frozen.costs(table(grid_rows(frozen)))
+    expected = [[multilinear(family.at({"a": 64, "b": b})) for b in (16, 32, 48)]]
+    by_group = dict(zip(family.groups, cost.cost_ns.shape, strict=True))
+    assert by_group == {"a": 1, "b": 3}
+    assert cost.cost_ns.reshape(-1) == pytest.approx(expected[0])
+    one = LatencyModel([family], {"a": (64,), "b": (48,)})
+    assert one.costs(table(grid_rows(one)))[0].cost_ns.reshape(-1) == pytest.approx([expected[0][2]])
+
+
+def test_three_groups():
+    family = KernelFamily(
+        "cat",
+        tuple(FamilyInput((Extent(1), of(g)), "data") for g in "abc"),
+        (KernelOp("cat", (0, 1, 2)),),
+    )
+
+    def price(spec: KernelSpec) -> float:
+        x, y, z = (i.shape[1] for i in spec.inputs)
+        return 10.0 + x + 2 * y + 3 * z + 0.1 * x * y + 0.01 * x * y * z
+
+    found = model(family)
+    assert len(found.specs()) == 27
+    (cost,) = found.costs(table(grid_rows(found, price)))
+    for index in itertools.product(range(8), repeat=3):
+        widths = {g: DOMAINS[g][i] for g, i in zip("abc", index, strict=True)}
+        assert cost.cost_ns[index] == pytest.approx(price(family.at(widths)))

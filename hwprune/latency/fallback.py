@@ -30,8 +30,9 @@ def fallback_op(node: fx.Node) -> tuple[StepOp, list[fx.Node]]:
         It is no ATen operator on float32 tensors, or an argument is not plain data.
     """
     item, call = -1, node
-    if node.target is operator.getitem:
-        call, item = node.args[0], int(str(node.args[1]))  # type: ignore[assignment]
+    source = node.args[0] if node.args else None
+    if node.target is operator.getitem and isinstance(source, fx.Node):
+        call, item = source, int(str(node.args[1]))
     if not isinstance(call.target, OpOverload) or not str(call.target).startswith("aten."):
         raise ops.unsupported(node, "has no kernel")
     tensors: list[fx.Node] = []

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import fx
 
@@ -15,18 +16,30 @@ from hwprune.latency.folding import Affine, Weight, batch_norm_affine, fold
 from hwprune.latency.kernel import KernelOp
 from hwprune.latency.operands import constant_affine, constant_map
 from hwprune.latency.rules import layer_norm, map_rule, weights_of
-
-if TYPE_CHECKING:
-    from hwprune.latency.fusion import Fuser
+from hwprune.latency.views import Views
 
 #: ("in", i) is input i, ("op", i) the result of operator i.
 Value = tuple[str, int]
 
 
+class Network(Protocol):
+    """What a kernel must know of the network around it (see :mod:`hwprune.latency.fusion`)."""
+
+    views: Views
+    available: set[fx.Node]
+    taken: set[fx.Node]
+    deferred: dict[fx.Node, Callable[[OpenKernel], object]]
+    pads: dict[fx.Node, tuple[fx.Node, tuple[int, int, int, int]]]
+
+    def resolve(self, node: fx.Node) -> fx.Node: ...
+    def users(self, node: fx.Node) -> list[fx.Node]: ...
+    def natural(self, node: fx.Node) -> None: ...
+
+
 class OpenKernel:
     """Operators and inputs collected so far; value numbers are assigned when it is closed."""
 
-    def __init__(self, fuser: Fuser, node: fx.Node) -> None:
+    def __init__(self, fuser: Network, node: fx.Node) -> None:
         self.fuser = fuser
         self.views = fuser.views
         self.node = node

@@ -279,7 +279,7 @@ def is_alias(node: fx.Node) -> bool:
 
 def is_flatten(node: fx.Node) -> bool:
     """Whether the node turns [N,C,H,W] into [N,C*H*W]."""
-    if node.target not in _SHAPERS and node.target is not aten.squeeze.dims:
+    if node.target not in _SHAPERS:
         return False
     before, after = shape(node.args[0]), shape(node)  # type: ignore[arg-type]
     if len(before) != 4 or len(after) != 2 or before[0] != after[0]:
@@ -289,8 +289,10 @@ def is_flatten(node: fx.Node) -> bool:
 
 def is_as_map(node: fx.Node) -> bool:
     """Whether the node turns [N,C] into [N,C,1,1]."""
+    if node.target not in RESHAPES:
+        return False
     before, after = shape(node.args[0]), shape(node)  # type: ignore[arg-type]
-    return node.target in RESHAPES and len(before) == 2 and after == (*before, 1, 1)
+    return len(before) == 2 and after == (*before, 1, 1)
 
 
 def is_batch_norm(node: fx.Node) -> bool:

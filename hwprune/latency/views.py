@@ -7,8 +7,8 @@ way that no kernel understands is *blocked*: it is computed, like any other oper
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, TypeVar
+from collections.abc import Collection, Sequence
+from typing import TypeVar
 
 from torch import fx
 
@@ -87,7 +87,3 @@ class Views:
         """Position in NCHW order of a dimension of a node."""
         rank = len(ops.shape(node))
         return TO_LAST[dim % rank] if node in self.last else dim % rank
-
-
-#: Makes the kernel operator of a node, reading dimensions in NCHW order.
-ViewRule = Callable[[fx.Node, Views], Any]

@@ -149,14 +149,27 @@ def test_families_follow_the_groups() -> None:
             assert spec.inputs[0].shape[1] == spec.inputs[1].shape[1]
 
 
-def test_unsupported_operator_names_layer_and_operator() -> None:
+def test_an_operator_without_a_kernel_falls_back() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.conv = nn.Conv2d(3, 4, 3)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.cumsum(self.conv(x), 1)
+            return torch.cumsum(self.conv(x), 1).relu()
 
-    with pytest.raises(UnsupportedOperatorError, match="cumsum"):
+    fused = assert_equal_to_model(Net(), torch.randn(1, 3, 8, 8))
+    assert chains(fused) == ["conv2d", "fallback", "relu"]
+    (spec,) = [f.at({}) for f in fused.families() if f.ops[0].kind == "fallback"]
+    assert spec.plain_output
+    assert [i.role for i in spec.inputs] == ["input"]
+    assert "aten.cumsum.default" in spec.label()
+
+
+def test_what_not_even_a_fallback_can_hold_names_layer_and_operator() -> None:
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * (x.argmax(1, keepdim=True) + 1)
+
+    with pytest.raises(UnsupportedOperatorError, match="argmax"):
         fused_of(Net().eval(), torch.randn(1, 3, 8, 8))

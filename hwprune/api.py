@@ -122,6 +122,7 @@ def plan(
     threads: int | None = None,
     profile: str = "quick",
     tables: Path | None = None,
+    search: bool = False,
     minimum: float = 0.1,
     steps: int = 8,
     checks: int = 3,
@@ -148,6 +149,9 @@ def plan(
         Patterns (``layer1.*``) over group names.
     profile
         Care of the measurements: ``quick``, ``table`` or ``publish``.
+    search
+        Search for the fastest form of each kernel before measuring it; :func:`compile` then
+        builds the same forms.
     minimum
         Least share of each group to keep.
     steps
@@ -178,6 +182,7 @@ def plan(
         minimum=minimum,
         steps=steps,
         tables=tables,
+        search=search,
         seed=seed,
         progress=progress,
     )
@@ -255,8 +260,13 @@ def compile(
     *,
     threads: int | None = None,
     check: bool = True,
+    search: bool | None = None,
+    tables: Path | None = None,
 ) -> CompiledModule:
     """Compile a model for a target; ``.save(directory)`` writes a bundle that runs on its own.
+
+    With ``search`` each kernel is built in the fastest of about a dozen forms, measured here once
+    and remembered in ``tables``; without it (None) forms found earlier are used, False ignores them.
 
     Raises
     ------
@@ -265,7 +275,7 @@ def compile(
     """
     inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
     resolved = target if isinstance(target, Target) else load_target(target, threads=threads)
-    return compile_model(model, inputs, resolved, check=check)[0]
+    return compile_model(model, inputs, resolved, check=check, search=search, tables=tables)[0]
 
 
 def bench(directory: str | Path, *, profile: str = "table", **options: Any) -> Comparison:

@@ -15,11 +15,15 @@ from hwprune.capture import capture
 from hwprune.compile import CompiledModule, compile_program, compile_tvm_default, load_bundle
 from hwprune.compile.pipeline import TVM_DEFAULT, known_pipeline
 from hwprune.errors import CompileError, HwpruneError
+from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.fusion import fuse
+from hwprune.latency.program import Program
 from hwprune.measure.compare import Comparison, compare
 from hwprune.measure.contenders import Contender, bundle_contender, onnx_contender, torch_contender
 from hwprune.measure.export import onnx_export, save_exported
+from hwprune.measure.search import search as search_forms
 from hwprune.measure.stopping import MeasureProfile
+from hwprune.measure.toolchain import toolchain_directory
 from hwprune.target import Target, require_runnable
 
 #: Compiled float32 outputs differ from PyTorch by rounding only: at most this, relative to the
@@ -27,8 +31,21 @@ from hwprune.target import Target, require_runnable
 TOLERANCE = 1e-4
 
 
+#: With Winograd convolution, which a search may choose where it is faster.
+WINOGRAD_TOLERANCE = 1e-3
+
+
 def compile_model(
-    model: nn.Module, example_inputs: Sequence[torch.Tensor], target: Target, *, check: bool = True
+    model: nn.Module,
+    example_inputs: Sequence[torch.Tensor],
+    target: Target,
+    *,
+    check: bool = True,
+    search: bool | None = None,
+    minutes: float | None = None,
+    tables: Path | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> tuple[CompiledModule, float]:
     """Compile a model and compare it with PyTorch on the example inputs.
 
@@ -42,6 +59,14 @@ def compile_model(
         CPU target; its ``pipeline`` decides who generates the code.
     check
         Run the module and compare; only possible where this machine can run the target.
+    search
+        True: search for the fastest form of every kernel that has not been searched; False: build
+        the deterministic defaults; None: take the forms that were searched before, if any, which
+        are those that the latency table was measured with.
+    minutes
+        Begin no new batch of a search after this long.
+    tables
+        Root of the tables that the choices lie beside (default: the user's cache directory).
 
     Returns
     -------
@@ -52,7 +77,8 @@ def compile_model(
     Raises
     ------
     CompileError
-        No code generator, TVM failed, or the outputs differ by more than ``1e-4``.
+        No code generator, TVM failed, or the outputs differ by more than ``1e-4`` (``1e-3`` where
+        a kernel is computed by Winograd's algorithm).
     TargetError
         The check was asked for, and this machine cannot run the target.
     """
@@ -63,17 +89,39 @@ def compile_model(
     if pipeline == TVM_DEFAULT:
         module = compile_tvm_default(captured.graph, captured.example_inputs, target)
     else:
-        module = compile_program(fuse(captured.graph).program(), target)
+        program = fuse(captured.graph).program()
+        choices = _choices(program, target, search, minutes, tables, seed, progress)
+        module = compile_program(program, target, choices)
     if not check:
         return module, float("nan")
     outputs = module.run(*[x.detach().numpy() for x in captured.example_inputs])
     error = max_rel_error(captured.graph, captured.example_inputs, outputs)
-    if not error <= TOLERANCE:
+    winograd = any(k.choice.startswith("winograd") for k in module.kernels)
+    if not error <= (WINOGRAD_TOLERANCE if winograd else TOLERANCE):
         raise CompileError(
             f"the compiled module differs from PyTorch by {error:.1e} of the largest output",
             hint="report this model: compiled code must not change results",
         )
     return module, error
+
+
+def _choices(
+    program: Program,
+    target: Target,
+    search: bool | None,
+    minutes: float | None,
+    tables: Path | None,
+    seed: int,
+    progress: Callable[[int, int, str], None] | None,
+) -> ChoiceTable | None:
+    # The measurements of another machine are not here: only a target that runs here has choices.
+    if search is False or (search is None and target.runner != "local"):
+        return None
+    directory = toolchain_directory(target, tables)
+    if search:
+        specs = [step.spec for step in program.steps]
+        search_forms(specs, target, directory, minutes=minutes, progress=progress, seed=seed)
+    return ChoiceTable.load(directory)
 
 
 def max_rel_error(model: nn.Module, inputs: Sequence[torch.Tensor], outputs: Sequence[np.ndarray]) -> float:

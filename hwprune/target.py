@@ -94,6 +94,7 @@ class Target(_Strict):
 
     @property
     def vector_registers(self) -> int:
+        """Vector registers that a register tile may fill."""
         return ISA[self.isa][1]
 
     def multiple(self, layer: str, dtype: str = "float32") -> int:

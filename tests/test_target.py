@@ -190,7 +190,7 @@ conv2d = 16
 def test_other_kinds_of_device_can_be_described(tmp_path: Path):
     arm = load_target(write(tmp_path, ARM, "arm.toml"))
     assert (arm.name, arm.threads, arm.runner) == ("arm", 4, "rpc")
-    assert (arm.simd_lanes, arm.vector_registers) == (4, 32)
+    assert (arm.simd_lanes, arm.vector_registers) == (4, 24)
     assert (arm.multiple("conv2d"), arm.multiple("conv2d", "int8")) == (4, 16)
     cuda = load_target(write(tmp_path, CUDA, "cuda.toml"))
     assert (cuda.tvm["arch"], cuda.multiple("linear", "float16")) == ("sm_90", 8)

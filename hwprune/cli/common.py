@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hwprune.errors import ArtifactError
+from hwprune.target import Target, load_target
 
 #: Tables that go to a file or a pipe are not squeezed into 80 columns.
 _PIPE_COLUMNS = 200
@@ -73,6 +74,15 @@ Tables = Annotated[
     typer.Option(help="Directory of latency tables. Default: HWPRUNE_TABLES, or the user's cache."),
 ]
 Minimum = Annotated[float, typer.Option(min=0.0, max=1.0, help="Least share of every group to keep.")]
+Search = Annotated[
+    bool | None,
+    typer.Option(
+        "--search/--no-search",
+        help="Measure a dozen forms of each kernel first / ignore forms found earlier.",
+        show_default=False,
+    ),
+]
+Winograd = Annotated[bool, typer.Option(help="Let a search choose Winograd convolution (error <= 1e-3).")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Data = Annotated[str | None, typer.Option(help="Factory of (inputs, labels) batches: file.py:loader.")]
 PrunedDir = Annotated[Path | None, typer.Option("--pruned", help="Directory written by prune or repair.")]
@@ -138,6 +148,12 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[objec
     for row in rows:
         table.add_row(*[Text(f"{v:.4g}" if isinstance(v, float) else str(v)) for v in row])
     out.print(table)
+
+
+def resolve_target(name: str, threads: int | None, winograd: bool) -> Target:
+    """The target that options name."""
+    target = load_target(name, threads=threads)
+    return target if winograd else target.model_copy(update={"winograd": False})
 
 
 @contextmanager

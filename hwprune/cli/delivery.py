@@ -14,18 +14,21 @@ from hwprune.cli.common import (
     Json,
     Model,
     PrunedDir,
+    Search,
     Seed,
     Tables,
     TargetName,
     Threads,
     TrustPickle,
     Weights,
+    Winograd,
     complain,
     emit,
     print_table,
     progress_bar,
     require_directory,
     require_file,
+    resolve_target,
     say,
 )
 from hwprune.target import load_target
@@ -95,6 +98,11 @@ def compile(
     target: TargetName = "host",
     threads: Threads = None,
     check: Annotated[bool, typer.Option(help="Run it on this machine and compare with PyTorch.")] = True,
+    search: Search = None,
+    search_minutes: Annotated[float | None, typer.Option(help="Begin no new search after this.")] = None,
+    winograd: Winograd = True,
+    tables: Tables = None,
+    seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Compile a model, dense or pruned, into a bundle that runs with the TVM runtime alone."""
@@ -102,18 +110,33 @@ def compile(
     from hwprune.modelspec import example_inputs
 
     require_directory(output, "manifest.json")
-    resolved = load_target(target, threads=threads)
+    resolved = resolve_target(target, threads, winograd)
     network = _model(model, pruned, weights, trust_pickle)
-    module, error = compile_model(network, example_inputs(input), resolved, check=check)
+    with progress_bar() as progress:
+        module, error = compile_model(
+            network,
+            example_inputs(input),
+            resolved,
+            check=check,
+            search=search,
+            minutes=search_minutes,
+            tables=tables,
+            seed=seed,
+            progress=lambda done, total, what: progress(f"search {what}", done, total),
+        )
     module.save(output, {"model": model, "pruned": str(pruned) if pruned else None})
+    chosen = {k.name: k.choice for k in module.kernels if k.choice != "default"}
     data = {
         "bundle": str(output),
         "target": resolved.name,
         "threads": resolved.threads,
         "kernels": len(module.kernels),
+        "chosen": chosen,
         "max_rel_error": error if check else None,
     }
     text = f"{data['kernels']} kernels in {output}; run it with: python {output}/run.py"
+    if chosen:
+        text += f" ({len(chosen)} kernels in a form found by search)"
     emit(data, json, lambda: say(text))
 
 

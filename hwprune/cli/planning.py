@@ -22,15 +22,16 @@ from hwprune.cli.common import (
     Threads,
     TrustPickle,
     Weights,
+    Winograd,
     complain,
     emit,
     print_table,
     progress_bar,
     require_directory,
     require_file,
+    resolve_target,
     say,
 )
-from hwprune.target import load_target
 
 Latency = Annotated[
     str,
@@ -64,6 +65,8 @@ def profile(
     include: Include = None,
     exclude: Exclude = None,
     care: Care = "quick",
+    search: Annotated[bool, typer.Option(help="Search for the fastest form of each kernel first.")] = False,
+    winograd: Winograd = True,
     tables: Tables = None,
     minimum: Minimum = 0.1,
     seed: Seed = 0,
@@ -74,7 +77,7 @@ def profile(
     from hwprune.modelspec import example_inputs, load_model
     from hwprune.planner.workbench import Workbench, measure_profile
 
-    resolved, measured = load_target(target, threads=threads), measure_profile(care)
+    resolved, measured = resolve_target(target, threads, winograd), measure_profile(care)
     captured, deps = analyse_model(
         load_model(model), example_inputs(input), include=include or (), exclude=exclude or ()
     )
@@ -86,6 +89,7 @@ def profile(
             profile=measured,
             minimum=minimum,
             tables=tables,
+            search=search,
             seed=seed,
             progress=progress,
         )
@@ -108,6 +112,8 @@ def plan(
     include: Include = None,
     exclude: Exclude = None,
     care: Care = "quick",
+    search: Annotated[bool, typer.Option(help="Search for the fastest form of each kernel first.")] = False,
+    winograd: Winograd = True,
     tables: Tables = None,
     minimum: Minimum = 0.1,
     checks: Annotated[
@@ -124,7 +130,7 @@ def plan(
     from hwprune.modelspec import example_inputs, load_data, load_model
 
     require_file(output)
-    resolved = load_target(target, threads=threads)
+    resolved = resolve_target(target, threads, winograd)
     with progress_bar() as progress:
         planned = api.plan(
             load_model(model, weights, trust_pickle=trust_pickle),
@@ -138,6 +144,7 @@ def plan(
             profile=care,
             tables=tables,
             minimum=minimum,
+            search=search,
             checks=checks,
             seed=seed,
             progress=progress,

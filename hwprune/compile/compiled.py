@@ -111,9 +111,7 @@ def _check_links(program: Program, target: Target) -> None:
                 )
 
 
-def _pack(
-    program: Program, target: Target, choices: ChoiceTable
-) -> tuple[list[Call], list[np.ndarray]]:
+def _pack(program: Program, target: Target, choices: ChoiceTable) -> tuple[list[Call], list[np.ndarray]]:
     from hwprune.compile.build import Call
 
     calls: list[Call] = []
@@ -135,9 +133,7 @@ def _pack(
     return calls, packed
 
 
-def compile_program(
-    program: Program, target: Target, choices: ChoiceTable | None = None
-) -> CompiledModule:
+def compile_program(program: Program, target: Target, choices: ChoiceTable | None = None) -> CompiledModule:
     """Compile a network for a CPU target.
 
     Parameters

@@ -75,4 +75,6 @@ def emit(spec: KernelSpec, target: Target, choice: Choice | None = None) -> Emit
             lambda n, c, h, w: result.tensor[n, c // lanes, h, w, c % lanes],
             name="unpack",
         )
-    return Emitted((*e.inputs, tensor), tensor, final, e.family, frozenset(e.kept), e.tile, e.weight_name, e.winograd)
+    return Emitted(
+        (*e.inputs, tensor), tensor, final, e.family, frozenset(e.kept), e.tile, e.weight_name, e.winograd
+    )

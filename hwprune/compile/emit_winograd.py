@@ -30,32 +30,32 @@ def winograd_conv2d(e: Emitter, op: KernelOp, shape: Shape) -> Value:
     data = padded_input(e, e.packed(e.values[op.args[0]]), g.padding[0], g.padding[1], plan.padded)
     down = te.compute(
         (g.batch, plan.in_blocks, rows, cols, size, size, lanes),
-        lambda n, c, y, x, i, j, l: _combine(bt, i, lambda k: data[n, c, y * m + k, x * m + j, l]),
+        lambda n, c, y, x, i, j, v: _combine(bt, i, lambda k: data[n, c, y * m + k, x * m + j, v]),
         name="down",
     )
     spectrum = te.compute(
         (size, size, g.batch, plan.in_blocks, rows, cols, lanes),
-        lambda i, j, n, c, y, x, l: _combine(bt, j, lambda k: down[n, c, y, x, i, k, l]),
+        lambda i, j, n, c, y, x, v: _combine(bt, j, lambda k: down[n, c, y, x, i, k, v]),
         name="spectrum",
     )
     block, lane = te.reduce_axis((0, plan.in_blocks), "ic"), te.reduce_axis((0, lanes), "ii")
     acc = te.compute(
         (size, size, g.batch, plan.out_blocks, rows, cols, lanes),
-        lambda i, j, n, o, y, x, l: te.sum(
+        lambda i, j, n, o, y, x, v: te.sum(
             spectrum[i, j, n, block, y, x, lane]
-            * weight[(i * size + j) * (plan.out_blocks // t) + o // t, block, lane, o % t * lanes + l],
+            * weight[(i * size + j) * (plan.out_blocks // t) + o // t, block, lane, o % t * lanes + v],
             axis=[block, lane],
         ),
         name="acc",
     )
     up = te.compute(
         (g.batch, plan.out_blocks, rows, cols, m, size, lanes),
-        lambda n, o, y, x, i, j, l: _combine(at, i, lambda k: acc[k, j, n, o, y, x, l]),
+        lambda n, o, y, x, i, j, v: _combine(at, i, lambda k: acc[k, j, n, o, y, x, v]),
         name="up",
     )
     image = te.compute(
         (g.batch, plan.out_blocks, rows * m, cols * m, lanes),
-        lambda n, o, h, w, l: _combine(at, w % m, lambda k: up[n, o, h // m, w // m, h % m, k, l]),
+        lambda n, o, h, w, v: _combine(at, w % m, lambda k: up[n, o, h // m, w // m, h % m, k, v]),
         name="image",
     )
     return with_bias(e, image, bias, shape)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hwprune.compile.shapes import Shape, infer_shapes, integers
 from hwprune.compile.chosen import DIRECT, chosen_tile
+from hwprune.compile.shapes import Shape, infer_shapes, integers
 from hwprune.compile.tiles import ConvGeometry, Tile, ceil_div, choose_tile, conv_geometry
 from hwprune.compile.winograd import WinogradPlan, is_winograd, pack_winograd, winograd_plan
 from hwprune.errors import UnsupportedOperatorError
@@ -204,9 +204,7 @@ def _weight_layout(
     return InputLayout("plain", shape)
 
 
-def input_layouts(
-    spec: KernelSpec, target: Target, choice: Choice | None = None
-) -> tuple[InputLayout, ...]:
+def input_layouts(spec: KernelSpec, target: Target, choice: Choice | None = None) -> tuple[InputLayout, ...]:
     """Physical form of every input of a kernel; that of weights depends on the choice."""
     shapes = infer_shapes(spec)
     lanes = target.simd_lanes

@@ -149,9 +149,7 @@ def _tilings(g: ConvGeometry, m: int, chunk: int, vector_registers: int, most: i
                 if pixels * block_tile > min(28, vector_registers - 1 - block_tile):
                     continue
                 cost = step_cycles(block_tile, pixels) / (block_tile * pixels)
-                numbers = Choice.of(
-                    WINOGRAD, m=m, chunk=chunk, block_tile=block_tile, rows=rows, cols=cols
-                )
+                numbers = Choice.of(WINOGRAD, m=m, chunk=chunk, block_tile=block_tile, rows=rows, cols=cols)
                 if block_tile not in found or cost < found[block_tile][0]:
                     found[block_tile] = (cost, numbers)
     return [choice for _, choice in sorted(found.values(), key=lambda item: item[0])[:most]]

@@ -90,9 +90,9 @@ class Fuser:
         shuffle = shuffle_at(node)
         if self.views.is_alias(node):
             return
-        elif isinstance(node.meta.get("val"), (list, tuple)):
+        if isinstance(node.meta.get("val"), (list, tuple)):
             return  # each user takes its part of an operator with several results
-        elif ops.is_flatten(node) and self.all_users(node, self.is_linear):
+        if ops.is_flatten(node) and self.all_users(node, self.is_linear):
             self.deferred[node] = lambda kernel: kernel.flatten(node)
         elif node.target in ops.PADS and self.joins_convolutions(node):
             padding = ops.padding_of(node)

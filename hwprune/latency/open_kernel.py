@@ -262,7 +262,9 @@ class OpenKernel:
                 if node.target in ops.UNARY:
                     self.push(ops.UNARY[node.target](node), self.result())
                 else:
-                    affine = constant_affine(node, next(n for n in node.all_input_nodes if n.op != "get_attr"), self.views)
+                    affine = constant_affine(
+                        node, next(n for n in node.all_input_nodes if n.op != "get_attr"), self.views
+                    )
                     assert affine is not None
                     self._push_affine(affine, self.result())
                 self.fuser.taken.add(node)

@@ -14,9 +14,7 @@ from hwprune.latency.views import Views
 aten = ops.aten
 
 
-def weights_of(
-    node: fx.Node, views: Views
-) -> tuple[KernelOp | None, KernelOp, Weight, Weight | None, int]:
+def weights_of(node: fx.Node, views: Views) -> tuple[KernelOp | None, KernelOp, Weight, Weight | None, int]:
     """Operators, weight and bias of a convolution or linear layer.
 
     The first operator, if any, goes in front; the last number is the axis of the node (in NCHW

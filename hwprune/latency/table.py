@@ -109,9 +109,7 @@ class LatencyTable:
             )
         choices = ChoiceTable.load(directory)
         rows = [
-            row
-            for row in _read_rows(directory, manifest).values()
-            if row.choice == choices.label(row.digest)
+            row for row in _read_rows(directory, manifest).values() if row.choice == choices.label(row.digest)
         ]
         return LatencyTable(directory, manifest, rows)
 

@@ -118,7 +118,9 @@ def profile(
             # A plan asks for a few kernels more again and again; that needs to be said only once.
             _log.log(logging.WARNING if len(todo) > FEW else logging.INFO, warning)
         scratch = stack.enter_context(scratch_directory(writer.directory))
-        sweep = Sweep(writer, builder, runner, profile, report, scratch, progress, len(todo), retries, choices)
+        sweep = Sweep(
+            writer, builder, runner, profile, report, scratch, progress, len(todo), retries, choices
+        )
         try:
             sweep.prepare_sentinel()
             # Neighbouring widths far apart in time: slow drift becomes noise, not a false staircase.

@@ -11,19 +11,20 @@ from hwprune.capture.captured import Captured
 from hwprune.compile import build_program_library, pipeline_hash
 from hwprune.dependency.groups import Dependencies
 from hwprune.errors import UsageError
+from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.fused import FusedGraph
 from hwprune.latency.fusion import fuse
-from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.kernel import KernelSpec
-from hwprune.latency.location import find_table, table_directory
 from hwprune.latency.predict import LatencyModel
 from hwprune.latency.program import Program
 from hwprune.latency.table import MANIFEST_NAME, LatencyTable
 from hwprune.measure.device import device_slug
 from hwprune.measure.network import time_libraries
 from hwprune.measure.profile import profile as profile_kernels
+from hwprune.measure.search import search as search_forms
 from hwprune.measure.stats import Summary
 from hwprune.measure.stopping import PROFILES, MeasureProfile
+from hwprune.measure.toolchain import toolchain_directory
 from hwprune.planner.widths import GroupWidths, group_widths
 from hwprune.target import Target, require_measurable
 
@@ -54,6 +55,7 @@ class Workbench:
     profile: MeasureProfile
     seed: int
     progress: Progress
+    search: bool = False
 
     @staticmethod
     def open(
@@ -67,12 +69,14 @@ class Workbench:
         tables: Path | None = None,
         seed: int = 0,
         untrusted: bool | None = None,
+        search: bool = False,
         progress: Progress = silent,
     ) -> Workbench:
         """Fuse the model, choose the widths on offer, and find the place of its table.
 
         ``untrusted`` admits kernels that were timed while the machine was disturbed; by default
-        only the ``quick`` profile, which is for busy machines, does.
+        only the ``quick`` profile, which is for busy machines, does. With ``search`` every kernel is
+        searched for its fastest form before it is measured.
         """
         if untrusted is None:
             untrusted = profile.name == "quick"
@@ -82,14 +86,33 @@ class Workbench:
         domains = {name: found.widths for name, found in widths.items()}
         model = LatencyModel(families, domains, untrusted=untrusted)
         pipeline = pipeline_hash(target)
-        directory = _place(target, pipeline, tables)
+        directory = toolchain_directory(target, tables)
         return Workbench(
-            captured, deps, target, fused, widths, model, pipeline, directory, profile, seed, progress
+            captured,
+            deps,
+            target,
+            fused,
+            widths,
+            model,
+            pipeline,
+            directory,
+            profile,
+            seed,
+            progress,
+            search,
         )
 
     def measure_kernels(self, specs: Sequence[KernelSpec]) -> LatencyTable:
         """Bring the kernels that the table lacks into it, and return the table."""
         require_measurable(self.target)
+        if self.search:
+            search_forms(
+                specs,
+                self.target,
+                self.directory,
+                seed=self.seed,
+                progress=lambda done, total, label: self.progress(f"search {label}", done, total),
+            )
         profile_kernels(
             specs,
             self.target,
@@ -154,16 +177,9 @@ def recorded(target: Target, tables: Path | None = None) -> tuple[Path, dict[str
         There is a table, but it is damaged or of another pipeline or device.
     """
     pipeline = pipeline_hash(target)
-    directory = _place(target, pipeline, tables)
+    directory = toolchain_directory(target, tables)
     choices = ChoiceTable.load(directory)
     if not (directory / MANIFEST_NAME).is_file():
         return directory, {}, choices
     table = LatencyTable.load(directory, pipeline=pipeline, unit=target.unit, device=device_slug())
     return directory, {row.digest: row.median for row in table if row.failure is None}, choices
-
-
-def _place(target: Target, pipeline: str, tables: Path | None) -> Path:
-    slug = device_slug()
-    if tables is not None:
-        return tables / target.name / f"{slug}-{pipeline}-t{target.threads}"
-    return find_table(target, pipeline, slug) or table_directory(target, pipeline, slug)

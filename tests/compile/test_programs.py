@@ -297,3 +297,22 @@ def test_importing_the_package_does_not_import_tvm():
         "assert not {'tvm', 'torch'} & set(sys.modules), 'too much'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path.cwd())
+
+
+def test_running_with_threads_leaves_the_process_its_cores(tmp_path):
+    """TVM's pool binds whoever calls it to one core, and with it all processes started later."""
+    code = (
+        "import os; from pathlib import Path\n"
+        "from hwprune.compile import compile_program, load_bundle\n"
+        "from hwprune.target import load_target\n"
+        "from tests.compile.test_programs import normal, small_program\n"
+        "target = load_target('host').model_copy(update={'threads': 2})\n"
+        "before = os.sched_getaffinity(0)\n"
+        "module = compile_program(small_program(), target)\n"
+        "module.run(normal(2, 3, 10, 10))\n"
+        f"module.save(Path({str(tmp_path / 'dist')!r}), {{}})\n"
+        f"load_bundle(Path({str(tmp_path / 'dist')!r})).run(normal(2, 3, 10, 10))\n"
+        "assert os.sched_getaffinity(0) == before, (before, os.sched_getaffinity(0))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -201,9 +201,10 @@ def test_other_kinds_of_target_are_refused():
     cuda = TARGET.model_copy(update={"kind": "cuda"})
     with pytest.raises(CompileError, match="no code generator for kind 'cuda' yet"):
         compile_program(small_program(), cuda)
-    other = TARGET.model_copy(update={"pipeline": "tvm-default"})
-    with pytest.raises(CompileError, match="unknown pipeline 'tvm-default'"):
-        compile_program(small_program(), other)
+    for pipeline, message in (("nosuch", "unknown pipeline 'nosuch'"), ("tvm-default", "whole models only")):
+        other = TARGET.model_copy(update={"pipeline": pipeline})
+        with pytest.raises(CompileError, match=message):
+            compile_program(small_program(), other)
 
 
 def test_wrong_programs_are_refused():

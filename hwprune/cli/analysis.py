@@ -161,7 +161,7 @@ def _print_kernels(data: dict[str, Any]) -> None:
     if falling:
         share = data.get("fallback_share")
         known = "" if share is None else f", {share:.1%} of the measured time"
-        say(f"{len(falling)} kernels without a schedule rule{known}:")
+        say(f"without a schedule rule{known}: {len(falling)}")
         for k in falling:
             part = "" if k["share"] is None else f" ({k['share']:.1%})"
             say(f"  {k['step']}: {k['kernel']}: {k['rule']}{part}: {k['tiling']}")

@@ -9,8 +9,9 @@ import contextlib
 import ctypes
 import importlib.util
 import mmap
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -106,16 +107,37 @@ def resident(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     return copies
 
 
+@contextlib.contextmanager
+def _cores_kept(wanted: bool) -> Generator[None]:
+    """Give this thread its cores back afterwards."""
+    if not (wanted and hasattr(os, "sched_getaffinity")):
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
 class VirtualMachine:
     """A loaded module whose ``main`` takes inputs, then weights.
 
     Weights are handed over once and copied.
+
+    TVM's thread pool binds the thread that calls it to one core. A process that does nothing but
+    time wants that (``bind``); any other would find itself on one core for good, and the processes
+    that it starts as well, so there the thread gets its cores back.
     """
 
-    def __init__(self, library: Path, weights: Sequence[np.ndarray], threads: int = 1) -> None:
+    def __init__(
+        self, library: Path, weights: Sequence[np.ndarray], threads: int = 1, *, bind: bool = True
+    ) -> None:
         load_runtime()
+        self._keep_cores = threads > 1 and not bind
         if threads > 1:
-            ffi().get_global_func("runtime.config_threadpool")(1, threads)
+            with _cores_kept(self._keep_cores):
+                ffi().get_global_func("runtime.config_threadpool")(1, threads)
         self._module: Any = ffi().load_module(str(library.resolve()))
         self._vm: Any = self._module["vm_load_executable"]()
         self._vm["vm_initialization"](1, 0, 2, 1, 0, 2)
@@ -132,7 +154,11 @@ class VirtualMachine:
 
     def invoke(self) -> None:
         """Run ``main`` once on the inputs that were set."""
-        self._invoke("main")
+        if self._keep_cores:
+            with _cores_kept(True):
+                self._invoke("main")
+        else:
+            self._invoke("main")
 
     def outputs(self) -> list[np.ndarray]:
         """Copies of the results of the last :meth:`invoke`."""

@@ -55,9 +55,7 @@ def test_the_summary_takes_the_worst_layer() -> None:
     both = [*rows(staircase()), *({**r, "layer": "b"} for r in rows(staircase(w20=25.0, w64=29.0)))]
     found = summary(both, 16)
     assert found["monotone_violations"] == 1
-    assert found["worst_unaligned_over_next_multiple"] == pytest.approx(
-        40 / 29
-    )  # widths 49 to 63 over the fallen 64
+    assert found["worst_unaligned_over_next_multiple"] == pytest.approx(40 / 29)
     assert list(found["layers"]) == ["a", "b"]
 
 

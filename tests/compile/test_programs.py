@@ -189,8 +189,8 @@ def test_inputs_are_checked(built):
 
 
 def test_unsupported_operators_name_the_step():
-    program = single_kernel(KernelSpec((data(1, 3, 4, 4),), (op("softmax", 0),)))
-    with pytest.raises(UnsupportedOperatorError, match=r"step 'kernel'.*softmax"):
+    program = single_kernel(KernelSpec((data(1, 3, 4, 4),), (op("nosuch", 0),)))
+    with pytest.raises(UnsupportedOperatorError, match=r"step 'kernel'.*nosuch"):
         compile_program(program, TARGET)
     half = KernelSpec((replace(data(1, 3, 4, 4), dtype="float16"),), (op("relu", 0),))
     with pytest.raises(UnsupportedOperatorError, match="float16"):
@@ -201,9 +201,10 @@ def test_other_kinds_of_target_are_refused():
     cuda = TARGET.model_copy(update={"kind": "cuda"})
     with pytest.raises(CompileError, match="no code generator for kind 'cuda' yet"):
         compile_program(small_program(), cuda)
-    other = TARGET.model_copy(update={"pipeline": "tvm-default"})
-    with pytest.raises(CompileError, match="unknown pipeline 'tvm-default'"):
-        compile_program(small_program(), other)
+    for pipeline, message in (("nosuch", "unknown pipeline 'nosuch'"), ("tvm-default", "whole models only")):
+        other = TARGET.model_copy(update={"pipeline": pipeline})
+        with pytest.raises(CompileError, match=message):
+            compile_program(small_program(), other)
 
 
 def test_wrong_programs_are_refused():
@@ -297,3 +298,22 @@ def test_importing_the_package_does_not_import_tvm():
         "assert not {'tvm', 'torch'} & set(sys.modules), 'too much'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path.cwd())
+
+
+def test_running_with_threads_leaves_the_process_its_cores(tmp_path):
+    """TVM's pool binds whoever calls it to one core, and with it all processes started later."""
+    code = (
+        "import os; from pathlib import Path\n"
+        "from hwprune.compile import compile_program, load_bundle\n"
+        "from hwprune.target import load_target\n"
+        "from tests.compile.test_programs import normal, small_program\n"
+        "before = os.sched_getaffinity(0)\n"
+        "target = load_target('host', threads=min(2, len(before)))\n"
+        "module = compile_program(small_program(), target)\n"
+        "module.run(normal(2, 3, 10, 10))\n"
+        f"module.save(Path({str(tmp_path / 'dist')!r}), {{}})\n"
+        f"load_bundle(Path({str(tmp_path / 'dist')!r})).run(normal(2, 3, 10, 10))\n"
+        "assert os.sched_getaffinity(0) == before, (before, os.sched_getaffinity(0))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -189,9 +189,7 @@ class Bundle:
             This machine lacks the target's instructions.
         """
         check_inputs(inputs, [i.shape for i in self.manifest.inputs])
-        self._machine.set_inputs(inputs)
-        self._machine.invoke()
-        return self._machine.outputs()
+        return self._machine.run(inputs)
 
 
 def load_bundle(directory: Path, *, bind: bool = False) -> Bundle:

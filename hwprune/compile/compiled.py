@@ -62,9 +62,7 @@ class CompiledModule:
             This machine lacks the target's instructions.
         """
         check_inputs(inputs, self.input_shapes)
-        self._machine.set_inputs(inputs)
-        self._machine.invoke()
-        return self._machine.outputs()
+        return self._machine.run(inputs)
 
     def save(self, directory: Path, provenance: dict[str, Any]) -> None:
         """Write a bundle; see :func:`hwprune.compile.bundle.write_bundle`.

@@ -144,9 +144,11 @@ class VirtualMachine:
         self._weights = resident(weights)
         self._weight_tensors = [ffi().from_dlpack(w) for w in self._weights]
         self._inputs: list[np.ndarray] = []
+        self._own_inputs = False
 
     def set_inputs(self, inputs: Sequence[np.ndarray]) -> None:
         """Hand the inputs over; they stay for all following :meth:`invoke` calls."""
+        self._own_inputs = False
         self._inputs = [aligned(a) for a in inputs]
         tensors = [ffi().from_dlpack(a) for a in self._inputs]
         self._vm["set_input"]("main", *tensors, *self._weight_tensors)
@@ -159,6 +161,20 @@ class VirtualMachine:
                 self._invoke("main")
         else:
             self._invoke("main")
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Run ``main`` on copies of the inputs.
+
+        The buffers for them are handed over once: handing over all arguments costs as much as a
+        small kernel.
+        """
+        if not self._own_inputs:
+            self.set_inputs([aligned_empty(a.shape) for a in inputs])
+            self._own_inputs = True
+        for buffer, given in zip(self._inputs, inputs, strict=True):
+            buffer[...] = given
+        self.invoke()
+        return self.outputs()
 
     def outputs(self) -> list[np.ndarray]:
         """Copies of the results of the last :meth:`invoke`."""

@@ -144,7 +144,7 @@ def quickstart(
             dense=directory / "dense-bundle",
             models={"dense": dense, "pruned": pruned.model},
             inputs=(example,),
-            profile=measure_profile("table"),
+            profile=measure_profile("publish"),
             seed=seed,
             progress=lambda done, total, name: progress(f"bench {name}", done, total),
         )

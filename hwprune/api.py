@@ -100,6 +100,11 @@ def analyse_model(
     captured = capture(model, inputs)
     deps = analyse(captured, include=tuple(include), exclude=tuple(exclude))
     if not deps.groups:
+        if not deps.ledger:
+            raise DependencyError(
+                "this model has no layer with channels, so there is nothing to prune",
+                hint="give a model with convolution or linear layers",
+            )
         lines = "\n".join(f"  {r.name} ({r.channels} channels): {r.reason}" for r in deps.ledger)
         raise DependencyError(
             f"no channel of this model can be pruned:\n{lines}",

@@ -185,6 +185,8 @@ def atomic_directory(path: str | Path, marker: str) -> Generator[Path]:
         (temporary / marker).touch()
         _check_replaceable(path, marker)
         _swap_in(temporary, path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
     finally:
         _discard(temporary)
 

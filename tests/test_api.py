@@ -199,6 +199,8 @@ def test_scope_and_refusals(model: Small):
         hwprune.plan(model, IMAGE, include=["nosuch*"])
     with pytest.raises(DependencyError, match="output of the model"):
         hwprune.plan(Frozen(), torch.zeros(1, 8))
+    with pytest.raises(DependencyError, match="no layer with channels"):
+        hwprune.plan(nn.Flatten(), torch.zeros(1, 8))
 
 
 # -- repair on disk -------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Every way in which a persisted file can be wrong is told apart."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -209,6 +210,15 @@ def test_interrupted_directory_changes_nothing(tmp_path: Path, error: type[BaseE
     with pytest.raises(error):
         _fill(tmp_path / "out", "marker", error=error)
     assert (tmp_path / "out" / "data").read_text() == "old" and _names(tmp_path) == ["out"]
+
+
+def test_a_disk_that_fills_up_half_way_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="out cannot be written: No space left on device") as caught:
+        with atomic_directory(tmp_path / "out", "marker") as directory:
+            (directory / "data").write_text("half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert "free some disk space" in str(caught.value.hint)
+    assert _names(tmp_path) == []
 
 
 def test_directory_is_replaced_as_a_whole(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
+from hwprune.artifact import atomic_directory
 from hwprune.compile.link import host_architecture, target_architecture
 from hwprune.compile.vm_runtime import VirtualMachine, check_inputs, runtime_library
 from hwprune.errors import ArtifactError
@@ -100,26 +100,14 @@ def write_bundle(parts: Parts, directory: Path) -> None:
     Raises
     ------
     ArtifactError
-        ``directory`` exists and is not a bundle.
+        ``directory`` exists and is not a bundle, or cannot be written.
     """
     if directory.exists() and not _is_bundle(directory):
         raise ArtifactError(
             f"{directory} exists and is not a bundle", hint="name a new directory, or remove this one"
         )
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    try:
-        _fill(parts, staging)
-        staging.chmod(0o755)
-        if directory.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{directory.name}-old-", dir=directory.parent))
-            directory.rename(old / "bundle")
-            staging.rename(directory)
-            shutil.rmtree(old)
-        else:
-            staging.rename(directory)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with atomic_directory(directory, MANIFEST) as folder:
+        _fill(parts, folder)
 
 
 def _is_bundle(directory: Path) -> bool:
@@ -132,7 +120,7 @@ def _is_bundle(directory: Path) -> bool:
 def _fill(parts: Parts, folder: Path) -> None:
     shutil.copyfile(parts.library, folder / "model.so")
     names = [f"{i:05d}" for i in range(len(parts.weights))]
-    save_file(dict(zip(names, parts.weights, strict=True)), folder / "weights.safetensors")
+    (folder / "weights.safetensors").write_bytes(save(dict(zip(names, parts.weights, strict=True))))
     shutil.copyfile(Path(__file__).with_name("harness_run.py"), folder / "run.py")
     architecture = target_architecture(parts.target.tvm.get("mtriple"))
     foreign = architecture != host_architecture()

@@ -101,6 +101,8 @@ def test_a_second_run_does_not_see_the_first(built):
     copy = kept.copy()
     assert relative_error(module.run(second)[0], reference(program, [second])[0]) < 1e-5
     assert np.array_equal(kept, copy)
+    first[...] = np.nan  # the module keeps copies of inputs, not the caller's arrays
+    assert np.isfinite(module.run(second)[0]).all()
 
 
 def test_bundle_runs_alone(built, tmp_path):
@@ -170,6 +172,8 @@ def test_saving_replaces_bundles_and_nothing_else(built, tmp_path):
     with pytest.raises(ArtifactError, match="not a bundle"):
         module.save(mine, {})
     assert (mine / "thesis.txt").read_text() == "keep me"
+    with pytest.raises(ArtifactError, match=r"thesis\.txt.* cannot be written"):
+        module.save(mine / "thesis.txt" / "bundle", {})
 
 
 def test_missing_and_malformed_manifests(tmp_path):

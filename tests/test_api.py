@@ -200,7 +200,7 @@ def test_scope_and_refusals(model: Small):
     with pytest.raises(DependencyError, match="output of the model"):
         hwprune.plan(Frozen(), torch.zeros(1, 8))
     with pytest.raises(DependencyError, match="no layer with channels"):
-        hwprune.plan(nn.Flatten(), torch.zeros(1, 8))
+        hwprune.plan(torch.nn.Flatten(), torch.zeros(1, 8))
 
 
 # -- repair on disk -------------------------------------------------------------------------------

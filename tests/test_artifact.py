@@ -213,10 +213,12 @@ def test_interrupted_directory_changes_nothing(tmp_path: Path, error: type[BaseE
 
 
 def test_a_disk_that_fills_up_half_way_is_told_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="out cannot be written: No space left on device") as caught:
-        with atomic_directory(tmp_path / "out", "marker") as directory:
-            (directory / "data").write_text("half")
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with (
+        pytest.raises(ArtifactError, match="out cannot be written: No space left on device") as caught,
+        atomic_directory(tmp_path / "out", "marker") as directory,
+    ):
+        (directory / "data").write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert "free some disk space" in str(caught.value.hint)
     assert _names(tmp_path) == []
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 from hwprune.compile.prefetch import prefetch_weights
 from hwprune.compile.prepared import Prepared
 from hwprune.compile.tiles import Tile
+from hwprune.compile.tvm_api import tirx
 
 #: Accumulators of a map that stay in the first-level cache beside weights and inputs.
 WHOLE_MAP_BYTES = 1 << 13
@@ -51,20 +53,33 @@ def conv_rule(p: Prepared) -> bool:
     s.vectorize(lane)
     for loop in (row_in, col_in, block_in):
         s.unroll(loop)
-    if p.target.threads > 1:
-        p.parallel(outside)
+    extents = [int(s.get(loop).extent) for loop in (n, block, row)]
+    fused = p.parallel(outside) if p.target.threads > 1 else None
     s.decompose_reduction(acc, reduction[0])
-    if p.target.threads == 1 and len(reduction) == 4:
-        outer = [s.get(loop) for loop in (block, row, col)]
+    if len(reduction) == 4:
+        places = [s.get(loop).loop_var for loop in ([col] if fused else [block, row, col])]
+        if fused is not None:
+            places = [*_unfused(s.get(fused).loop_var, extents, len(outside)), *places]
+        if len(places) < 3:  # the rows of a whole map are not part of the fused loop
+            places.insert(1, s.get(row).loop_var)
         sums = [s.get(loop) for loop in reduction]
+        passes = [extents[2], int(s.get(col).extent)]
         p.finishers.append(
             lambda function: prefetch_weights(
                 function,
                 next(v for v in function.params if str(v.name) == p.emitted.weight),
                 next(x.shape for x in p.emitted.parameters if x.op.name == p.emitted.weight),
-                [loop.loop_var for loop in outer],
+                places,
                 [loop.loop_var for loop in sums],
-                [int(loop.extent) for loop in (*outer[1:], *sums[:-1])],
+                [*passes, *(int(loop.extent) for loop in sums[:-1])],
             )
         )
     return True
+
+
+def _unfused(fused: Any, extents: list[int], count: int) -> list[Any]:
+    """Tile of output blocks (and row, of three fused loops) from the one loop over batch, tile, row."""
+    _, blocks, rows = extents
+    if count == 2:
+        return [tirx.floormod(fused, blocks)]
+    return [tirx.floormod(tirx.floordiv(fused, rows), blocks), tirx.floormod(fused, rows)]

@@ -70,21 +70,23 @@ def _products(p: Prepared, acc: SBlockRV) -> None:
     *tile, last = s.get_loops(stored)[-4:]
     _finish(s, last, *tile)
     _finish(s, lane, y_in, x_in, o_in)
+    panels = plan.out_blocks // plan.block_tile
+    one = int(s.get(batch).extent) == 1
+    first, second, tile = (s.get(loop).loop_var for loop in (i, j, o_out))
+    panel: Any = (first * plan.size + second) * panels + tile
     if p.target.threads > 1:
-        p.parallel([i, j, batch, o_out])
+        panel = s.get(p.parallel([i, j, batch, o_out])).loop_var
     s.decompose_reduction(acc, block)
-    if p.target.threads == 1:
-        first, second, *tiles = [s.get(loop) for loop in (i, j, o_out, y_out, x_out)]
+    if p.target.threads == 1 or one:
+        tiles = [s.get(loop) for loop in (y_out, x_out)]
         sums = [s.get(loop) for loop in (block, lane_in)]
-        panels = plan.out_blocks // plan.block_tile
-        panel = (first.loop_var * plan.size + second.loop_var) * panels + tiles[0].loop_var
         p.finishers.append(
             lambda function: prefetch_weights(
                 function,
                 next(v for v in function.params if str(v.name) == p.emitted.weight),
                 plan.weight_shape,
-                [panel, *(loop.loop_var for loop in tiles[1:])],
+                [panel, *(loop.loop_var for loop in tiles)],
                 [loop.loop_var for loop in sums],
-                [int(loop.extent) for loop in (*tiles[1:], sums[0])],
+                [int(loop.extent) for loop in (*tiles, sums[0])],
             )
         )

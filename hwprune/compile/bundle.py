@@ -147,24 +147,17 @@ def _fill(parts: Parts, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle on disk.
-
-    ``bind`` leaves the calling thread on the core that TVM's thread pool binds it to, which only
-    suits a process that does nothing but time it.
-    """
+    """A verified bundle on disk."""
 
     directory: Path
     manifest: Manifest
-    bind: bool = False
 
     @cached_property
     def _machine(self) -> VirtualMachine:
         require_runnable(self.manifest.target)
         weights = load_file(self.directory / "weights.safetensors")
         ordered: Sequence[np.ndarray] = [weights[name] for name in sorted(weights)]
-        return VirtualMachine(
-            self.directory / "model.so", ordered, self.manifest.target.threads, bind=self.bind
-        )
+        return VirtualMachine(self.directory / "model.so", ordered, self.manifest.target.threads)
 
     def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
         """Run the network in this process; float32 arrays of the manifest's shapes.
@@ -180,8 +173,8 @@ class Bundle:
         return self._machine.run(inputs)
 
 
-def load_bundle(directory: Path, *, bind: bool = False) -> Bundle:
-    """Read a bundle and verify every file's checksum; see :class:`Bundle` for ``bind``.
+def load_bundle(directory: Path) -> Bundle:
+    """Read a bundle and verify every file's checksum.
 
     Raises
     ------
@@ -206,4 +199,4 @@ def load_bundle(directory: Path, *, bind: bool = False) -> Bundle:
                 f"{directory / name} does not match its checksum in {MANIFEST}",
                 hint="the file was edited or truncated: copy or build the bundle again",
             )
-    return Bundle(directory, manifest, bind)
+    return Bundle(directory, manifest)

@@ -44,7 +44,7 @@ class CompiledModule:
     @cached_property
     def _machine(self) -> VirtualMachine:
         require_runnable(self.target)
-        return VirtualMachine(self.library, self.weights, self.target.threads, bind=False)
+        return VirtualMachine(self.library, self.weights, self.target.threads)
 
     def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
         """Run the network in this process.

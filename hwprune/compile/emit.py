@@ -90,4 +90,5 @@ def emit(spec: KernelSpec, target: Target, choice: Choice | None = None) -> Emit
         e.weight_name,
         e.winograd,
         costly,
+        e.by_rows,
     )

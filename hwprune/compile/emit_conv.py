@@ -8,6 +8,7 @@ from hwprune.compile.emit_pad import padded_copy
 from hwprune.compile.emitter import Emitter, Value
 from hwprune.compile.layout import conv_plan, flattened_shape
 from hwprune.compile.shapes import Shape
+from hwprune.compile.tiles import splits_rows
 from hwprune.compile.tvm_api import Tensor, te, tirx
 from hwprune.latency.kernel import KernelOp
 
@@ -18,7 +19,8 @@ def _padded(e: Emitter, x: Value, top: int, left: int, size: tuple[int, int], co
     if not copy:
         return tensor
     shape = tuple(int(d) for d in tensor.shape)
-    return padded_copy(tensor, (*shape[:2], *size, *shape[4:]), top, left, e.lanes, e.target.threads)
+    size_all = (*shape[:2], *size, *shape[4:])
+    return padded_copy(tensor, size_all, top, left, e.lanes, e.target.threads, by_rows=e.by_rows)
 
 
 def with_bias(e: Emitter, acc: Tensor, bias: Tensor | None, shape: Shape) -> Value:
@@ -33,6 +35,7 @@ def conv2d(e: Emitter, op: KernelOp, shape: Shape) -> Value:
     if not g.plain_input:
         x = e.packed(x)
     e.family, e.tile, e.weight_name = "conv", tile, f"in{op.args[1]}"
+    e.by_rows = splits_rows(g, tile, e.target.threads)
     size = g.needed(tile.height, tile.width)
     data = _padded(e, x, g.padding[0], g.padding[1], size, g.needs_copy(tile.height, tile.width))
     weight, bias, t = e.weight(op, 1), e.weight(op, 2), tile.block_tile

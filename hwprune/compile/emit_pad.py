@@ -13,7 +13,9 @@ from hwprune.compile.shapes import Shape
 from hwprune.compile.tvm_api import Tensor, te, tirx
 
 
-def padded_copy(source: Tensor, shape: Shape, top: int, left: int, lanes: int, threads: int) -> Tensor:
+def padded_copy(
+    source: Tensor, shape: Shape, top: int, left: int, lanes: int, threads: int, *, by_rows: bool = False
+) -> Tensor:
     """Stage ``pad``: ``source`` at row ``top`` and column ``left`` of a zeroed tensor.
 
     Parameters
@@ -22,10 +24,12 @@ def padded_copy(source: Tensor, shape: Shape, top: int, left: int, lanes: int, t
         ``[N, C, H, W]`` or packed ``[N, C, H, W, lanes]``.
     shape
         Physical shape of the result, which may also cut rows and columns off.
+    by_rows
+        Threads share out rows; else channels where there are enough of them.
     """
 
     def body(ins: Any, outs: Any) -> Any:
-        return _copy(ins[0], outs[0], shape, top, left, lanes, threads)
+        return _copy(ins[0], outs[0], shape, top, left, lanes, threads, by_rows)
 
     return te.extern(shape, [source], body, name="pad", dtype="float32")
 
@@ -52,7 +56,7 @@ def _sequence(parts: list[Any]) -> Any:
     return present[0] if len(present) == 1 else tirx.SeqStmt(present)
 
 
-def _copy(x: Any, y: Any, shape: Shape, top: int, left: int, lanes: int, threads: int) -> Any:
+def _copy(x: Any, y: Any, shape: Shape, top: int, left: int, lanes: int, threads: int, by_rows: bool) -> Any:
     packed = len(shape) == 5
     height, width = (int(d) for d in x.shape[2:4])
     row_columns = min(width, shape[3] - left)
@@ -101,6 +105,12 @@ def _copy(x: Any, y: Any, shape: Shape, top: int, left: int, lanes: int, threads
         return tirx.IfThenElse(tirx.all(*checks), inside, _sequence(zero_columns(n, c, h, 0, shape[3])))
 
     parallel = tirx.ForKind.PARALLEL if threads > 1 and prod(shape) >= 1 << 16 else None
+    if by_rows and parallel is not None:
+
+        def rows(n: Any, h: Any) -> Any:
+            return _loop("c", shape[1], lambda c: row(n, c, h))
+
+        return _loop("n", shape[0], lambda n: _loop("h", shape[2], lambda h: rows(n, h), parallel))
     outer = parallel if shape[1] >= 4 * threads else None
     inner = parallel if outer is None else None
 

@@ -45,6 +45,8 @@ class Emitted:
     winograd: WinogradPlan | None = None
     #: Whether the point-by-point stages take many instructions an element.
     costly: bool = False
+    #: Whether threads share out rows of a convolution's map.
+    by_rows: bool = False
 
 
 class Emitter:
@@ -61,6 +63,7 @@ class Emitter:
         self.tile: Tile | None = None
         self.winograd: WinogradPlan | None = None
         self.weight_name = ""
+        self.by_rows = False
         self.kept: set[str] = set()
         self.count = 0
         self.inputs = [

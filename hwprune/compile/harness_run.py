@@ -13,6 +13,7 @@ import ctypes
 import hashlib
 import importlib.util
 import json
+import os
 import platform
 import statistics
 import struct
@@ -131,6 +132,9 @@ def main() -> None:
     ctypes.CDLL(str(runtime(folder, manifest)), ctypes.RTLD_GLOBAL)
     threads = options.threads or manifest["target"]["threads"]
     if threads > 1:
+        # TVM would take half of the cores of an x86 machine, and bind threads to the first ones.
+        os.environ.setdefault("TVM_NUM_THREADS", str(max(threads, os.cpu_count() or 1)))
+        os.environ.setdefault("TVM_BIND_THREADS", "0")
         tvm_ffi.get_global_func("runtime.config_threadpool")(1, threads)
     module = tvm_ffi.load_module(str(folder / "model.so"))
     machine = module["vm_load_executable"]()

@@ -41,7 +41,12 @@ def conv_rule(p: Prepared) -> bool:
     block, block_in = s.split(o, [None, tile.block_tile])
     row, row_in = s.split(h, [None, tile.rows])
     col, col_in = s.split(w, [None, tile.cols])
-    if whole_map(p, tile):
+    if p.emitted.by_rows:
+        part, row = s.split(row, [p.target.threads, None])
+        s.reorder(n, part, block, row, col, *reduction, row_in, col_in, block_in, lane)
+        n = s.fuse(n, part)
+        s.parallel(n)
+    if not p.emitted.by_rows and whole_map(p, tile):
         s.reorder(n, block, reduction[0], row, col, *reduction[1:], row_in, col_in, block_in, lane)
         place, outside = block, [n, block]
     else:
@@ -54,7 +59,7 @@ def conv_rule(p: Prepared) -> bool:
     for loop in (row_in, col_in, block_in):
         s.unroll(loop)
     extents = [int(s.get(loop).extent) for loop in (n, block, row)]
-    fused = p.parallel(outside) if p.target.threads > 1 else None
+    fused = p.parallel(outside) if p.target.threads > 1 and not p.emitted.by_rows else None
     s.decompose_reduction(acc, reduction[0])
     if len(reduction) == 4:
         places = [s.get(loop).loop_var for loop in ([col] if fused else [block, row, col])]

@@ -15,6 +15,13 @@ def window_rule(p: Prepared) -> bool:
     rows, cols = p.extents(acc)[-2:]
     n, c, h, w, lane, kh, kw = s.get_loops(acc)
     col, col_in = s.split(w, [None, tile.cols])
+    threads, height = p.target.threads, p.extents(acc)[2]
+    by_rows = threads > 1 and height % threads == 0
+    if by_rows:  # as convolutions do where maps are large (see splits_rows)
+        part, h = s.split(h, [threads, None])
+        s.reorder(n, part, c, h, col, kh, kw, col_in, lane)
+        n = s.fuse(n, part)
+        s.parallel(n)
     s.reorder(n, c, h, col, kh, kw, col_in, lane)
     s.set_scope(acc, 0, "local")
     s.reverse_compute_at(out, col)
@@ -26,6 +33,7 @@ def window_rule(p: Prepared) -> bool:
         s.unroll(kw)
         if rows * cols * tile.cols <= UNROLLED_LIMIT:
             s.unroll(kh)
-    p.parallel([n, c])
+    if not by_rows:
+        p.parallel([n, c])
     s.decompose_reduction(acc, kh)
     return True

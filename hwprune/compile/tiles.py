@@ -118,6 +118,17 @@ def conv_geometry(
     )  # fmt: skip
 
 
+def splits_rows(g: ConvGeometry, tile: Tile, threads: int) -> bool:
+    """Whether threads share out rows of the map instead of output channels.
+
+    A thread that owns rows reads what it wrote itself in the layer before, while one that owns
+    channels reads inputs from the caches of all others; but every one of them reads all weights.
+    """
+    maps = g.batch * (g.channels * g.height * g.width + g.out_channels * g.out_height * g.out_width)
+    weights = g.out_channels * g.in_blocks * (1 if g.plain_input else g.lanes) * g.kernel[0] * g.kernel[1]
+    return threads > 1 and (tile.height // tile.rows) % threads == 0 and weights <= 2 * maps
+
+
 def accumulator_budget(vector_registers: int) -> int:
     """Accumulators of a one-block tile, so that a weight vector and an input still fit."""
     return min(28, vector_registers - 2)

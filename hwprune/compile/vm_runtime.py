@@ -11,7 +11,7 @@ import importlib.util
 import mmap
 import os
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -107,37 +107,40 @@ def resident(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     return copies
 
 
-@contextlib.contextmanager
-def _cores_kept(wanted: bool) -> Generator[None]:
-    """Give this thread its cores back afterwards."""
-    if not (wanted and hasattr(os, "sched_getaffinity")):
-        yield
-        return
-    cores = os.sched_getaffinity(0)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cores)
+def _configure_pool(threads: int) -> None:
+    """Have TVM's thread pool run ``threads`` threads, wherever the system puts them.
+
+    By itself the pool takes half of an x86 machine's cores, on the assumption that they are
+    hyper-threads, and binds its callers and workers to the first cores of the machine, whatever
+    this process may use.
+
+    Raises
+    ------
+    UsageError
+        The environment variable ``TVM_NUM_THREADS`` allows fewer threads.
+    """
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ.setdefault("TVM_NUM_THREADS", str(max(threads, cores)))
+    ffi().get_global_func("runtime.config_threadpool")(1, threads)
+    allowed = int(ffi().get_global_func("runtime.NumThreads")())
+    if allowed < threads:
+        raise UsageError(
+            f"{threads} threads are asked for, but TVM's thread pool has {allowed}",
+            hint=f"unset TVM_NUM_THREADS, or set it to {threads} or more, before this process starts",
+        )
 
 
 class VirtualMachine:
     """A loaded module whose ``main`` takes inputs, then weights.
 
     Weights are handed over once and copied.
-
-    TVM's thread pool binds the thread that calls it to one core. A process that does nothing but
-    time wants that (``bind``); any other would find itself on one core for good, and the processes
-    that it starts as well, so there the thread gets its cores back.
     """
 
-    def __init__(
-        self, library: Path, weights: Sequence[np.ndarray], threads: int = 1, *, bind: bool = True
-    ) -> None:
+    def __init__(self, library: Path, weights: Sequence[np.ndarray], threads: int = 1) -> None:
         load_runtime()
-        self._keep_cores = threads > 1 and not bind
         if threads > 1:
-            with _cores_kept(self._keep_cores):
-                ffi().get_global_func("runtime.config_threadpool")(1, threads)
+            _configure_pool(threads)
         self._module: Any = ffi().load_module(str(library.resolve()))
         self._vm: Any = self._module["vm_load_executable"]()
         self._vm["vm_initialization"](1, 0, 2, 1, 0, 2)
@@ -156,11 +159,7 @@ class VirtualMachine:
 
     def invoke(self) -> None:
         """Run ``main`` once on the inputs that were set."""
-        if self._keep_cores:
-            with _cores_kept(True):
-                self._invoke("main")
-        else:
-            self._invoke("main")
+        self._invoke("main")
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Run ``main`` on copies of the inputs.

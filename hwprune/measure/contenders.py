@@ -102,7 +102,7 @@ class BundleEngine(CallEngine):
         hide({"torch"})  # a bundle runs where torch is not installed
         from hwprune.compile import load_bundle
 
-        bundle = load_bundle(Path(path), bind=True)
+        bundle = load_bundle(Path(path))
         arrays = load_arrays(Path(inputs))
         super().__init__(lambda: bundle.run(*arrays))
 

@@ -201,8 +201,12 @@ def test_scalar_code_has_no_lanes_to_pack():
 def test_two_threads_give_the_same():
     target = load_target("host").model_copy(update={"threads": 2})
     specs = [
-        conv(1, 32, 12, 12, 64, 3),
-        depthwise(1, 64, 16, 16, 3),
+        conv(1, 32, 12, 12, 64, 3),  # by rows
+        conv(2, 32, 12, 12, 48, 3, 2),  # by rows, two images
+        conv(1, 256, 7, 7, 96, 3),  # by channels, weights prefetched
+        conv(1, 512, 4, 4, 64, 1),  # by channels, the whole map for each block of inputs
+        depthwise(1, 64, 16, 16, 3),  # by rows
+        depthwise(1, 64, 15, 15, 3),  # by channels
         linear(1, 64, 256),
         pool("max_pool2d", (1, 64, 16, 16), 3, 2, 1),
     ]
@@ -212,6 +216,8 @@ def test_two_threads_give_the_same():
 def test_large_weights_are_prefetched():
     from hwprune.compile.primfunc import build_primfunc
 
-    target = load_target("host")
-    assert "prefetch" in build_primfunc(conv(1, 128, 7, 7, 80, 3), target).script()
-    assert "prefetch" not in build_primfunc(conv(1, 16, 7, 7, 16, 3), target).script()
+    host = load_target("host")
+    for threads in (1, 2):
+        target = host.model_copy(update={"threads": threads})
+        assert "prefetch" in build_primfunc(conv(1, 128, 7, 7, 80, 3), target).script()
+        assert "prefetch" not in build_primfunc(conv(1, 16, 7, 7, 16, 3), target).script()

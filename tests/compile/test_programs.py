@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -304,8 +305,8 @@ def test_importing_the_package_does_not_import_tvm():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path.cwd())
 
 
-def test_running_with_threads_leaves_the_process_its_cores(tmp_path):
-    """TVM's pool binds whoever calls it to one core, and with it all processes started later."""
+def test_running_with_threads_uses_them_and_leaves_the_process_its_cores(tmp_path):
+    """TVM's pool takes half of the cores, and binds whoever calls it and all processes started later."""
     code = (
         "import os; from pathlib import Path\n"
         "from hwprune.compile import compile_program, load_bundle\n"
@@ -318,6 +319,14 @@ def test_running_with_threads_leaves_the_process_its_cores(tmp_path):
         f"module.save(Path({str(tmp_path / 'dist')!r}), {{}})\n"
         f"load_bundle(Path({str(tmp_path / 'dist')!r})).run(normal(2, 3, 10, 10))\n"
         "assert os.sched_getaffinity(0) == before, (before, os.sched_getaffinity(0))\n"
+        "import tvm_ffi\n"
+        "assert len(before) < 2 or tvm_ffi.get_global_func('runtime.NumThreads')() == 2\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TVM_")}
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
+    if len(os.sched_getaffinity(0)) > 1:
+        environment["TVM_NUM_THREADS"] = "1"
+        done = subprocess.run(run, capture_output=True, text=True, check=False, env=environment)
+        assert "2 threads are asked for, but TVM's thread pool has 1" in done.stderr

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hwprune.compile.layout import input_layouts, output_shape, pack_activation
 from hwprune.compile.shapes import infer_shapes, kernel_flops, pooled_length
-from hwprune.compile.tiles import ConvGeometry, choose_row_tile, choose_tile, merged_groups
+from hwprune.compile.tiles import ConvGeometry, choose_row_tile, choose_tile, merged_groups, splits_rows
 from hwprune.errors import UnsupportedOperatorError
 from hwprune.latency.kernel import KernelSpec
 from hwprune.target import load_target
@@ -75,6 +75,13 @@ def test_row_tiles_cover_the_row(width, kernel, registers):
     t = choose_row_tile((1, 16, 5, width), (kernel, kernel), 16, registers)
     assert t.width % t.cols == 0
     assert 0 <= t.width - width < t.cols <= 28
+
+
+def test_threads_share_out_rows_of_large_maps_and_channels_of_small_ones():
+    for g, expected in ((geometry(64, 64, 56, 56), True), (geometry(512, 512, 7, 7), False)):
+        tile = choose_tile(g, 32)
+        assert splits_rows(g, tile, 2) is expected
+        assert not splits_rows(g, tile, 1)
 
 
 def test_unaligned_channels_cost_the_next_multiple():

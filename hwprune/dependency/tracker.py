@@ -38,6 +38,9 @@ class Tracker:
         two.
     merges
         Nodes that combine several tensors position by position.
+    readings
+        ``(node, operand, dimension, kind)`` of every reading without a weight, see
+        :class:`~hwprune.dependency.groups.Reading`.
     blocked
         Nodes without a rule, with the reason that the ledger gives for what they touch.
     """
@@ -49,6 +52,9 @@ class Tracker:
         default_factory=dict[tuple[fx.Node, int], dict[str, fx.Node]]
     )
     merges: set[fx.Node] = field(default_factory=set[fx.Node])
+    readings: list[tuple[fx.Node, fx.Node, int, str]] = field(
+        default_factory=list[tuple[fx.Node, fx.Node, int, str]]
+    )
     blocked: dict[fx.Node, str] = field(default_factory=dict[fx.Node, str])
 
     def of(self, value: object) -> list[Layout | None]:
@@ -101,6 +107,11 @@ class Tracker:
         if isinstance(parameter, fx.Node) and parameter.op == "get_attr":
             self.roles.setdefault((parameter, dim), {}).setdefault(role, node)
 
+    def read(self, node: fx.Node, operand: object, dim: int, kind: str = "sum") -> None:
+        """``node`` sums (or takes statistics) over a dimension of an operand without a weight."""
+        if isinstance(operand, fx.Node) and self.of(operand)[dim] is not None:
+            self.readings.append((node, operand, dim % len(self.of(operand)), kind))
+
     def store(self, node: fx.Node, dims: Dims) -> None:
         """Record a rule's answer; it must fit the tensor."""
         sizes = shape(node)
@@ -138,10 +149,27 @@ def fresh(size: int) -> Layout:
     return ((Axis(size), 1),)
 
 
+def argument(node: fx.Node, index: int, name: str, default: object = None) -> object:
+    """An argument by position or keyword; the default where the graph leaves it out."""
+    return node.args[index] if len(node.args) > index else node.kwargs.get(name, default)
+
+
 def shape(node: fx.Node) -> tuple[int, ...] | None:
     """Shape of the tensor that a node makes, None if it makes no single tensor."""
     value = node.meta.get("val")
     return tuple(int(n) for n in value.shape) if isinstance(value, torch.Tensor) else None
+
+
+def is_weight(node: fx.Node) -> bool:
+    """A parameter or buffer, or something computed from a single one in a few steps."""
+    for _ in range(8):
+        if node.op == "get_attr":
+            return True
+        sources = node.all_input_nodes
+        if node.op != "call_function" or len(sources) != 1:
+            return False
+        node = sources[0]
+    return False
 
 
 def label(node: fx.Node) -> str:

@@ -19,7 +19,7 @@ def cut_module(model: nn.Module, deps: Dependencies, keep: Mapping[str, Sequence
     """Deep-copy a module and slice its parameters by name.
 
     Attributes that state widths (``out_channels``, ``in_channels``, ``groups``, ``num_features``,
-    ``in_features``, ``out_features``, ``num_parameters``) follow. Shared parameters stay shared;
+    ``in_features``, ``out_features``, ``num_parameters``, the sizes of norms and embeddings) follow. Shared parameters stay shared;
     gradients are dropped; training flags are those of ``model``. Python code with widths of its
     own is not seen here: verify the result.
 
@@ -97,6 +97,8 @@ def _convolution(module: nn.Module) -> None:
 
 def _transposed(module: nn.Module) -> None:
     assert isinstance(module, _ConvNd)
+    if 1 < module.groups == module.in_channels:
+        module.groups = int(module.weight.shape[0])
     module.in_channels = int(module.weight.shape[0])
     module.out_channels = int(module.weight.shape[1]) * module.groups
 
@@ -113,6 +115,24 @@ def _norm(module: nn.Module) -> None:
         module.num_features = int(vector.shape[0])
 
 
+def _group_norm(module: nn.Module) -> None:
+    assert isinstance(module, nn.GroupNorm)
+    channels = int(module.weight.shape[0])
+    if module.num_groups > 1:  # whole groups go
+        module.num_groups = module.num_groups * channels // module.num_channels
+    module.num_channels = channels
+
+
+def _layer_norm(module: nn.Module) -> None:
+    assert isinstance(module, nn.LayerNorm | nn.RMSNorm)
+    module.normalized_shape = tuple(int(n) for n in module.weight.shape)
+
+
+def _embedding(module: nn.Module) -> None:
+    assert isinstance(module, nn.Embedding)
+    module.num_embeddings, module.embedding_dim = (int(n) for n in module.weight.shape)
+
+
 def _prelu(module: nn.Module) -> None:
     assert isinstance(module, nn.PReLU)
     module.num_parameters = int(module.weight.shape[0])
@@ -124,4 +144,8 @@ _ATTRIBUTES: tuple[tuple[type[nn.Module], Callable[[nn.Module], None]], ...] = (
     (nn.Linear, _linear),
     (_NormBase, _norm),
     (nn.PReLU, _prelu),
+    (nn.GroupNorm, _group_norm),
+    (nn.LayerNorm, _layer_norm),
+    (nn.RMSNorm, _layer_norm),
+    (nn.Embedding, _embedding),
 )

@@ -76,6 +76,7 @@ def _mask_readings(
 ) -> None:
     """Put zeros into operands, and norms over kept channels in the place of norms."""
     counted: dict[fx.Node, list[tuple[int, fx.Node]]] = {}
+    silenced: dict[tuple[fx.Node, fx.Node], fx.Node] = {}  # by reader and operand, over dimensions
     for (name, operand, dim, kind), gone in readings.items():
         node, source = copies[name], copies[operand]
         value = source.meta["val"]
@@ -87,7 +88,10 @@ def _mask_readings(
             if kind == "statistics":
                 counted.setdefault(node, []).append((dim, mask))
             else:
-                node.replace_input_with(source, graph.call_function(_silence, (source, dim, mask)))
+                before = silenced.get((node, source), source)
+                after = graph.call_function(_silence, (before, dim, mask))
+                node.replace_input_with(before, after)
+                silenced[node, source] = after
     for node, kept in counted.items():
         with graph.inserting_before(node):
             args = (kept, *node.args)

@@ -32,7 +32,7 @@ def product_and_sum(t: Tracker, node: fx.Node) -> Dims:
     """A product and something that is added to it, broadcast."""
     added, a, b = node.args[:3]
     terms, output = _product(len(_sizes(a)), len(_sizes(b)))
-    if "addbmm" in str(node.target):
+    if str(node.target) == "aten.addbmm.default":  # sums over the batch
         output = output[1:]
     out = list(contract(t, node, [a, b], terms, output))
     sizes, own = _sizes(node), _sizes(added)
@@ -119,11 +119,11 @@ def _index(t: Tracker, node: fx.Node, places: Sequence[Place]) -> tuple[Layout |
 
 def _sum(t: Tracker, node: fx.Node, places: Sequence[Place]) -> None:
     """Somewhere the removed units must be zero: in the weights if there are any."""
-    weights = [(operand, dim) for operand, dim in places if operand.op == "get_attr"]
+    weights = [(operand, dim) for operand, dim in places if is_weight(operand)]
     for weight, dim in weights:
         t.role(weight, dim, "consumer", node)
-    if not weights:
-        t.read(node, *places[0])
+    if not any(operand.op == "get_attr" for operand, _ in weights):
+        t.read(node, *(weights or places)[0])
 
 
 def _product(left: int, right: int) -> tuple[list[str], str]:

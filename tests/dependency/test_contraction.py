@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hwprune.capture import capture
 from hwprune.dependency import analyse
-from tests.dependency.oracle import examine, settled
+from tests.dependency.exact import examine, settled
 
 TOKENS = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1))
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from hwprune.capture import capture
 from hwprune.dependency import analyse
 from hwprune.surgery import cut_graph, masked_original, prune_model
-from tests.dependency.oracle import examine, settled
+from tests.dependency.exact import examine, settled
 
 IMAGE = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
-from hwprune.dependency.layout import Axis, Layout, divide, length, unify
+from hwprune.dependency.layout import Axis, Layout, divide, length, resolve, unify
 from hwprune.errors import DependencyError
 
 Dims = Sequence[Layout | None]
@@ -57,6 +57,8 @@ class Tracker:
         split; what lies before a slice and the slice itself.
     free
         Axes made for repeated or constant positions, whose number is whatever it has to be.
+    kept
+        Axes known to be frozen when the walk met them: a hint for guesses, not all of them.
     """
 
     dims: dict[fx.Node, list[Layout | None]] = field(default_factory=dict[fx.Node, list[Layout | None]])
@@ -75,6 +77,7 @@ class Tracker:
     )
     pieces: dict[fx.Node, list[Layout]] = field(default_factory=dict[fx.Node, list[Layout]])
     free: set[Axis] = field(default_factory=set[Axis])
+    kept: set[Axis] = field(default_factory=set[Axis])
 
     def of(self, value: object) -> list[Layout | None]:
         """Layouts of a tensor argument; a parameter's dimensions are open until a rule ties them."""
@@ -101,6 +104,7 @@ class Tracker:
         """All channels of this dimension stay."""
         if layout:
             self.frozen.append((layout, reason))
+            self.kept.update(axis for axis, _ in resolve(layout))
 
     def fixed(self, size: int, reason: str) -> Layout:
         """A dimension whose size never changes, as a layout."""

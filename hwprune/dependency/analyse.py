@@ -21,6 +21,7 @@ from hwprune.dependency.layout import Axis, resolve
 from hwprune.dependency.rules import find_rule
 from hwprune.dependency.rules_attention import attention
 from hwprune.dependency.rules_contraction import matmul
+from hwprune.dependency.rules_constants import constant
 from hwprune.dependency.rules_elementwise import elementwise
 from hwprune.dependency.rules_layers import convolution
 from hwprune.dependency.rules_norm import layer_norm
@@ -34,7 +35,17 @@ from hwprune.dependency.tracker import Barrier, Tracker, fresh, label, shape
 _log = logging.getLogger(__name__)
 
 # Importing one rule of each file fills the table with all of them.
-_REGISTERED = (attention, concatenate, convolution, elementwise, layer_norm, matmul, reshape, split)
+_REGISTERED = (
+    attention,
+    concatenate,
+    constant,
+    convolution,
+    elementwise,
+    layer_norm,
+    matmul,
+    reshape,
+    split,
+)
 
 
 def analyse(captured: Captured, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Dependencies:

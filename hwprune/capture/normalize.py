@@ -23,9 +23,9 @@ def normalize(module: fx.GraphModule, aliases: Mapping[str, str]) -> None:
     """Rewrite the graph of ``module`` in place.
 
     Tensors that share storage in the model get one ``get_attr`` node (under the first of their
-    names), constants that are built in place and weights that are computed are stored, in-place operators become functional,
-    operators without effect go, constant batch sizes in reshapes become -1, and dead code is
-    removed.
+    names), constants that are built in place and weights that are computed are stored, in-place
+    operators become functional, operators without effect go, constant batch sizes in reshapes
+    become -1, and dead code is removed.
 
     Parameters
     ----------

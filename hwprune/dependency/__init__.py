@@ -5,4 +5,15 @@ from hwprune.dependency.groups import ChannelGroup, Dependencies, Member, Readin
 from hwprune.dependency.rules import rule
 from hwprune.extent import Extent
 
-__all__ = ["ChannelGroup", "Dependencies", "Extent", "Member", "Reading", "Refusal", "Run", "Tap", "analyse", "rule"]
+__all__ = [
+    "ChannelGroup",
+    "Dependencies",
+    "Extent",
+    "Member",
+    "Reading",
+    "Refusal",
+    "Run",
+    "Tap",
+    "analyse",
+    "rule",
+]

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
         prune,
         save,
     )
+    from hwprune.dependency.register import register_rule
     from hwprune.errors import HwpruneError
     from hwprune.fxpass import PrunePass
     from hwprune.solve.plan import Plan
+    from hwprune.surgery.register import register_rewrite
     from hwprune.target import Target, load_target
 
 __version__ = "0.1.0"
@@ -43,6 +45,8 @@ __all__ = [
     "load_target",
     "plan",
     "prune",
+    "register_rewrite",
+    "register_rule",
     "save",
 ]
 
@@ -52,6 +56,8 @@ _HOME = {
     "PrunePass": "fxpass",
     "Target": "target",
     "load_target": "target",
+    "register_rewrite": "surgery.register",
+    "register_rule": "dependency.register",
 }
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         save,
     )
     from hwprune.dependency.register import register_rule
+    from hwprune.edits import prune_optimizer
     from hwprune.errors import HwpruneError
     from hwprune.fxpass import PrunePass
     from hwprune.solve.plan import Plan
@@ -45,6 +46,7 @@ __all__ = [
     "load_target",
     "plan",
     "prune",
+    "prune_optimizer",
     "register_rewrite",
     "register_rule",
     "save",
@@ -56,6 +58,7 @@ _HOME = {
     "PrunePass": "fxpass",
     "Target": "target",
     "load_target": "target",
+    "prune_optimizer": "edits",
     "register_rewrite": "surgery.register",
     "register_rule": "dependency.register",
 }

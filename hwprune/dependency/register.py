@@ -91,11 +91,11 @@ def operator_name(operator: Any) -> str:
         return str(found)
     if isinstance(found, OpOverloadPacket):
         overloads = found.overloads()
-        if len(overloads) > 1 and "default" not in overloads:
+        if len(overloads) > 1:
             raise UsageError(
                 f"operator '{found}' has the overloads {', '.join(overloads)}", hint="name one of them"
             )
-        return f"{found}.{'default' if 'default' in overloads else overloads[0]}"
+        return f"{found}.{overloads[0]}"
     parts = _WRITTEN.fullmatch(found) if isinstance(found, str) else None
     if parts is None or ("::" not in found and parts[3] is None):
         raise UsageError(

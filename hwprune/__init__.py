@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         save,
     )
     from hwprune.dependency.register import register_rule
-    from hwprune.edits import find_blocks, prune_optimizer, remove_blocks
+    from hwprune.edits import find_blocks, fold_dead, prune_optimizer, remove_blocks
     from hwprune.errors import HwpruneError
     from hwprune.fxpass import PrunePass
     from hwprune.solve.plan import Plan
@@ -43,6 +43,7 @@ __all__ = [
     "bench",
     "compile",
     "find_blocks",
+    "fold_dead",
     "load",
     "load_target",
     "plan",
@@ -60,6 +61,7 @@ _HOME = {
     "PrunePass": "fxpass",
     "Target": "target",
     "find_blocks": "edits",
+    "fold_dead": "edits",
     "load_target": "target",
     "prune_optimizer": "edits",
     "register_rewrite": "surgery.register",

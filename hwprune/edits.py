@@ -1,8 +1,9 @@
-"""Public functions around a cut: blocks that go as a whole, and the optimizer that follows."""
+"""Public functions around a cut: blocks and dead channels that go, and the optimizer that follows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ from hwprune.dependency import Refusal, analyse, blocks
 from hwprune.pruned import Pruned
 from hwprune.surgery.blocks import choose_blocks
 from hwprune.surgery.blocks import remove_blocks as take_out
+from hwprune.surgery.dead import find_dead
+from hwprune.surgery.dead import fold_dead as fold
 from hwprune.surgery.optimizer import cut_optimizer
 from hwprune.surgery.selection import select
 
@@ -92,6 +95,57 @@ def remove_blocks(
     if reason is not None:
         ledger.append(Refusal("model", 0, reason))
     return Trimmed(smaller, tuple(b.name for b in chosen), tuple(ledger), error)
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A model without channels that were constant whatever its input.
+
+    Attributes
+    ----------
+    model
+        Trainable: the user's own class where its code follows the new widths, else a
+        ``torch.fx.GraphModule`` (the ledger then says why).
+    removed
+        Group to the units that are gone; empty if there was none.
+    ledger
+        Constant channels that have to stay, and why.
+    max_rel_error
+        Largest difference from the original, relative to the output's scale.
+    """
+
+    model: nn.Module
+    removed: Mapping[str, tuple[int, ...]]
+    ledger: tuple[Refusal, ...]
+    max_rel_error: float
+
+
+def fold_dead(model: nn.Module, example_inputs: Sequence[torch.Tensor] | torch.Tensor) -> Folded:
+    """Remove channels that are constant whatever the input; the model computes the same as before.
+
+    Sparse training leaves BatchNorm scales of zero behind: such a channel is its bias everywhere.
+    Followed through activations and pooling, the constant is added to the biases (or taken from
+    the running means) of the layers that read it, and the channel goes. A convolution with zero
+    padding takes up a constant only if it is zero, for at the border its effect is another.
+
+    The model itself is not changed. Only eval mode counts: in training, a dead channel could come
+    back to life.
+
+    Raises
+    ------
+    CaptureError
+        The model cannot be exported, or does not accept the inputs.
+    VerificationError
+        The result does not equal the original.
+    """
+    captured = _capture(model, example_inputs)
+    deps = analyse(captured)
+    dead = find_dead(captured, deps)
+    if not dead.units:
+        return Folded(copy.deepcopy(model), {}, dead.ledger, 0.0)
+    smaller, reason, error = fold(captured, deps, dead)
+    ledger = dead.ledger if reason is None else (*dead.ledger, Refusal("model", 0, reason))
+    return Folded(smaller, dead.units, ledger, error)
 
 
 def _capture(model: nn.Module, example_inputs: Sequence[torch.Tensor] | torch.Tensor) -> Captured:

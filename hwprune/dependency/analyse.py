@@ -12,6 +12,7 @@ from hwprune.dependency.build import Leaf, build_extents, build_members, build_p
 from hwprune.dependency.groups import ChannelGroup, Dependencies, Refusal
 from hwprune.dependency.layout import Axis, resolve
 from hwprune.dependency.rules import find_rule
+from hwprune.dependency.rules_constants import constant
 from hwprune.dependency.rules_elementwise import elementwise
 from hwprune.dependency.rules_layers import convolution
 from hwprune.dependency.rules_repeat import concatenate
@@ -24,7 +25,7 @@ from hwprune.dependency.tracker import Barrier, Tracker, fresh, label, shape
 _log = logging.getLogger(__name__)
 
 # Importing one rule of each file fills the table with all of them.
-_REGISTERED = (elementwise, convolution, reshape, concatenate, split)
+_REGISTERED = (constant, elementwise, convolution, reshape, concatenate, split)
 
 
 def analyse(captured: Captured, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Dependencies:

@@ -9,7 +9,7 @@ from torch import fx
 from hwprune.dependency.arguments import argument, dimension, integer, integers, sizes_of
 from hwprune.dependency.layout import Layout, scale
 from hwprune.dependency.rules import rule
-from hwprune.dependency.tracker import Barrier, Dims, Tracker, label, shape
+from hwprune.dependency.tracker import Barrier, Dims, Tracker, label
 
 _LONG = 4096  # repetitions of one dimension that are still written out
 
@@ -129,18 +129,3 @@ def pad(t: Tracker, node: fx.Node) -> Dims:
         reason = f"padding channels of {label(node)}"
         x[dim] = (t.fixed(low, reason) if low else ()) + layout + (t.fixed(high, reason) if high else ())
     return x
-
-
-@rule("zeros", "ones", "full", "empty.memory_format", "new_zeros", "new_ones", "new_full", "new_empty")
-def uniform(t: Tracker, node: fx.Node) -> Dims:
-    """The same number everywhere: as many positions as are needed."""
-    return [t.open(size) for size in shape(node) or ()]
-
-
-@rule(
-    "arange", "arange.start", "arange.start_step", "linspace", "eye", "eye.m", "tril_indices", "scalar_tensor"
-)
-@rule("tensor", "full.names")
-def constant(t: Tracker, node: fx.Node) -> Dims:
-    """Numbers that differ from position to position: no dimension of them can be cut."""
-    return [None] * len(shape(node) or ())

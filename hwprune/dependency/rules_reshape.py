@@ -16,6 +16,16 @@ from hwprune.dependency.tracker import Barrier, Dims, Tracker, fresh, label
 _LONG = 4096  # repetitions of one dimension that are still written out
 
 
+@rule("reshape_as", "view_as")
+def reshape_as(t: Tracker, node: fx.Node) -> Dims:
+    """A reshape to the sizes of another tensor, which have to stay the right ones."""
+    out = _reshaped(t, node)
+    for own, other in zip(out, t.of(node.args[1]), strict=True):
+        if own is not None or other is not None:
+            t.tie(own, other, node)
+    return out
+
+
 @rule("view", "reshape", "_unsafe_view", "flatten.using_ints", "unflatten.int", "squeeze", "squeeze.dim")
 @rule("squeeze.dims", "unsqueeze", "ravel", "view_copy", "_reshape_alias", "atleast_2d", "atleast_3d")
 def reshape(t: Tracker, node: fx.Node) -> Dims:
@@ -25,6 +35,10 @@ def reshape(t: Tracker, node: fx.Node) -> Dims:
     times; A and B must stay. Splitting [C] makes one of the factors carry the units (see
     :mod:`hwprune.dependency.carrier`); the others stay.
     """
+    return _reshaped(t, node)
+
+
+def _reshaped(t: Tracker, node: fx.Node) -> list[Layout | None]:
     x, before, after = t.of(node.args[0]), sizes_of(node.args[0]), sizes_of(node)
     out: list[Layout | None] = [None] * len(after)
     for sources, results in line_up(before, after):
@@ -43,16 +57,6 @@ def reshape(t: Tracker, node: fx.Node) -> Dims:
             continue
         chosen = carrier(node, big_out, merged)
         out[chosen] = _split(t, node, merged, big_out, chosen, after)
-    return out
-
-
-@rule("reshape_as", "view_as")
-def reshape_as(t: Tracker, node: fx.Node) -> Dims:
-    """A reshape to the sizes of another tensor, which have to stay the right ones."""
-    out = list(reshape(t, node))
-    for own, other in zip(out, t.of(node.args[1]), strict=True):
-        if own is not None or other is not None:
-            t.tie(own, other, node)
     return out
 
 

@@ -100,7 +100,7 @@ def index(t: Tracker, node: fx.Node) -> Dims:
     x = t.of(node.args[0])
     if "select" in str(node.target):
         dim = dimension(node, 1, len(x))
-        indices: list[object] = [None] * dim + [node.args[2]]
+        indices = [*[None] * dim, node.args[2]]
     else:
         given = node.args[1]
         if not isinstance(given, list | tuple):

@@ -90,10 +90,10 @@ def _split(node: fx.Node) -> None:
     sizes = new_pieces(node)
     if sizes is None or list(sizes) == _made(node, sum(sizes)):
         return
-    dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
-    assert isinstance(dim, int)
+    source, dim = _argument(node, 0, "self"), _argument(node, 2, "dim", 0)
+    assert isinstance(source, fx.Node) and isinstance(dim, int)
     node.target = torch.ops.aten.split_with_sizes.default
-    node.args, node.kwargs = (node.args[0], list(sizes), dim), {}
+    node.args, node.kwargs = (source, list(sizes), dim), {}
 
 
 def _made(node: fx.Node, total: int) -> list[int]:
@@ -120,13 +120,13 @@ def _slice(node: fx.Node) -> None:
     if parts is None:
         return
     start, count = parts
-    dim, source = node.args[1] if len(node.args) > 1 else 0, _sizes(node, 0)
+    source, dim = _argument(node, 0, "self"), _argument(node, 1, "dim", 0)
+    assert isinstance(source, fx.Node) and isinstance(dim, int)
     if "narrow" in str(node.target):
-        node.args = (node.args[0], dim, start, count)
+        node.args, node.kwargs = (source, dim, start, count), {}
         return
-    assert isinstance(dim, int)
-    end = sys.maxsize if start + count == source[dim] else start + count
-    node.args, node.kwargs = (node.args[0], dim, start, end), {}
+    end = sys.maxsize if start + count == new_sizes(source)[dim] else start + count
+    node.args, node.kwargs = (source, dim, start, end), {}
 
 
 @rewrite(*(f"aten.conv{n}d.{overload}" for n in (1, 2, 3) for overload in ("default", "padding")))
@@ -145,6 +145,10 @@ def _group_count(node: fx.Node) -> None:
         node.update_arg(6, groups)
     else:
         node.update_kwarg("groups", groups)
+
+
+def _argument(node: fx.Node, index: int, name: str, default: object = None) -> object:
+    return node.args[index] if len(node.args) > index else node.kwargs.get(name, default)
 
 
 def _sizes(node: fx.Node, argument: int) -> tuple[int, ...]:

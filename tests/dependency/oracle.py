@@ -60,7 +60,7 @@ def check(
             second = analyse(again)
             more = keeps(second, seed)
             assert verify(again, second, more, cut_graph(again, second, more)) < 1e-5
-            outputs = [v for v in torch.utils._pytree.tree_leaves(graph(*captured.example_inputs))]
+            outputs = torch.utils._pytree.tree_leaves(graph(*captured.example_inputs))
             sum(v.square().sum() for v in outputs).backward()
     return captured, deps
 

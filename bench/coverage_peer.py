@@ -44,9 +44,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     torch.manual_seed(options.seed)
-    parts = build(
-        options.zoo, options.model, lambda part: enliven(part.module, part.inputs, options.seed)
-    )
+    parts = build(options.zoo, options.model, lambda part: enliven(part.module, part.inputs, options.seed))
     rows = [peer_part(part, options.ratio) for part in parts]
     row = peer_joined(rows)
     options.out.write_text(json.dumps(row))
@@ -136,7 +134,9 @@ def _reads(handler: Any) -> bool:
     return "in_channels" in getattr(handler, "__name__", "")
 
 
-def judge(part: Part, pruned: nn.Module, removed: Mapping[str, set[int]], mixing: list[str]) -> dict[str, Any]:
+def judge(
+    part: Part, pruned: nn.Module, removed: Mapping[str, set[int]], mixing: list[str]
+) -> dict[str, Any]:
     """Compare with the original whose layers do not hear the removed channels."""
     reference = copy.deepcopy(part.module).eval()
     pruned.eval()

@@ -19,18 +19,26 @@ import argparse
 import csv
 import io
 import json
+import multiprocessing
 import resource
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bench.common import write_result
+from bench.coverage_one import cover_model
+from bench.coverage_peer import peer_model
 from bench.coverage_zoo import names
 from hwprune.artifact import atomic_write_text
+from hwprune.capture import capture
+from hwprune.dependency import analyse
+
+Model = Callable[[str, str, int, float], dict[str, Any]]
 
 #: Columns of the CSV file, in order.
 COLUMNS = (
@@ -83,12 +91,13 @@ def main() -> None:
     if unknown:
         sys.exit(f"no such model in {options.zoo}: {', '.join(unknown)}")
     rows = kept_rows(options.out, options.again.split(",")) if options.resume else {}
+    warm_up(options.zoo)
     for number, name in enumerate(wanted, 1):
         row = rows.get(name, {})
         if "status" not in row:
-            row = {"model": name, **run_one("bench.coverage_one", name, options)}
+            row = {"model": name, **run_one(cover_model, name, options)}
         if options.peer and "peer_status" not in row:
-            found = run_one("bench.coverage_peer", name, options)
+            found = run_one(peer_model, name, options)
             row |= {f"peer_{key}": value for key, value in found.items()}
         rows[name] = row
         keep_result(options, rows, wanted)
@@ -141,35 +150,48 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return out.getvalue()
 
 
-def run_one(module: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
+def run_one(model: Model, name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Run one model in a process of its own; a crash or an overrun is a failed row."""
-    with tempfile.TemporaryDirectory(prefix="hwprune-coverage-") as scratch:
-        out = Path(scratch) / "row.json"
-        command = [sys.executable, "-m", module, "--zoo", options.zoo, "--model", name]
-        command += ["--seed", str(options.seed), "--ratio", str(options.ratio), "--out", str(out)]
-        start = time.monotonic()
-        try:
-            done = subprocess.run(
-                command,
-                timeout=options.timeout,
-                preexec_fn=lambda: _limit(options.memory),
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return {"status": "failed", "reason": f"not done after {options.timeout:.0f} s"}
-        total_s = time.monotonic() - start
-        if done.returncode != 0 or not out.exists():
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            ended = f"signal {-done.returncode}" if done.returncode < 0 else f"code {done.returncode}"
-            return {"status": "failed", "reason": f"ended with {ended}: {last[:300]}", "total_s": total_s}
-        return {**json.loads(out.read_text()), "total_s": total_s}
+    context = multiprocessing.get_context("fork")  # torch is imported once
+    reader, writer = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(model, name, options, writer))
+    start = time.monotonic()
+    process.start()
+    writer.close()
+    row: dict[str, Any] | None = None
+    try:
+        if reader.poll(options.timeout):
+            row = reader.recv()
+        else:
+            row = {"status": "failed", "reason": f"not done after {options.timeout:.0f} s"}
+            process.kill()
+    except EOFError:
+        pass
+    process.join()
+    if row is None:
+        code = process.exitcode or 0
+        ended = f"signal {-code}" if code < 0 else f"code {code}"
+        row = {"status": "failed", "reason": f"the process ended with {ended}"}
+    return {**row, "total_s": time.monotonic() - start}
 
 
-def _limit(memory_gib: float) -> None:
-    most = int(memory_gib * 2**30)
+def _child(model: Model, name: str, options: argparse.Namespace, writer: Connection) -> None:
+    most = int(options.memory * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    try:
+        row = model(options.zoo, name, options.seed, options.ratio)
+    except Exception as error:
+        row = {"status": "failed", "reason": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+    writer.send(row)
+
+
+def warm_up(zoo: str) -> None:
+    """Import everything and export something, so that no model pays for it."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    names(zoo)
+    captured = capture(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1)), torch.randn(1, 3, 4, 4))
+    analyse(captured)
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

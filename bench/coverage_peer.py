@@ -1,4 +1,4 @@
-"""Torch-Pruning on one model of the coverage benchmark: ``python -m bench.coverage_peer``.
+"""Torch-Pruning on one model of the coverage benchmark.
 
 Its ``BasePruner`` at ratio 0.5 with random importance, the layers that make the model's outputs ignored,
 and nothing else that is particular to a model. What it removes is noted while it does, in the indices
@@ -12,12 +12,9 @@ network: nothing more can be said. ``failed``: an exception, nothing cut, or out
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import time
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,21 +30,11 @@ from hwprune.surgery.verify import relative_error
 Removed = dict[str, set[int]]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--zoo", required=True)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--ratio", type=float, default=0.5)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    torch.manual_seed(options.seed)
-    parts = build(options.zoo, options.model, lambda part: enliven(part.module, part.inputs, options.seed))
-    rows = [peer_part(part, options.ratio) for part in parts]
-    row = peer_joined(rows)
-    options.out.write_text(json.dumps(row))
+def peer_model(zoo: str, name: str, seed: int, ratio: float) -> dict[str, Any]:
+    """The peer's row of one model."""
+    torch.manual_seed(seed)
+    parts = build(zoo, name, lambda part: enliven(part.module, part.inputs, seed))
+    return peer_joined([peer_part(part, ratio) for part in parts])
 
 
 def peer_joined(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -67,16 +54,16 @@ def peer_part(part: Part, ratio: float) -> dict[str, Any]:
     row: dict[str, Any] = {"status": "failed", "reason": "", "s": 0.0, "parameters_after": None}
     ignored = output_layers(part)
     pruned = copy.deepcopy(part.module)
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         removed, mixing = prune(pruned, part.inputs, ignored, ratio)
-        row["s"] = time.perf_counter() - start
+        row["s"] = time.process_time() - start
         row["parameters_after"] = count(pruned)
         if not removed:
             return row | {"reason": "nothing was cut"}
         return row | judge(part, pruned, removed, mixing)
     except Exception as error:
-        row["s"] = row["s"] or time.perf_counter() - start
+        row["s"] = row["s"] or time.process_time() - start
         return row | {"reason": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
 
 
@@ -169,7 +156,3 @@ def _deaf(module: nn.Module, channels: list[int]) -> Any:
         return (args[0].index_fill(dim, index, 0), *args[1:])
 
     return hook
-
-
-if __name__ == "__main__":
-    main()

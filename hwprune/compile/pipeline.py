@@ -31,6 +31,7 @@ NOT_CODE_GENERATION = frozenset(
         "link.py",
         "listing.py",
         "pipeline.py",
+        "sidecar.py",
         "tvm_default.py",
         "vm_runtime.py",
     )
@@ -97,7 +98,7 @@ def pipeline_hash(target: Target) -> str:
         "tvm": version("apache-tvm"),
         "tvm_ffi": version("apache-tvm-ffi"),
         "target": {k: v for k, v in target.tvm.items() if k != "num-cores"},
-        "isa": target.isa,
+        "isa": [target.isa, target.simd_lanes, target.vector_registers],
         "threads": target.threads,
         "pipeline": target.pipeline,
         "winograd": target.winograd,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 
 import torch
@@ -11,6 +10,7 @@ from torch import fx, nn
 from hwprune.capture.captured import Captured
 from hwprune.capture.diagnose import explain_run_failure, first_lines
 from hwprune.capture.normalize import normalize
+from hwprune.capture.parametrized import plain_copy
 from hwprune.capture.trainable import TrainableGraph, remember_eval_mode
 from hwprune.errors import CaptureError
 
@@ -21,7 +21,8 @@ def capture(model: nn.Module, example_inputs: torch.Tensor | tuple[torch.Tensor,
     """Export a module to one graph of functional ATen operators.
 
     The module is deep-copied, put into eval mode and exported with ``torch.export`` (not strict);
-    the module itself, its weights, buffers and training flags stay as they are. The graph starts
+    the module itself, its weights, buffers and training flags stay as they are. Parametrised
+    weights (weight norm, spectral norm) are plain weights in the graph. The graph starts
     in eval mode; its ``train()`` switches BatchNorm and dropout. It runs at other batch sizes
     unless the model's own code fixes the batch.
 
@@ -46,7 +47,7 @@ def capture(model: nn.Module, example_inputs: torch.Tensor | tuple[torch.Tensor,
     """
     inputs = _as_tuple(example_inputs)
     try:
-        twin = copy.deepcopy(model)
+        twin = plain_copy(model)
     except Exception as error:
         raise CaptureError(
             f"{type(model).__name__} cannot be copied: {first_lines(error)}",

@@ -10,6 +10,7 @@ from torch._ops import OpOverload
 
 from hwprune.capture.fold import fold_constants
 from hwprune.capture.inplace import make_functional
+from hwprune.capture.weights import fold_weights
 
 # Values pass through these unchanged; autograd too.
 _NO_OPS = frozenset({"aten.alias.default", "aten.lift_fresh_copy.default", "aten.lift.default"})
@@ -22,9 +23,9 @@ def normalize(module: fx.GraphModule, aliases: Mapping[str, str]) -> None:
     """Rewrite the graph of ``module`` in place.
 
     Tensors that share storage in the model get one ``get_attr`` node (under the first of their
-    names), constants that are built in place are computed, in-place operators become functional,
-    operators without effect go, constant batch sizes in reshapes become -1, and dead code is
-    removed.
+    names), constants that are built in place and weights that are computed are stored, in-place
+    operators become functional, operators without effect go, constant batch sizes in reshapes
+    become -1, and dead code is removed.
 
     Parameters
     ----------
@@ -41,6 +42,7 @@ def normalize(module: fx.GraphModule, aliases: Mapping[str, str]) -> None:
     graph = module.graph
     _merge_parameters(graph, aliases)
     fold_constants(module, aliases)
+    fold_weights(module)
     make_functional(graph)
     for node in list(graph.nodes):
         name = str(node.target) if node.op == "call_function" else ""

@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 
-from bench.common import write_result
+from bench.common import torchvision_models, write_result
 from bench.coverage_one import cover_model
 from bench.coverage_peer import peer_model
 from bench.coverage_zoo import names
@@ -189,7 +189,9 @@ def warm_up(zoo: str) -> None:
     """Import everything and export something, so that no model pays for it."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    names(zoo)
+    torchvision_models()
+    if zoo == "timm":
+        import timm  # noqa: F401 - the processes to come have it
     captured = capture(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1)), torch.randn(1, 3, 4, 4))
     analyse(captured)
 

@@ -109,8 +109,9 @@ def _cover(part: Part, seed: int, ratio: float, row: dict[str, Any]) -> dict[str
     row["cut_s"] = time.process_time() - start
     row["max_rel_error"], row["effect"] = error_and_effect(captured, deps, keep, model)
     row["batch"] = any_batch(part, model)
-    trained = train_step(model, part)
-    original = "" if not trained else train_step(copy.deepcopy(part.module), part)
+    images = 2 if row["batch"] == "any" else 1
+    trained = train_step(model, part, images)
+    original = "" if not trained else train_step(copy.deepcopy(part.module), part, images)
     if trained and not original:
         return {"status": "failed", "reason": f"training step: {trained}"}
     row["train"] = trained and f"neither does the original: {trained}"
@@ -190,9 +191,9 @@ def any_batch(part: Part, model: nn.Module) -> str:
     return "any"
 
 
-def train_step(model: nn.Module, part: Part) -> str:
-    """One step of gradient descent on a batch of two inputs; why it is impossible, if it is."""
-    batch = [torch.cat([x, x + 0.1 * torch.randn_like(x)]) for x in part.inputs]
+def train_step(model: nn.Module, part: Part, images: int) -> str:
+    """One step of gradient descent on a batch of one or two inputs; why it is impossible, if it is."""
+    batch = [torch.cat([x, x + 0.1 * torch.randn_like(x)][:images]) for x in part.inputs]
     before = [p.detach().clone() for p in model.parameters()]
     try:
         model.train()

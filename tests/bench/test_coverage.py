@@ -97,6 +97,9 @@ def test_enlivened_weights_are_all_different() -> None:
 def _quick(zoo: str, name: str, seed: int, ratio: float) -> dict[str, Any]:
     if name == "dies":
         os._exit(7)
+    if name == "computes":
+        while True:
+            pass
     if name == "hangs":
         time.sleep(60)
     if name == "raises":
@@ -109,11 +112,13 @@ def _quick(zoo: str, name: str, seed: int, ratio: float) -> dict[str, Any]:
     [
         ("good", "exact", None),
         ("dies", "failed", "the process ended with code 7"),
+        ("computes", "failed", "not done after 1 s"),
         ("hangs", "failed", "not done after 1 s"),
         ("raises", "failed", "ValueError: no such thing"),
     ],
 )
-def test_processes(name: str, status: str, reason: str | None) -> None:
+def test_processes(name: str, status: str, reason: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.coverage._PATIENCE", 3)
     options = argparse.Namespace(zoo="none", seed=0, ratio=0.5, timeout=1.0, memory=64.0)
     row = run_one(_quick, name, options)
     assert (row["status"], row.get("reason")) == (status, reason)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         save,
     )
     from hwprune.dependency.register import register_rule
-    from hwprune.edits import prune_optimizer
+    from hwprune.edits import find_blocks, fold_dead, prune_optimizer, remove_blocks
     from hwprune.errors import HwpruneError
     from hwprune.fxpass import PrunePass
     from hwprune.solve.plan import Plan
@@ -42,6 +42,8 @@ __all__ = [
     "apply_plan",
     "bench",
     "compile",
+    "find_blocks",
+    "fold_dead",
     "load",
     "load_target",
     "plan",
@@ -49,6 +51,7 @@ __all__ = [
     "prune_optimizer",
     "register_rewrite",
     "register_rule",
+    "remove_blocks",
     "save",
 ]
 
@@ -57,10 +60,13 @@ _HOME = {
     "Plan": "solve.plan",
     "PrunePass": "fxpass",
     "Target": "target",
+    "find_blocks": "edits",
+    "fold_dead": "edits",
     "load_target": "target",
     "prune_optimizer": "edits",
     "register_rewrite": "surgery.register",
     "register_rule": "dependency.register",
+    "remove_blocks": "edits",
 }
 
 

@@ -12,7 +12,7 @@ import copy
 import torch
 from torch import nn
 from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
-from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 
 
@@ -42,6 +42,7 @@ def plain_copy(model: nn.Module) -> nn.Module:
                 remove_weight_norm(module, hook.name)
             elif isinstance(hook, SpectralNorm):
                 remove_spectral_norm(module, hook.name)
+                _forget_loading(module)
         for child, flag in flags:
             child.training = flag
     return twin
@@ -55,6 +56,14 @@ def _detached(model: nn.Module) -> dict[int, torch.Tensor]:
         for value in vars(module).values()
         if isinstance(value, torch.Tensor) and value.grad_fn is not None
     }
+
+
+def _forget_loading(module: nn.Module) -> None:
+    """Torch leaves behind what expects ``weight_orig`` when a state is loaded."""
+    hooks = module._load_state_dict_pre_hooks  # pyright: ignore[reportPrivateUsage]
+    for key, hook in list(hooks.items()):
+        if isinstance(getattr(hook, "hook", hook), SpectralNormLoadStateDictPreHook):
+            del hooks[key]
 
 
 def _store_plainly(module: nn.Module) -> None:

@@ -20,8 +20,8 @@ from hwprune.dependency.groups import ChannelGroup, Dependencies, Refusal
 from hwprune.dependency.layout import Axis, resolve
 from hwprune.dependency.rules import find_rule
 from hwprune.dependency.rules_attention import attention
-from hwprune.dependency.rules_contraction import matmul
 from hwprune.dependency.rules_constants import constant
+from hwprune.dependency.rules_contraction import matmul
 from hwprune.dependency.rules_elementwise import elementwise
 from hwprune.dependency.rules_layers import convolution
 from hwprune.dependency.rules_norm import layer_norm

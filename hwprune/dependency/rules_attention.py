@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from torch import fx
 
+from hwprune.dependency.arguments import sizes_of
 from hwprune.dependency.layout import Layout, scale
 from hwprune.dependency.rules import rule
-from hwprune.dependency.tracker import Barrier, Dims, Tracker, argument, label, shape
+from hwprune.dependency.tracker import Barrier, Dims, Tracker, argument, label
 
 
 @rule("scaled_dot_product_attention")
@@ -37,9 +38,9 @@ def attention(t: Tracker, node: fx.Node) -> Dims:
     t.merges.add(node)
     batch = _batch(t, node, [n for n in (query, key, value, mask) if isinstance(n, fx.Node)])
     if isinstance(mask, fx.Node):
-        m, sizes = t.of(mask), shape(mask) or ()
+        m, sizes = t.of(mask), sizes_of(mask)
         t.keep(m[-1], f"mixed by {label(node)}")
-        if len(m) > 1 and sizes[-2] == _size(query, -2):
+        if len(m) > 1 and sizes[-2] == sizes_of(query)[-2]:
             t.tie(q[-2], m[-2], node)
         elif len(m) > 1:
             t.keep(m[-2], f"its one channel is repeated by {label(node)}")
@@ -48,14 +49,14 @@ def attention(t: Tracker, node: fx.Node) -> Dims:
 
 def _batch(t: Tracker, node: fx.Node, operands: list[fx.Node]) -> Dims:
     """Dimensions before the last two, lined up from the right."""
-    sizes = shape(node) or ()
+    sizes = sizes_of(node)
     grouped = bool(node.kwargs.get("enable_gqa", False))
     out: list[Layout | None] = []
     for dim in range(-len(sizes), -2):
         chosen: Layout | None = None
         first = True
         for operand in operands:
-            own = shape(operand) or ()
+            own = sizes_of(operand)
             if len(own) < -dim:
                 continue
             layout = t.of(operand)[dim]
@@ -90,7 +91,3 @@ def _node(value: object) -> fx.Node:
     if not isinstance(value, fx.Node):
         raise Barrier("an argument is not a tensor of the graph")
     return value
-
-
-def _size(node: fx.Node, dim: int) -> int:
-    return (shape(node) or ())[dim]

@@ -12,9 +12,10 @@ from string import ascii_letters
 
 from torch import fx
 
+from hwprune.dependency.arguments import sizes_of
 from hwprune.dependency.layout import Layout
 from hwprune.dependency.rules import rule
-from hwprune.dependency.tracker import Barrier, Dims, Tracker, is_weight, label, shape
+from hwprune.dependency.tracker import Barrier, Dims, Tracker, is_weight, label
 
 Place = tuple[fx.Node, int]
 """An operand and one of its dimensions."""
@@ -24,18 +25,18 @@ Place = tuple[fx.Node, int]
 def matmul(t: Tracker, node: fx.Node) -> Dims:
     """[..., n, k] times [..., k, m]; a vector on either side has k only."""
     a, b = node.args[:2]
-    return contract(t, node, [a, b], *_product(len(_sizes(a)), len(_sizes(b))))
+    return contract(t, node, [a, b], *_product(len(sizes_of(a)), len(sizes_of(b))))
 
 
 @rule("baddbmm", "addmm", "addbmm")
 def product_and_sum(t: Tracker, node: fx.Node) -> Dims:
     """A product and something that is added to it, broadcast."""
     added, a, b = node.args[:3]
-    terms, output = _product(len(_sizes(a)), len(_sizes(b)))
+    terms, output = _product(len(sizes_of(a)), len(sizes_of(b)))
     if str(node.target) == "aten.addbmm.default":  # sums over the batch
         output = output[1:]
     out = list(contract(t, node, [a, b], terms, output))
-    sizes, own = _sizes(node), _sizes(added)
+    sizes, own = sizes_of(node), sizes_of(added)
     for dim, layout in enumerate(t.of(added), len(out) - len(own)):
         if own[dim - len(out)] == sizes[dim]:
             t.tie(out[dim], layout, node)
@@ -50,14 +51,14 @@ def einsum(t: Tracker, node: fx.Node) -> Dims:
     equation, operands = node.args[:2]
     if not isinstance(equation, str) or not isinstance(operands, list | tuple):
         raise Barrier("its equation is not a constant")
-    return contract(t, node, operands, *_parse(equation, [len(_sizes(o)) for o in operands]))
+    return contract(t, node, operands, *_parse(equation, [len(sizes_of(o)) for o in operands]))
 
 
 @rule("bilinear")
 def bilinear(t: Tracker, node: fx.Node) -> Dims:
     """Weight [O, I, J] between two inputs [..., I] and [..., J]."""
     first, second, weight = node.args[:3]
-    lead = ascii_letters[3 : 2 + len(_sizes(first))]
+    lead = ascii_letters[3 : 2 + len(sizes_of(first))]
     out = contract(t, node, [first, second, weight], [f"{lead}b", f"{lead}c", "abc"], f"{lead}a")
     if len(node.args) > 3 and node.args[3] is not None:
         t.tie(out[-1], t.of(node.args[3])[0], node)
@@ -83,7 +84,7 @@ def contract(
     for operand, letters in zip(operands, terms, strict=True):
         if not isinstance(operand, fx.Node) or len(set(letters)) != len(letters):
             raise Barrier("it takes a diagonal")
-        if len(letters) != len(_sizes(operand)):
+        if len(letters) != len(sizes_of(operand)):
             raise Barrier("its indices do not fit")
         for dim, letter in enumerate(letters):
             places.setdefault(letter, []).append((operand, dim))
@@ -102,10 +103,10 @@ def contract(
 
 def _index(t: Tracker, node: fx.Node, places: Sequence[Place]) -> tuple[Layout | None, list[Place]]:
     """One layout for a letter, and the dimensions that have all its positions."""
-    size = max(_sizes(operand)[dim] for operand, dim in places)
+    size = max(sizes_of(operand)[dim] for operand, dim in places)
     full: list[Place] = []
     for operand, dim in places:
-        if _sizes(operand)[dim] == size:
+        if sizes_of(operand)[dim] == size:
             full.append((operand, dim))
         else:
             t.keep(t.of(operand)[dim], f"its one channel is repeated by {label(node)}")
@@ -145,7 +146,10 @@ def _parse(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
     if len(terms) != len(ranks):
         raise Barrier("its equation does not fit")
     spare = [letter for letter in ascii_letters if letter not in equation]
-    hidden = [rank - len(term.replace("...", "")) if "..." in term else 0 for term, rank in zip(terms, ranks, strict=True)]
+    hidden = [
+        rank - len(term.replace("...", "")) if "..." in term else 0
+        for term, rank in zip(terms, ranks, strict=True)
+    ]
     if min(hidden) < 0 or max(hidden) > len(spare):
         raise Barrier("its equation does not fit")
     dots = "".join(spare[: max(hidden)])
@@ -153,13 +157,6 @@ def _parse(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
         letters = left.replace(",", "").replace("...", "")
         right = "..." * ("..." in left) + "".join(x for x in sorted(set(letters)) if letters.count(x) == 1)
     own = [dots[len(dots) - count :] for count in hidden]
-    return [
-        term.replace("...", mine) for term, mine in zip(terms, own, strict=True)
-    ], right.replace("...", dots)
-
-
-def _sizes(value: object) -> tuple[int, ...]:
-    sizes = shape(value) if isinstance(value, fx.Node) else None
-    if sizes is None:
-        raise Barrier("an argument is not a tensor of the graph")
-    return sizes
+    return [term.replace("...", mine) for term, mine in zip(terms, own, strict=True)], right.replace(
+        "...", dots
+    )

@@ -66,9 +66,7 @@ def layer_norm(t: Tracker, node: fx.Node) -> Dims:
     return x
 
 
-def _vectors(
-    t: Tracker, node: fx.Node, x: Dims, dim: int, vectors: Sequence[object], at: int = 0
-) -> None:
+def _vectors(t: Tracker, node: fx.Node, x: Dims, dim: int, vectors: Sequence[object], at: int = 0) -> None:
     """Dimension ``at`` of the affine parameters follows dimension ``dim`` of the input."""
     for vector in vectors:
         if vector is not None:

@@ -36,10 +36,11 @@ def attention_scale(node: fx.Node) -> None:
 @rewrite("aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input")
 def transposed_group_count(node: fx.Node) -> None:
     """With one input channel per group there are as many groups as channels are left."""
+    weight = node.args[1]
     groups = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
-    if groups == 1 or groups != _old_sizes(node.args[1])[0]:
+    left = new_sizes(weight)[0]
+    if groups == 1 or groups != _old_sizes(weight)[0]:
         return
-    left = new_sizes(node.args[1])[0]
     if len(node.args) > 6:
         node.update_arg(6, left)
     else:

@@ -19,9 +19,10 @@ def cut_module(model: nn.Module, deps: Dependencies, keep: Mapping[str, Sequence
     """Deep-copy a module and slice its parameters by name.
 
     Attributes that state widths (``out_channels``, ``in_channels``, ``groups``, ``num_features``,
-    ``in_features``, ``out_features``, ``num_parameters``, the sizes of norms and embeddings) follow. Shared parameters stay shared;
-    gradients are dropped; parametrised weights (weight norm) become plain ones; training flags are those of ``model``. Python code with widths of its
-    own is not seen here: verify the result.
+    ``in_features``, ``out_features``, ``num_parameters``, the sizes of norms and embeddings) follow.
+    Shared parameters stay shared; gradients are dropped; parametrised weights (weight norm) become
+    plain ones; training flags are those of ``model``. Python code with widths of its own is not
+    seen here: verify the result.
 
     Raises
     ------

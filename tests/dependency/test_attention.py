@@ -92,7 +92,9 @@ class _Split(nn.Module):
     ids=["plain", "causal", "scale", "mask", "mask_per_head", "grouped", "one_grouped", "one_broadcast"],
 )
 def test_forms_of_the_operator(kv_heads: int, options: dict[str, object], expected: dict[str, int]) -> None:
-    options = {k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in options.items()}
+    options = {
+        k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in options.items()
+    }
     _, deps = examine(_Split(kv_heads, **options), TOKENS, expected)
     if kv_heads == 2:
         assert deps.group("q").channels_per_unit == 2 * HEAD

@@ -90,7 +90,12 @@ class _LayerNormNet(nn.Module):
 
 @pytest.mark.parametrize(
     "norm",
-    [nn.LayerNorm(10), nn.LayerNorm(10, bias=False), nn.LayerNorm(10, elementwise_affine=False), nn.RMSNorm(10)],
+    [
+        nn.LayerNorm(10),
+        nn.LayerNorm(10, bias=False),
+        nn.LayerNorm(10, elementwise_affine=False),
+        nn.RMSNorm(10),
+    ],
     ids=["layer", "no_bias", "plain", "rms"],
 )
 def test_norms_across_channels_count_kept_channels(norm: nn.Module) -> None:

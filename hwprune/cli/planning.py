@@ -190,6 +190,7 @@ def prune(
         "max_rel_error": pruned.max_rel_error,
         "edited": made.edited,
         "parameters": sum(p.numel() for p in pruned.model.parameters()),
+        "groups": [vars(outcome) for outcome in pruned.outcomes if outcome.reason is None],
         "ledger": [{"name": r.name, "channels": r.channels, "reason": r.reason} for r in pruned.ledger],
     }
     text = f"{data['class']} with {data['parameters']:,} parameters in {output}; equals the masked original"

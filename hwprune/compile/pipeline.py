@@ -30,6 +30,7 @@ NOT_CODE_GENERATION = frozenset(
         "kernel_runner.py",
         "link.py",
         "listing.py",
+        "metaschedule.py",
         "pipeline.py",
         "tvm_default.py",
         "vm_runtime.py",

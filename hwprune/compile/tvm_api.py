@@ -49,3 +49,10 @@ def torch_importer(exported: Any) -> tuple[IRModule, list[Any]]:
 
     module, weights = detach_params(from_exported_program(exported, keep_params_as_input=True))
     return module, [value.numpy() for value in weights.get("main", [])]
+
+
+def meta_schedule() -> Any:
+    """TVM's search for schedules; only tuning loads it."""
+    from tvm.s_tir import meta_schedule as module
+
+    return module

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hwprune.compile.tuned import recorded_traces, tuned_choice, unscheduled
-from hwprune.compile.tvm_api import PrimFunc, TvmTarget, meta_schedule
+from hwprune.compile.tvm_api import PrimFunc, TvmTarget, meta_schedule, plain_json
 from hwprune.latency.choice import Choice
 from hwprune.latency.kernel import KernelSpec
 from hwprune.target import Target
@@ -140,7 +140,7 @@ class _Search:
             )
         self._candidates = list(self._context.generate_measure_candidates() or [])
         self._ended = not self._candidates
-        return [candidate.sch.trace.as_json() for candidate in self._candidates]
+        return [plain_json(candidate.sch.trace.as_json()) for candidate in self._candidates]
 
     def learn(self, seconds: Sequence[float | None]) -> None:
         if not self._candidates:
@@ -163,7 +163,7 @@ class _Search:
 
     def best(self, count: int) -> list[Any]:
         records = self._database.get_top_k(self._workload, count)
-        return [r.trace.as_json() for r in records if float(r.run_secs[0]) < _FAILED_S]
+        return [plain_json(r.trace.as_json()) for r in records if float(r.run_secs[0]) < _FAILED_S]
 
     def _relearn(self) -> None:
         """Teach the cost model what earlier runs have found out."""
@@ -203,9 +203,7 @@ def _space(ms: Any, target: Target) -> Any:
     ]
     if several:
         rules.insert(1, rule.AddRFactor(max_jobs_per_core=TASKS_PER_THREAD, max_innermost_factor=64))
-    return ms.space_generator.PostOrderApply(
-        sch_rules=rules, postprocs="llvm", mutator_probs="llvm"
-    )
+    return ms.space_generator.PostOrderApply(sch_rules=rules, postprocs="llvm", mutator_probs="llvm")
 
 
 def choice_traces(spec: KernelSpec, choice: Choice) -> int:

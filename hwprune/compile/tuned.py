@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, TypeGuard, cast
 
 from hwprune.compile.fallback import fallback_functions, fallback_of
-from hwprune.compile.tvm_api import PrimFunc, Schedule, s_tir
+from hwprune.compile.tvm_api import PrimFunc, Schedule, own_copy, s_tir
 from hwprune.errors import CompileError
 from hwprune.latency.choice import Choice
 from hwprune.latency.kernel import KernelSpec
@@ -88,7 +88,7 @@ def _replayed(spec: KernelSpec, function: PrimFunc, trace: Any) -> PrimFunc:
     if trace is None:  # left as it is
         return function
     # MetaSchedule knows the function it schedules as ``main``, and its instructions name it.
-    schedule = Schedule(function.with_attr("global_symbol", _OWN), debug_mask=0)
+    schedule = Schedule(own_copy(function).with_attr("global_symbol", _OWN), debug_mask=0)
     try:
         s_tir.Trace.apply_json_to_schedule(trace, schedule)
     except Exception as error:  # TVM raises whatever it likes

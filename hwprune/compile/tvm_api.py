@@ -64,6 +64,11 @@ def meta_schedule() -> Any:
     return module
 
 
+def own_copy(function: PrimFunc) -> PrimFunc:
+    """A PrimFunc that shares nothing with the given one: scheduling changes statements in place."""
+    return tvm.ir.load_json(tvm.ir.save_json(function))
+
+
 def plain_json(value: Any) -> Any:
     """A JSON value of TVM's (numbers may be its own objects) in Python's types."""
     if value is None or isinstance(value, bool | int | float | str):

@@ -86,6 +86,10 @@ class TuneReport:
         """The kernels that got another form."""
         return [kernel for kernel in self.kernels if kernel.gain > 1]
 
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"kernels": [k.to_dict() for k in self.kernels], "seconds": self.seconds}
+
     def summary(self) -> str:
         """One plain sentence."""
         tried = [kernel for kernel in self.kernels if kernel.trials]

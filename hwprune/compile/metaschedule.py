@@ -9,11 +9,15 @@ directory, so that a search that was cut off goes on where it was.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
-from hwprune.compile.tuned import recorded_traces, tuned_choice, unscheduled
+from hwprune.compile.emit import emit
+from hwprune.compile.fallback import fallback_of
+from hwprune.compile.sketch import sketch, unrolled_tile
+from hwprune.compile.tuned import tuned_choice, unscheduled
 from hwprune.compile.tvm_api import PrimFunc, TvmTarget, meta_schedule, plain_json
 from hwprune.latency.choice import Choice
 from hwprune.latency.kernel import KernelSpec
@@ -27,6 +31,8 @@ WARM_UP = 24
 #: Parallel tasks per thread, and the longest loop that becomes vectors (in registers).
 TASKS_PER_THREAD = 4
 VECTORS = 4
+#: Rounds without a single schedule worth building, after which a kernel's space is given up.
+PATIENCE = 5
 #: What MetaSchedule is told about a schedule that failed.
 _FAILED_S = 1e10
 
@@ -51,17 +57,18 @@ class Proposer:
     def __init__(self, spec: str, target: Mapping[str, Any], directory: str, seed: int, count: int) -> None:
         self._spec, self._target = KernelSpec.parse(spec), Target.model_validate(target)
         functions = unscheduled(self._spec, self._target)
+        own = None if fallback_of(self._spec) else sketch(emit(self._spec, self._target), self._target)
         Path(directory).mkdir(parents=True, exist_ok=True)
         self._searches = {
-            name: _Search(function, self._target, Path(directory) / name, seed, count)
+            name: _Search(function, own, self._target, Path(directory) / name, seed, count)
             for name, function in functions.items()
         }
 
     def propose(self) -> dict[str, Any]:
         """``{"choices": [...], "trials": n}``: a round of schedules that were not timed yet.
 
-        None are left if the list is empty; ``trials`` counts those timed so far, earlier runs
-        included. A kernel of several functions gets new schedules for all of them at once.
+        None are left if the list is empty; ``trials`` counts those of earlier runs. A kernel of
+        several functions gets new schedules for all of them at once.
         """
         found = {name: search.propose() for name, search in self._searches.items()}
         rounds = max((len(traces) for traces in found.values()), default=0)
@@ -94,7 +101,15 @@ class Proposer:
 class _Search:
     """MetaSchedule's search over one PrimFunc."""
 
-    def __init__(self, function: PrimFunc, target: Target, stem: Path, seed: int, count: int) -> None:
+    def __init__(
+        self,
+        function: PrimFunc,
+        own: Callable[[Any], None] | None,
+        target: Target,
+        stem: Path,
+        seed: int,
+        count: int,
+    ) -> None:
         self._ms = ms = meta_schedule()
         # MetaSchedule wants to know how many cores there are to share work among.
         self._tvm_target = TvmTarget({**target.tvm, "num-cores": target.threads})
@@ -108,7 +123,7 @@ class _Search:
         self._context = ms.TuneContext(
             mod=function.with_attr("global_symbol", "main"),
             target=self._tvm_target,
-            space_generator=_space(ms, target),
+            space_generator=_space(ms, target, own),
             search_strategy=strategy,
             rand_state=state,
             num_threads=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
@@ -117,10 +132,8 @@ class _Search:
         self._model: Any = None
         self._candidates: list[Any] = []
         self._ended = False
-
-    @property
-    def trials(self) -> int:
-        return len(self._database)
+        self.trials = len(self._database)
+        self._most_vectors = 2 * target.vector_registers
 
     def propose(self) -> list[Any]:
         """Traces of the next candidates, as JSON values; none when the space is used up."""
@@ -138,18 +151,33 @@ class _Search:
                 database=self._database,
                 cost_model=self._model,
             )
-        self._candidates = list(self._context.generate_measure_candidates() or [])
-        self._ended = not self._candidates
+        self._candidates = []
+        for _ in range(PATIENCE):
+            drawn = list(self._context.generate_measure_candidates() or [])
+            self._ended = not drawn
+            # Tiles far beyond the registers take long to build, and are slow for sure.
+            large = [unrolled_tile(c.sch) > self._most_vectors for c in drawn]
+            dropped = list(compress(drawn, large))
+            self._told(dropped, [None] * len(dropped))
+            self._candidates = [c for c, out in zip(drawn, large, strict=True) if not out]
+            if self._candidates or self._ended:
+                break
         return [plain_json(candidate.sch.trace.as_json()) for candidate in self._candidates]
 
     def learn(self, seconds: Sequence[float | None]) -> None:
         if not self._candidates:
             return
-        times = list(seconds)[: len(self._candidates)]
+        self._told(self._candidates, list(seconds)[: len(self._candidates)])
+        self._candidates = []
+
+    def _told(self, candidates: Sequence[Any], times: Sequence[float | None]) -> None:
+        """Pass times on to the strategy, the database and the cost model."""
+        if not candidates:
+            return
         result = self._ms.runner.RunnerResult
         results = [result(None, "failed") if s is None else result([s], None) for s in times]
-        self._context.notify_runner_results(self._candidates, results)
-        for candidate, s in zip(self._candidates, times, strict=True):
+        self._context.notify_runner_results(candidates, results)
+        for candidate, s in zip(candidates, times, strict=True):
             record = self._ms.database.TuningRecord(
                 candidate.sch.trace,
                 self._workload,
@@ -158,8 +186,7 @@ class _Search:
                 candidate.args_info,
             )
             self._database.commit_tuning_record(record)
-        self._model.update(self._context, self._candidates, results)
-        self._candidates = []
+        self._model.update(self._context, candidates, results)
 
     def best(self, count: int) -> list[Any]:
         records = self._database.get_top_k(self._workload, count)
@@ -174,8 +201,8 @@ class _Search:
         self._model.update(self._context, [r.as_measure_candidate() for r in records], results)
 
 
-def _space(ms: Any, target: Target) -> Any:
-    """MetaSchedule's rules for CPUs; with one thread, without anything parallel."""
+def _space(ms: Any, target: Target, own: Callable[[Any], None] | None) -> Any:
+    """MetaSchedule's rules for CPUs (with one thread, without anything parallel), and our sketch."""
     rule = ms.schedule_rule
     several = target.threads > 1
     rules = [
@@ -203,10 +230,10 @@ def _space(ms: Any, target: Target) -> Any:
     ]
     if several:
         rules.insert(1, rule.AddRFactor(max_jobs_per_core=TASKS_PER_THREAD, max_innermost_factor=64))
-    return ms.space_generator.PostOrderApply(sch_rules=rules, postprocs="llvm", mutator_probs="llvm")
-
-
-def choice_traces(spec: KernelSpec, choice: Choice) -> int:
-    """Instructions of a tuned choice's schedule, over all functions."""
-    traces = recorded_traces(spec, choice)
-    return sum(len(trace[0]) for trace in traces.values() if trace is not None)
+    theirs = ms.space_generator.PostOrderApply(sch_rules=rules, postprocs="llvm", mutator_probs="llvm")
+    if own is None:
+        return theirs
+    ours = ms.space_generator.ScheduleFn(own, sch_rules=[], postprocs="llvm", mutator_probs="llvm")
+    return ms.space_generator.SpaceGeneratorUnion(
+        [ours, theirs], sch_rules=rules, postprocs="llvm", mutator_probs="llvm"
+    )

@@ -32,6 +32,7 @@ NOT_CODE_GENERATION = frozenset(
         "listing.py",
         "metaschedule.py",
         "pipeline.py",
+        "sketch.py",
         "tvm_default.py",
         "vm_runtime.py",
     )

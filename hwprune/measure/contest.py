@@ -113,7 +113,7 @@ class Contest:
         if not proposal.choices:
             self.standing.ended = True
             return False
-        self.standing.earlier = proposal.trials - self.standing.trials
+        self.standing.earlier = proposal.trials
         won, seconds = self._round(proposal.choices)
         self._proposer.learn(seconds)
         self.standing.trials += len(proposal.choices)

@@ -194,7 +194,8 @@ def tune(
         stack.enter_context(writing(directory))
         if proposer is None:
             kept = directory / TUNING_NAME
-            proposer = MetaScheduleProposer(target, kept, len(usable_cores()), seed, ROUND)
+            count = ROUND if trials is None else max(1, min(ROUND, trials))
+            proposer = MetaScheduleProposer(target, kept, len(usable_cores()), seed, count)
             stack.callback(proposer.close)
         choices = ChoiceTable.load(directory)
         if not choices.provenance:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hwprune.compile.describe import describe
+from hwprune.compile.emit import emit
 from hwprune.compile.primfunc import build_primfunc
 from hwprune.compile.tuned import TUNED, tuned_choice, tuned_functions, unscheduled
 from hwprune.errors import CompileError, MissingExtraError
@@ -16,9 +18,10 @@ from hwprune.latency.kernel import KernelInput, KernelOp, KernelSpec
 from hwprune.measure import proposer as proposers
 from hwprune.measure.build import BuildJob, BuildPool
 from hwprune.measure.judge import LocalJudge
-from hwprune.measure.tune import tune
+from hwprune.measure.tune import TUNING_NAME, tune
 from hwprune.target import load_target
-from tests.compile.test_kernels import conv
+from tests.compile.programs import net_input
+from tests.compile.test_kernels import conv, linear, pool, unary
 
 TARGET = load_target("host", threads=1)
 
@@ -50,45 +53,96 @@ def matmul() -> KernelSpec:
     )
 
 
-@pytest.mark.parametrize("spec", [depthwise(), matmul()], ids=["depthwise", "fallback"])
-def test_four_trials_recorded_and_replayed(tmp_path, spec):
-    """Proposed in one process, built in a second, run and compared with the default in a third."""
-    pytest.importorskip("xgboost")
-    report = tune([spec], TARGET, tmp_path, minutes=5.0, trials=4, timer=lambda _: {}, pipeline="p")
-    assert report.kernels == []  # alone, a kernel is its network's best
-    proposer = proposers.MetaScheduleProposer(TARGET, tmp_path / "tuning", 1, 0, 4)
-    try:
-        proposer.begin(spec)
-        proposal = proposer.propose()
-        assert len(proposal.choices) == 4
-        assert proposal.trials == 0
-        proposer.learn([4e-6, 2e-6, None, 3e-6])
-        assert proposer.best(2) == (proposal.choices[1], proposal.choices[3])
-        # Another run knows these trials.
-        proposer.begin(spec)
-        assert proposer.best(5) == tuple(proposal.choices[i] for i in (1, 3, 0))
-    finally:
-        proposer.close()
-    choice = proposal.choices[1]
-    ChoiceTable({spec.digest(): Searched(spec.label(), choice)}).save(tmp_path)
-    known = ChoiceTable.load(tmp_path).get(spec)
-    assert known == choice
-    assert known.label().startswith("tuned ")
+def replayed(spec: KernelSpec, folder: Path, known: Choice) -> None:
+    """Build the default and a tuned form in one process, run and compare them in another."""
     builder = BuildPool(TARGET, processes=1)
+    jobs = [BuildJob(spec, folder / f"{number}.so", 1, form) for number, form in enumerate((None, known))]
     try:
-        jobs = [
-            BuildJob(spec, tmp_path / f"{number}.so", 1, form) for number, form in enumerate((None, known))
-        ]
         assert [failure for _, failure in builder.build(jobs)] == [None, None]
     finally:
         builder.close()
     with LocalJudge(TARGET) as judge:
         assert judge.error(jobs[0], jobs[1], seed=0) <= 1e-5
-    sidecar = json.loads(jobs[1].path.with_suffix(".json").read_text())
-    assert sidecar["choice"] == known.label()
+    assert json.loads(jobs[1].path.with_suffix(".json").read_text())["choice"] == known.label()
+    assert known.label().startswith("tuned ")
     assert describe(spec, TARGET, known).rule == TUNED
     same = [str(tuned_functions(spec, TARGET, known)) for _ in range(2)]
     assert same[0] == same[1]
+
+
+def test_four_trials_recorded_and_replayed(tmp_path):
+    """Tuned for real; the best schedule is then recorded, built and checked by other processes."""
+    pytest.importorskip("xgboost")
+    from hwprune.compile.metaschedule import Proposer
+
+    spec, other = depthwise(), conv(1, 8, 6, 6, 8, 3)
+    report = tune(
+        [spec, other],
+        TARGET,
+        tmp_path,
+        minutes=5.0,
+        trials=4,
+        timer=lambda _: {spec.digest(): 1e6, other.digest(): 1e5},
+    )
+    (kernel,) = report.kernels
+    assert (kernel.label, kernel.earlier, kernel.failed, kernel.note) == (spec.label(), 0, 0, "")
+    assert kernel.trials >= 4
+    again = Proposer(
+        spec.canonical(), TARGET.model_dump(mode="json"), str(tmp_path / TUNING_NAME / spec.digest()), 0, 4
+    )
+    best = [Choice.from_dict(data) for data in again.best(99)["choices"]]
+    assert len(set(best)) == len(best) == kernel.trials
+    ChoiceTable({spec.digest(): Searched(spec.label(), best[0])}).save(tmp_path)
+    known = ChoiceTable.load(tmp_path).get(spec)
+    assert known == best[0]
+    replayed(spec, tmp_path, known)
+
+
+def test_kernels_left_to_tvm_can_be_tuned(tmp_path):
+    pytest.importorskip("xgboost")
+    from hwprune.compile.metaschedule import Proposer
+
+    arguments = (matmul().canonical(), TARGET.model_dump(mode="json"), str(tmp_path), 0, 4)
+    proposer = Proposer(*arguments)
+    proposal = proposer.propose()
+    choices = [Choice.from_dict(data) for data in proposal["choices"]]
+    assert (len(choices), proposal["trials"]) == (4, 0)
+    proposer.learn([4e-6, 2e-6, None, 3e-6])
+    best = proposer.best(9)["choices"]
+    assert [Choice.from_dict(data) for data in best] == [choices[i] for i in (1, 3, 0)]
+    # Another run knows these trials.
+    assert Proposer(*arguments).best(9)["choices"] == best
+    replayed(matmul(), tmp_path, choices[1])
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        conv(1, 20, 9, 9, 40, 3),
+        conv(1, 3, 12, 12, 20, 7, s=2, source=net_input),
+        depthwise(20, 9),
+        linear(1, 40, 20),
+        pool("max_pool2d", (1, 20, 9, 9), 3, 2, 1),
+        unary("mean_hw", 1, 20, 7, 7),
+    ],
+    ids=lambda spec: spec.label(),
+)
+def test_our_own_space_keeps_lanes_whole(spec):
+    """Whatever is drawn, the innermost loop of the sums is one vector, and a replay gives the same."""
+    from hwprune.compile.sketch import sketch
+    from hwprune.compile.tvm_api import Schedule, plain_json
+
+    function = sketch(emit(spec, TARGET), TARGET)
+    assert function is not None
+    for seed in (1, 2, 3):
+        (before,) = unscheduled(spec, TARGET).values()
+        schedule = Schedule(before.with_attr("global_symbol", "main"), seed=seed)
+        function(schedule)
+        innermost = schedule.get(schedule.get_loops(schedule.get_sblock("acc_update"))[-1])
+        assert (int(innermost.extent), int(innermost.kind)) == (TARGET.simd_lanes, 2)
+        choice = tuned_choice(spec, {"main": plain_json(schedule.trace.as_json())})
+        (after,) = tuned_functions(spec, TARGET, choice).values()
+        assert str(after) == str(schedule.mod["main"])
 
 
 def by_hand(spec: KernelSpec) -> Choice:

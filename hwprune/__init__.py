@@ -22,9 +22,12 @@ if TYPE_CHECKING:
         prune,
         save,
     )
+    from hwprune.dependency.register import register_rule
+    from hwprune.edits import prune_optimizer
     from hwprune.errors import HwpruneError
     from hwprune.fxpass import PrunePass
     from hwprune.solve.plan import Plan
+    from hwprune.surgery.register import register_rewrite
     from hwprune.target import Target, load_target
 
 __version__ = "0.1.0"
@@ -43,6 +46,9 @@ __all__ = [
     "load_target",
     "plan",
     "prune",
+    "prune_optimizer",
+    "register_rewrite",
+    "register_rule",
     "save",
 ]
 
@@ -52,6 +58,9 @@ _HOME = {
     "PrunePass": "fxpass",
     "Target": "target",
     "load_target": "target",
+    "prune_optimizer": "edits",
+    "register_rewrite": "surgery.register",
+    "register_rule": "dependency.register",
 }
 
 

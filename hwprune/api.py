@@ -4,120 +4,51 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from hwprune.capture import capture
-from hwprune.capture.captured import Captured
 from hwprune.compile import CompiledModule
 from hwprune.delivery import bench_bundle, compile_model
-from hwprune.dependency import analyse
-from hwprune.dependency.groups import Dependencies, Refusal
-from hwprune.errors import BudgetMetError, DependencyError
+from hwprune.errors import BudgetMetError, UsageError
 from hwprune.importance import get as get_criterion
 from hwprune.importance import score, to_objective
 from hwprune.measure.compare import Comparison
-from hwprune.planner.loop import LoopResult, PlanningLoop, reject_overrun
+from hwprune.planner.loop import PlanningLoop, reject_overrun
 from hwprune.planner.result import make_plan
 from hwprune.planner.workbench import Progress, Workbench, measure_profile, silent
+from hwprune.pruned import Planned, Pruned, Subject, analyse_model
 from hwprune.solve.budget import parse_budget
-from hwprune.solve.plan import Plan, model_fingerprint
-from hwprune.surgery import load_pruned, prune_model, save_pruned, verify
+from hwprune.solve.plan import Plan
+from hwprune.surgery import load_pruned, save_pruned
 from hwprune.target import Target, load_target
 
 _log = logging.getLogger(__name__)
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
+__all__ = [
+    "Planned",
+    "Pruned",
+    "analyse_model",
+    "apply_plan",
+    "bench",
+    "compile",
+    "load",
+    "plan",
+    "prune",
+    "save",
+]
+
 #: Stands for the dense latency until it is measured, to find out whether a budget can be read.
 _ANY_LATENCY_NS = 1e300
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A plan, and what was found out on the way to it.
-
-    ``workbench`` holds graph, groups, kernel families and table; ``loop`` the solver's result and
-    every end-to-end check.
-    """
-
-    plan: Plan
-    workbench: Workbench
-    loop: LoopResult
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """A pruned model.
-
-    Attributes
-    ----------
-    model
-        Trainable ``nn.Module``: the user's own class where its code follows the new widths, else
-        a ``torch.fx.GraphModule`` (the ledger then says why).
-    plan
-        What is kept of every group, with predicted and dense latency and the optimality gap.
-    ledger
-        Every layer that could not be pruned, and why.
-    max_rel_error
-        Largest difference from the masked original, relative to the output's scale.
-    captured, deps
-        The graph and the groups that it was cut from.
-    planned
-        How the plan came about; None when it was read from a file.
-    """
-
-    model: nn.Module
-    plan: Plan
-    ledger: tuple[Refusal, ...]
-    max_rel_error: float
-    captured: Captured
-    deps: Dependencies
-    planned: Planned | None = None
-
-
-def analyse_model(
-    model: nn.Module,
-    example_inputs: Sequence[torch.Tensor] | torch.Tensor,
-    *,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-) -> tuple[Captured, Dependencies]:
-    """Capture a model and find its groups of channels.
-
-    Raises
-    ------
-    CaptureError
-        The model cannot be exported, or does not accept the inputs.
-    DependencyError
-        Nothing can be pruned; the message holds the ledger.
-    UsageError
-        A pattern matches no group.
-    """
-    inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
-    captured = capture(model, inputs)
-    deps = analyse(captured, include=tuple(include), exclude=tuple(exclude))
-    if not deps.groups:
-        if not deps.ledger:
-            raise DependencyError(
-                "this model has no layer with channels, so there is nothing to prune",
-                hint="give a model with convolution or linear layers",
-            )
-        lines = "\n".join(f"  {r.name} ({r.channels} channels): {r.reason}" for r in deps.ledger)
-        raise DependencyError(
-            f"no channel of this model can be pruned:\n{lines}",
-            hint="include more layers, or change what the reasons name",
-        )
-    return captured, deps
-
-
 def plan(
     model: nn.Module,
-    example_inputs: Sequence[torch.Tensor] | torch.Tensor,
+    example_inputs: Sequence[Any] | torch.Tensor,
     target: str | Path | Target = "host",
     latency: str | float = "50%",
     data: Iterable[Any] | None = None,
@@ -126,6 +57,7 @@ def plan(
     loss: Loss | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    submodule: str | None = None,
     threads: int | None = None,
     profile: str = "quick",
     tables: Path | None = None,
@@ -154,6 +86,11 @@ def plan(
         One of ``hwprune.importance.available()``. Default: ``taylor2019`` with data, else ``l2``.
     include, exclude
         Patterns (``layer1.*``) over group names.
+    submodule
+        Module path (``"backbone"``) of the only part to prune, for models that cannot be exported
+        whole. Its interface to the rest stays as it is; ``example_inputs`` are those of the whole
+        model (``([image, image],)`` for a detector), names of groups and the latency those of
+        the submodule.
     profile
         Care of the measurements: ``quick``, ``table`` or ``publish``.
     search
@@ -177,7 +114,13 @@ def plan(
     comparability, measured = get_criterion(name).comparability, measure_profile(profile)
     with contextlib.suppress(BudgetMetError):
         parse_budget(latency, _ANY_LATENCY_NS, unit=resolved.unit)
-    captured, deps = analyse_model(model, example_inputs, include=include, exclude=exclude)
+    if submodule is not None and data is not None:
+        raise UsageError(
+            f"channels of the submodule {submodule!r} cannot be scored with data of the whole model",
+            hint="leave data out: the criterion is then l2, or name one that needs none",
+        )
+    subject = Subject.open(model, example_inputs, include=include, exclude=exclude, submodule=submodule)
+    captured, deps = subject.captured, subject.deps
     progress(f"score channels by {name}", 0, 1)
     scores = score(captured, deps, criterion=name, data=data, loss=loss)
     values = to_objective(scores, comparability)
@@ -203,18 +146,19 @@ def plan(
     result = loop.run(latency, checks=checks)
     reject_overrun(result)
     made = make_plan(bench, result, values, criterion=name, budget_asked=str(latency), seed=seed)
-    return Planned(made, bench, result)
+    made = made.model_copy(update={"submodule": submodule})
+    return Planned(made, bench, result, subject)
 
 
 def apply_plan(
     model: nn.Module,
-    example_inputs: Sequence[torch.Tensor] | torch.Tensor,
+    example_inputs: Sequence[Any] | torch.Tensor,
     made: Plan,
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
 ) -> Pruned:
-    """Cut a model by a plan and verify it against the masked original.
+    """Cut a model, or the submodule that the plan names, and verify it against the masked original.
 
     Raises
     ------
@@ -223,13 +167,13 @@ def apply_plan(
     VerificationError
         The cut model does not equal the masked original.
     """
-    captured, deps = analyse_model(model, example_inputs, include=include, exclude=exclude)
-    return _cut(captured, deps, made, None)
+    subject = Subject.open(model, example_inputs, include=include, exclude=exclude, submodule=made.submodule)
+    return subject.cut(made)
 
 
 def prune(
     model: nn.Module,
-    example_inputs: Sequence[torch.Tensor] | torch.Tensor,
+    example_inputs: Sequence[Any] | torch.Tensor,
     target: str | Path | Target = "host",
     latency: str | float = "50%",
     data: Iterable[Any] | None = None,
@@ -246,18 +190,7 @@ def prune(
     True
     """
     planned = plan(model, example_inputs, target, latency, data, **options)
-    return _cut(planned.workbench.captured, planned.workbench.deps, planned.plan, planned)
-
-
-def _cut(captured: Captured, deps: Dependencies, made: Plan, planned: Planned | None) -> Pruned:
-    made.check({g.name: g.size for g in deps.groups}, model_fingerprint(captured.model))
-    keep: Mapping[str, tuple[int, ...]] = made.keep
-    model, reason = prune_model(captured, deps, keep)
-    error = verify(captured, deps, keep, model)
-    ledger = deps.ledger
-    if reason is not None:
-        ledger = (*ledger, Refusal("model", 0, reason))
-    return Pruned(model, made, ledger, error, captured, deps, planned)
+    return planned.subject.cut(planned.plan, planned)
 
 
 def compile(
@@ -318,6 +251,7 @@ def save(pruned: Pruned, directory: str | Path) -> None:
         pruned.deps,
         pruned.plan.keep,
         pruned.plan.model_dump(mode="json"),
+        submodule=pruned.submodule,
     )
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hwprune.compile.bundle import Bundle, load_bundle
     from hwprune.compile.compiled import CompiledModule, compile_program
     from hwprune.compile.describe import Description, describe
-    from hwprune.compile.kernel_library import KernelLibrary, build_kernel_library, suggested_copies
+    from hwprune.compile.kernel_library import KernelLibrary, build_kernel_library
     from hwprune.compile.kernel_runner import KernelRunner
     from hwprune.compile.pipeline import pipeline_hash
     from hwprune.compile.program_library import build_program_library
@@ -31,7 +31,6 @@ __all__ = [
     "describe",
     "load_bundle",
     "pipeline_hash",
-    "suggested_copies",
 ]
 
 _HOME = {
@@ -47,7 +46,6 @@ _HOME = {
     "describe": "describe",
     "load_bundle": "bundle",
     "pipeline_hash": "pipeline",
-    "suggested_copies": "kernel_library",
 }
 
 

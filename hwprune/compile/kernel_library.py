@@ -6,14 +6,13 @@ memory as they do inside a network, and the virtual machine's cost of a call is 
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from hwprune.compile.layout import input_layouts
 from hwprune.compile.pipeline import pipeline_hash
 from hwprune.compile.shapes import Shape, kernel_flops
+from hwprune.compile.sidecar import write_sidecar
 from hwprune.latency.choice import Choice, choice_label
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.program import Source
@@ -30,15 +29,6 @@ class KernelLibrary:
     copies: int
     inputs: tuple[Shape, ...]
     weights: tuple[Shape, ...]
-
-
-def suggested_copies(spec: KernelSpec, target: Target, cache_bytes: int = 1 << 25, most: int = 64) -> int:
-    """Copies whose weights together do not fit a cache of ``cache_bytes``, within 1 and ``most``."""
-    layouts = input_layouts(spec, target)
-    size = 4 * sum(
-        math.prod(x.shape) for x, i in zip(layouts, spec.inputs, strict=True) if i.role == "weight"
-    )
-    return max(1, min(most, -(-cache_bytes // size))) if size else 1
 
 
 def build_kernel_library(
@@ -76,19 +66,13 @@ def build_kernel_library(
     path.parent.mkdir(parents=True, exist_ok=True)
     build_shared(module, target, path)
     library = KernelLibrary(path, spec, pipeline_hash(target), copies, tuple(inputs), tuple(weights))
-    sidecar = {
-        "format": 1,
+    about = {
         "kernel": spec.digest(),
         "label": spec.label(),
         "target": target.name,
-        "threads": target.threads,
         "pipeline": library.pipeline,
         "choice": choice_label(choice),
-        "copies": copies,
         "flops": kernel_flops(spec),
-        "dtype": "float32",
-        "inputs": [list(s) for s in inputs],
-        "weights": [list(s) for s in weights],
     }
-    path.with_suffix(".json").write_text(json.dumps(sidecar) + "\n")
+    write_sidecar(path, target, copies=copies, inputs=inputs, weights=weights, about=about)
     return library

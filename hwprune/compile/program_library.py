@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from hwprune.compile.adapt import adapt
 from hwprune.compile.layout import input_layouts
 from hwprune.compile.shapes import Shape
+from hwprune.compile.sidecar import write_sidecar
 from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.program import Program, Source
 from hwprune.target import Target
@@ -47,17 +46,3 @@ def build_program_library(
     path.parent.mkdir(parents=True, exist_ok=True)
     build_shared(module, target, path)
     write_sidecar(path, target, copies=1, inputs=program.input_shapes, weights=weights)
-
-
-def write_sidecar(
-    path: Path, target: Target, *, copies: int, inputs: Sequence[Shape], weights: Sequence[Shape]
-) -> None:
-    """What a runner must know to call a library: physical shapes (float32), copies, threads."""
-    content = {
-        "format": 1,
-        "threads": target.threads,
-        "copies": copies,
-        "inputs": [list(shape) for shape in inputs],
-        "weights": [list(shape) for shape in weights],
-    }
-    path.with_suffix(".json").write_text(json.dumps(content) + "\n")

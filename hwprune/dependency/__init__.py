@@ -2,7 +2,22 @@
 
 from hwprune.dependency.analyse import analyse
 from hwprune.dependency.groups import ChannelGroup, Dependencies, Member, Refusal, Run, Tap
+from hwprune.dependency.register import register_rule
 from hwprune.dependency.rules import rule
+from hwprune.dependency.tracker import Barrier, Tracker
 from hwprune.extent import Extent
 
-__all__ = ["ChannelGroup", "Dependencies", "Extent", "Member", "Refusal", "Run", "Tap", "analyse", "rule"]
+__all__ = [
+    "Barrier",
+    "ChannelGroup",
+    "Dependencies",
+    "Extent",
+    "Member",
+    "Refusal",
+    "Run",
+    "Tap",
+    "Tracker",
+    "analyse",
+    "register_rule",
+    "rule",
+]

@@ -8,13 +8,16 @@ from collections.abc import Iterable, Sequence
 from torch import fx
 
 from hwprune.capture.captured import Captured
-from hwprune.dependency.build import Leaf, build_extents, build_members, runs_of
+from hwprune.dependency.build import Leaf, build_extents, build_members, build_pieces, runs_of
 from hwprune.dependency.groups import ChannelGroup, Dependencies, Refusal
 from hwprune.dependency.layout import Axis, resolve
 from hwprune.dependency.rules import find_rule
+from hwprune.dependency.rules_constants import constant
 from hwprune.dependency.rules_elementwise import elementwise
 from hwprune.dependency.rules_layers import convolution
-from hwprune.dependency.rules_shape import reshape
+from hwprune.dependency.rules_repeat import concatenate
+from hwprune.dependency.rules_reshape import reshape
+from hwprune.dependency.rules_split import split
 from hwprune.dependency.scope import Scope
 from hwprune.dependency.taps import build_taps
 from hwprune.dependency.tracker import Barrier, Tracker, fresh, label, shape
@@ -22,7 +25,7 @@ from hwprune.dependency.tracker import Barrier, Tracker, fresh, label, shape
 _log = logging.getLogger(__name__)
 
 # Importing one rule of each file fills the table with all of them.
-_REGISTERED = (elementwise, convolution, reshape)
+_REGISTERED = (constant, elementwise, convolution, reshape, concatenate, split)
 
 
 def analyse(captured: Captured, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Dependencies:
@@ -71,7 +74,8 @@ def analyse(captured: Captured, include: Sequence[str] = (), exclude: Sequence[s
     )
     extents = build_extents(captured.graph.graph, tracker, names)
     _log.info("%d groups, %d ledger lines", len(groups), len(ledger))
-    return Dependencies(groups=groups, extents=extents, ledger=ledger)
+    pieces = build_pieces(tracker, names)
+    return Dependencies(groups=groups, extents=extents, ledger=ledger, pieces=pieces)
 
 
 def _walk(graph: fx.Graph) -> Tracker:

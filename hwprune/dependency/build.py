@@ -70,6 +70,11 @@ def build_extents(
     return extents
 
 
+def build_pieces(tracker: Tracker, names: Mapping[Axis, str]) -> dict[str, tuple[Extent, ...]]:
+    """Sizes of parts that are written into arguments, as functions of group widths."""
+    return {n.name: tuple(_extent(part, names) for part in parts) for n, parts in tracker.pieces.items()}
+
+
 def _extent(layout: Layout, names: Mapping[Axis, str]) -> Extent:
     fixed = 0
     terms: dict[str, int] = {}

@@ -83,11 +83,14 @@ class Dependencies:
     ``groups`` can be pruned; ``extents`` gives, for every tensor of the graph (by node name,
     parameters and buffers included under their ``get_attr`` node's name), the size of each
     dimension as a function of the widths of ``groups``; ``ledger`` lists what cannot be pruned.
+    ``pieces`` gives, for nodes that take a dimension apart, the sizes of its parts that are written
+    into their arguments (every piece of a split; what lies before a slice, and the slice).
     """
 
     groups: tuple[ChannelGroup, ...]
     extents: Mapping[str, tuple[Extent, ...]]
     ledger: tuple[Refusal, ...] = field(default=())
+    pieces: Mapping[str, tuple[Extent, ...]] = field(default_factory=dict[str, tuple[Extent, ...]])
 
     def group(self, name: str) -> ChannelGroup:
         return next(g for g in self.groups if g.name == name)

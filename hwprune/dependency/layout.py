@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 class Axis:
@@ -38,19 +38,83 @@ def resolve(layout: Sequence[Piece]) -> Layout:
     """Rewrite a layout in axes that have no further parts (with path compression)."""
     if all(axis.parts is None for axis, _ in layout):
         return tuple(layout)
-    out: list[Piece] = []
+    for axis, _ in layout:
+        _compress(axis)
+    return tuple(_substitute(layout))
+
+
+def _compress(axis: Axis) -> None:
+    """Make all links below an axis direct. A loop: links of a deep network form long chains."""
+    waiting = [axis]
+    while waiting:
+        top = waiting[-1]
+        deeper = [part for part, _ in top.parts or () if part.parts is not None and not _is_direct(part)]
+        if deeper:
+            waiting.extend(deeper)
+            continue
+        if top.parts is not None and not _is_direct(top):
+            top.parts = tuple(_substitute(top.parts))
+        waiting.pop()
+
+
+def _is_direct(axis: Axis) -> bool:
+    return all(part.parts is None for part, _ in axis.parts or ())
+
+
+def _substitute(layout: Iterable[Piece]) -> Iterable[Piece]:
     for axis, inner in layout:
         if axis.parts is None:
-            out.append((axis, inner))
+            yield axis, inner
         else:
-            axis.parts = resolve(axis.parts)
-            out.extend((part, inner * k) for part, k in axis.parts)
-    return tuple(out)
+            for part, k in axis.parts:
+                yield part, inner * k
 
 
 def scale(layout: Layout, factor: int) -> Layout:
     """Every unit on ``factor`` times as many consecutive positions."""
     return tuple((axis, inner * factor) for axis, inner in layout)
+
+
+def divide(layout: Layout, at: int) -> tuple[Layout, Layout, Layout]:
+    """Take a layout apart between positions ``at - 1`` and ``at``.
+
+    Returns
+    -------
+    left, right, torn
+        ``torn`` is the unit that has positions on both sides, if there is one: it has to stay, and
+        so have the axes that stand for its positions in ``left`` and ``right``: they are the
+        last of ``left`` and the first of ``right``.
+    """
+    left: list[Piece] = []
+    rest, room = deque(resolve(layout)), at
+    while rest and room:
+        rest.extendleft(reversed(resolve((rest.popleft(),))))  # an earlier step may have split it
+        axis, inner = rest[0]
+        units, over = divmod(room, inner)
+        if axis.size * inner <= room:
+            left.append(rest.popleft())
+            room -= axis.size * inner
+        elif units:
+            axis.parts = ((Axis(units), 1), (Axis(axis.size - units), 1))
+        elif axis.size > 1:
+            axis.parts = ((Axis(1), 1), (Axis(axis.size - 1), 1))
+        else:
+            rest.popleft()
+            return (
+                resolve((*left, (Axis(over), 1))),
+                resolve(((Axis(inner - over), 1), *rest)),
+                ((axis, inner),),
+            )
+    return resolve(left), resolve(tuple(rest)), ()
+
+
+def period(layout: Layout, times: int) -> Layout | None:
+    """The layout of which ``layout`` is ``times`` repetitions, None if it is not."""
+    pieces = resolve(layout)
+    count, rest = divmod(len(pieces), times)
+    if rest or times < 2 or pieces[:count] * times != pieces:
+        return None
+    return pieces[:count]
 
 
 def unify(first: Layout, second: Layout) -> bool:
@@ -59,8 +123,8 @@ def unify(first: Layout, second: Layout) -> bool:
     Returns
     -------
     bool
-        False if the runs cannot be lined up (units of 3 positions against units of 2 that do not
-        divide): the caller must then keep all channels of both. True otherwise.
+        False if a run meets itself at another offset (which would make nearly all of its units
+        one): the caller must then keep all channels of both. True otherwise.
     """
     left, right = deque(resolve(first)), deque(resolve(second))
     while left and right:
@@ -70,19 +134,37 @@ def unify(first: Layout, second: Layout) -> bool:
         if x is y and i == j:
             left.popleft()
             right.popleft()
+        elif x.size == 1 and y.size == 1:
+            _meet(left, right)
         elif x is y:
             return False
         elif _trim(x, i, y.size * j) or _trim(y, j, x.size * i):
             continue
         elif i != j:
             common = math.lcm(i, j)
-            if not (_coarsen(x, common // i) and _coarsen(y, common // j)):
-                return False
+            blocks = min(x.size * i, y.size * j) // common
+            if blocks:
+                _coarsen(x, common // i, blocks)
+                _coarsen(y, common // j, blocks)
+            else:
+                _isolate(x)
+                _isolate(y)
         else:
             y.parts = ((x, 1),)
             left.popleft()
             right.popleft()
     return not left and not right
+
+
+def _meet(left: deque[Piece], right: deque[Piece]) -> None:
+    """Two single units are one; what the longer has over is left for the next piece."""
+    (x, i), (y, j) = left.popleft(), right.popleft()
+    if x is not y:
+        y.parts = ((x, 1),)
+    if i > j:
+        left.appendleft((x, i - j))
+    elif j > i:
+        right.appendleft((x, j - i))
 
 
 def _trim(axis: Axis, inner: int, positions: int) -> bool:
@@ -94,13 +176,15 @@ def _trim(axis: Axis, inner: int, positions: int) -> bool:
     return True
 
 
-def _coarsen(axis: Axis, factor: int) -> bool:
-    """Make ``factor`` consecutive units one; split off what does not divide at the end."""
+def _isolate(axis: Axis) -> None:
+    """Split off the first unit."""
+    if axis.size > 1:
+        axis.parts = ((Axis(1), 1), (Axis(axis.size - 1), 1))
+
+
+def _coarsen(axis: Axis, factor: int, blocks: int) -> None:
+    """Make the first units ``blocks`` units of ``factor`` each; split off the rest."""
     if factor == 1:
-        return True
-    if axis.size < factor:
-        return False
-    whole = axis.size // factor
-    rest = axis.size - whole * factor
-    axis.parts = ((Axis(whole), factor), (Axis(rest), 1)) if rest else ((Axis(whole), factor),)
-    return True
+        return
+    rest = axis.size - blocks * factor
+    axis.parts = ((Axis(blocks), factor), (Axis(rest), 1)) if rest else ((Axis(blocks), factor),)

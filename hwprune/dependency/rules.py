@@ -1,21 +1,23 @@
 """The table of dependency rules: one small function per ATen operator.
 
 A rule takes the :class:`~hwprune.dependency.tracker.Tracker` and the node, ties what is tied, and
-returns the layout of every dimension of the output. It raises
+returns the layout of every dimension of the output (a :class:`Parts` of them where the operator
+makes several tensors, which ``"getitem"`` picks from). It raises
 :class:`~hwprune.dependency.tracker.Barrier` for a case that it does not understand. Operators
 that are not in the table are barriers: their channels are kept and the ledger names them.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import TypeAlias
 
 from torch import fx
 
-from hwprune.dependency.tracker import Dims, Tracker
+from hwprune.dependency.tracker import Dims, Parts, Tracker
 
-Rule: TypeAlias = Callable[[Tracker, fx.Node], Dims]
+Rule: TypeAlias = Callable[[Tracker, fx.Node], Dims | Parts]
 
 RULES: dict[str, Rule] = {}
 
@@ -31,8 +33,8 @@ def rule(*operators: str) -> Callable[[Rule], Rule]:
     """
 
     def register(function: Rule) -> Rule:
-        for operator in operators:
-            RULES[_full(operator)] = function
+        for name in operators:
+            RULES[_full(name)] = function
         return function
 
     return register
@@ -43,8 +45,10 @@ def find_rule(node: fx.Node) -> Rule | None:
     return RULES.get(str(node.target)) if node.op == "call_function" else None
 
 
-def _full(operator: str) -> str:
-    parts = operator.split(".")
+def _full(name: str) -> str:
+    parts = name.split(".")
+    if name == "getitem":
+        return str(operator.getitem)
     if len(parts) == 3:
-        return operator
-    return f"aten.{operator}" if len(parts) == 2 else f"aten.{operator}.default"
+        return name
+    return f"aten.{name}" if len(parts) == 2 else f"aten.{name}.default"

@@ -9,11 +9,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
-from hwprune.dependency.layout import Axis, Layout, length, unify
+from hwprune.dependency.layout import Axis, Layout, divide, length, unify
 from hwprune.errors import DependencyError
 
 Dims = Sequence[Layout | None]
 """One entry per dimension; None is a dimension whose size never changes."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The answer of a rule whose operator makes several tensors: dimensions of each."""
+
+    tensors: Sequence[Dims]
 
 
 class Barrier(Exception):
@@ -40,6 +47,13 @@ class Tracker:
         Nodes that combine several tensors position by position.
     blocked
         Nodes without a rule, with the reason that the ledger gives for what they touch.
+    several
+        Layouts of the tensors of nodes that make several.
+    pieces
+        Nodes whose arguments hold sizes of parts of a dimension, with these parts: every piece of a
+        split; what lies before a slice and the slice itself.
+    free
+        Axes made for repeated or constant positions, whose number is whatever it has to be.
     """
 
     dims: dict[fx.Node, list[Layout | None]] = field(default_factory=dict[fx.Node, list[Layout | None]])
@@ -50,6 +64,11 @@ class Tracker:
     )
     merges: set[fx.Node] = field(default_factory=set[fx.Node])
     blocked: dict[fx.Node, str] = field(default_factory=dict[fx.Node, str])
+    several: dict[fx.Node, list[list[Layout | None]]] = field(
+        default_factory=dict[fx.Node, list[list[Layout | None]]]
+    )
+    pieces: dict[fx.Node, list[Layout]] = field(default_factory=dict[fx.Node, list[Layout]])
+    free: set[Axis] = field(default_factory=set[Axis])
 
     def of(self, value: object) -> list[Layout | None]:
         """Layouts of a tensor argument; a parameter's dimensions are open until a rule ties them."""
@@ -83,6 +102,25 @@ class Tracker:
         self.keep(layout, reason)
         return layout
 
+    def open(self, size: int) -> Layout:
+        """A dimension of equal positions, as many as it is tied to later."""
+        layout = fresh(size)
+        self.free.add(layout[0][0])
+        return layout
+
+    def divide(self, layout: Layout, sizes: Sequence[int], node: fx.Node) -> list[Layout]:
+        """Take a dimension apart; a unit that has positions in two parts stays."""
+        reason = f"lies on both sides of a boundary of {label(node)}"
+        parts: list[Layout] = []
+        rest = layout
+        for size in sizes[:-1]:
+            left, rest, torn = divide(rest, size)
+            parts.append(left)
+            if torn:
+                for kept in (torn, left[-1:], rest[:1]):
+                    self.keep(kept, reason)
+        return [*parts, rest]
+
     def produce(self, node: fx.Node, weight: object, layout: Layout) -> None:
         """``node`` makes the channels of ``layout`` with ``weight``."""
         self.producers.append((layer_name(node, weight), node, layout))
@@ -90,32 +128,31 @@ class Tracker:
     def role(self, parameter: object, dim: int, role: str, node: fx.Node) -> None:
         """Note what ``node`` does with a dimension of a weight, seen through transpositions."""
         while isinstance(parameter, fx.Node) and parameter.op == "call_function":
-            layout = self.dims[parameter][dim]
-            source = parameter.args[0] if parameter.args else None
-            if layout is None or not isinstance(source, fx.Node) or source not in self.dims:
+            layout, source = self.dims[parameter][dim], _source(parameter)
+            if layout is None or source is None or source not in self.dims:
                 return
             found = [d for d, other in enumerate(self.dims[source]) if other is layout]
+            if not found and len(self.dims[source]) == len(self.dims[parameter]):
+                found = [dim]  # a part of it
             if len(found) != 1:
                 return
             parameter, dim = source, found[0]
         if isinstance(parameter, fx.Node) and parameter.op == "get_attr":
             self.roles.setdefault((parameter, dim), {}).setdefault(role, node)
 
-    def store(self, node: fx.Node, dims: Dims) -> None:
+    def store(self, node: fx.Node, answer: Dims | Parts) -> None:
         """Record a rule's answer; it must fit the tensor."""
-        sizes = shape(node)
-        wrong = sizes is None or len(sizes) != len(dims)
-        if (
-            sizes is None
-            or wrong
-            or any(d is not None and length(d) != n for d, n in zip(dims, sizes, strict=True))
-        ):
+        if not isinstance(answer, Parts):
+            self.dims[node] = _fitting(node, answer, shape(node))
+            return
+        shapes = shapes_of(node)
+        if len(shapes) != len(answer.tensors):
             raise DependencyError(
-                f"the dependency rule of {label(node)} answered with dimensions "
-                f"{[None if d is None else length(d) for d in dims]} for a tensor of shape {sizes}",
+                f"the dependency rule of {label(node)} answered with {len(answer.tensors)} tensors, "
+                f"it makes {len(shapes)}",
                 hint="correct the rule",
             )
-        self.dims[node] = list(dims)
+        self.several[node] = [_fitting(node, *pair) for pair in zip(answer.tensors, shapes, strict=True)]
 
     def block(self, node: fx.Node, reason: str) -> None:
         """Keep every channel that enters ``node``; its outputs have fixed sizes, for that reason."""
@@ -123,8 +160,9 @@ class Tracker:
             reason = self.blocked.get(node.args[0], reason)
         self.blocked[node] = reason
         for source in node.all_input_nodes:
-            for layout in self.dims.get(source, ()):
-                self.keep(layout, reason)
+            for dims in (self.dims.get(source, []), *self.several.get(source, [])):
+                for layout in dims:
+                    self.keep(layout, reason)
             if source.op == "get_attr" and source not in self.dims and shape(source) is not None:
                 for layout in self.of(source):
                     self.keep(layout, reason)
@@ -142,6 +180,32 @@ def shape(node: fx.Node) -> tuple[int, ...] | None:
     """Shape of the tensor that a node makes, None if it makes no single tensor."""
     value = node.meta.get("val")
     return tuple(int(n) for n in value.shape) if isinstance(value, torch.Tensor) else None
+
+
+def shapes_of(node: fx.Node) -> list[tuple[int, ...] | None]:
+    """Shapes of the tensors of a node that makes several."""
+    value = node.meta.get("val")
+    values = value if isinstance(value, list | tuple) else ()
+    return [tuple(int(n) for n in v.shape) if isinstance(v, torch.Tensor) else None for v in values]
+
+
+def _fitting(node: fx.Node, dims: Dims, sizes: tuple[int, ...] | None) -> list[Layout | None]:
+    fits = sizes is not None and len(sizes) == len(dims)
+    if not fits or any(d is not None and length(d) != n for d, n in zip(dims, sizes or (), strict=True)):
+        raise DependencyError(
+            f"the dependency rule of {label(node)} answered with dimensions "
+            f"{[None if d is None else length(d) for d in dims]} for a tensor of shape {sizes}",
+            hint="correct the rule",
+        )
+    return list(dims)
+
+
+def _source(node: fx.Node) -> fx.Node | None:
+    """What a node shows: its first argument, through the picking of one of several tensors."""
+    source = node.args[0] if node.args else None
+    if node.target is operator.getitem and isinstance(source, fx.Node):
+        source = source.args[0]
+    return source if isinstance(source, fx.Node) else None
 
 
 def label(node: fx.Node) -> str:

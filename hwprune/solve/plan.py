@@ -51,6 +51,8 @@ class Plan(Strict):
         Whether those latencies are measured, emulated, simulated or estimated.
     ledger
         What cannot be pruned.
+    submodule
+        Module path of the part of the model that is planned for, None for all of it.
     """
 
     model: str
@@ -75,6 +77,7 @@ class Plan(Strict):
     provenance: Literal["measured", "emulated", "simulated", "estimated"] = "measured"
     groups: tuple[PlanGroup, ...]
     ledger: tuple[LedgerLine, ...] = ()
+    submodule: str | None = None
     _edited: bool = PrivateAttr(default=False)
 
     @property

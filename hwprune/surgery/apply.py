@@ -54,6 +54,8 @@ def cut_graph(captured: Captured, deps: Dependencies, keep: Mapping[str, Sequenc
         copies[node] = graph.node_copy(node, lambda n: copies[n])
         if node.name in deps.extents:
             copies[node].meta["hwprune_sizes"] = sizes_at(deps.extents[node.name], widths)
+        if node.name in deps.pieces:
+            copies[node].meta["hwprune_pieces"] = sizes_at(deps.pieces[node.name], widths)
     graph.set_codegen(source.graph._codegen)  # pyright: ignore[reportPrivateUsage] - keeps input and output trees
     for node in graph.nodes:
         rewrite_constants(node)
@@ -129,6 +131,7 @@ def _refresh(module: TrainableGraph) -> None:
             ) from error
     for node in module.graph.nodes:
         node.meta.pop("tensor_meta", None)
+        node.meta.pop("hwprune_pieces", None)
         expected = node.meta.pop("hwprune_sizes", None)
         value = node.meta.get("val")
         if expected is not None and isinstance(value, torch.Tensor) and tuple(value.shape) != expected:

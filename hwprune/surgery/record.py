@@ -23,13 +23,15 @@ class CutRecord(_Base):
     """What is needed to cut a fresh model.
 
     ``members`` is parameter to dimension to kept indices; ``keep`` is group to kept units;
-    ``inputs`` are shapes and dtypes to capture the graph again (graph form only).
+    ``inputs`` are shapes and dtypes to capture the graph again (graph form only). With a
+    ``submodule``, all of them are its own; the weights are those of the whole model.
     """
 
     form: Literal["module", "graph"]
     members: dict[str, dict[int, DimensionRecord]]
     keep: dict[str, list[tuple[int, int]]]
     inputs: list[tuple[list[int], str]]
+    submodule: str | None = None
 
 
 class WeightsRecord(_Base):

@@ -20,6 +20,7 @@ from hwprune.dependency.groups import Dependencies
 from hwprune.errors import ArtifactError, HwpruneError
 from hwprune.surgery.apply import cut_graph
 from hwprune.surgery.module import cut_parameters
+from hwprune.surgery.part import replace_module
 from hwprune.surgery.record import (
     CutRecord,
     DimensionRecord,
@@ -50,6 +51,8 @@ def save_pruned(
     deps: Dependencies,
     keep: Mapping[str, Sequence[int]],
     plan: Mapping[str, Any] | None = None,
+    *,
+    submodule: str | None = None,
 ) -> Path:
     """Write a pruned model.
 
@@ -66,13 +69,16 @@ def save_pruned(
         What the model was cut from.
     plan
         JSON values of the caller's own, given back by :func:`load_pruned`.
+    submodule
+        Where in ``model`` the module sits that was captured and cut; None for ``model`` itself.
 
     Raises
     ------
     ArtifactError
         The place cannot be written, or the state of the model holds something besides tensors.
     """
-    form: Literal["module", "graph"] = "graph" if isinstance(model, fx.GraphModule) else "module"
+    part = model if submodule is None else model.get_submodule(submodule)
+    form: Literal["module", "graph"] = "graph" if isinstance(part, fx.GraphModule) else "module"
     shapes = _shapes(captured.graph) | _shapes(captured.model)
     cuts = select(deps, keep, shapes)
     cut = CutRecord(
@@ -86,6 +92,7 @@ def save_pruned(
         },
         keep={name: ranges_of(units) for name, units in keep.items()},
         inputs=[(list(x.shape), str(x.dtype).removeprefix("torch.")) for x in captured.example_inputs],
+        submodule=submodule,
     )
     return _write(directory, model, dict(plan or {}), cut)
 
@@ -145,7 +152,15 @@ def load_pruned(directory: str | Path, factory: Callable[[], nn.Module]) -> Load
         raise ArtifactError(
             f"{weights} does not match the checksum in {PLAN_FILE}", hint="restore the original file"
         )
-    model = _cut(factory(), saved.cut, directory)
+    model = factory()
+    if saved.cut.submodule is None:
+        model = _cut(model, saved.cut, directory)
+    else:
+        try:
+            part = model.get_submodule(saved.cut.submodule)
+        except AttributeError as error:
+            raise _other_architecture(directory, str(error)) from error
+        model = replace_module(model, saved.cut.submodule, _cut(part, saved.cut, directory))
     state = safetensors.torch.load_file(weights)
     state.update({alias: state[name] for alias, name in saved.weights.shared.items()})
     try:

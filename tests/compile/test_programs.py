@@ -18,7 +18,6 @@ from hwprune.compile import (
     compile_program,
     load_bundle,
     pipeline_hash,
-    suggested_copies,
 )
 from hwprune.compile.layout import input_layouts
 from hwprune.errors import ArtifactError, CompileError, UnsupportedOperatorError, UsageError
@@ -282,14 +281,6 @@ def test_kernel_library_runs_the_shipped_kernel(tmp_path):
     n, blocks, h, w, lanes = packed.shape
     got = packed.transpose(0, 1, 4, 2, 3).reshape(n, blocks * lanes, h, w)[:, :48]
     assert relative_error(got, expected) < 1e-5
-
-
-def test_copies_fill_the_cache():
-    small = KernelSpec((data(1, 16), weight(16, 16)), (op("linear", 0, 1, -1),))
-    large = KernelSpec((data(1, 4096), weight(8192, 4096)), (op("linear", 0, 1, -1),))
-    assert suggested_copies(small, TARGET) == 64
-    assert suggested_copies(large, TARGET) == 1
-    assert suggested_copies(KernelSpec((data(1, 16),), (op("relu", 0),)), TARGET) == 1
 
 
 def test_runner_needs_its_sidecar(tmp_path):

@@ -316,13 +316,6 @@ def test_names_are_unique_when_one_layer_falls_into_several_groups() -> None:
     assert _sizes(_analyse(Net(), exclude=["a"])) == {"c#2": 6}  # names do not depend on the scope
 
 
-def test_channel_shuffle_is_declined_not_wrong() -> None:
-    def shuffle(x: Tensor) -> Tensor:
-        return x.view(-1, 2, 4, 8, 8).transpose(1, 2).reshape(-1, 8, 8, 8)
-
-    assert _sizes(_analyse(_Body(shuffle))) == {}
-
-
 def test_exclude_and_include() -> None:
     deps = _analyse(NETS["residual"](), exclude=["b2.*"])
     assert "stem.0" not in _sizes(deps)

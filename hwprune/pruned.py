@@ -1,0 +1,175 @@
+"""What is pruned and what comes out: the steps that planning and cutting share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from hwprune.capture import capture
+from hwprune.capture.captured import Captured
+from hwprune.capture.part import Part, open_part
+from hwprune.dependency import analyse
+from hwprune.dependency.freeze import freeze
+from hwprune.dependency.groups import Dependencies, Refusal
+from hwprune.errors import DependencyError
+from hwprune.planner.loop import LoopResult
+from hwprune.planner.workbench import Workbench
+from hwprune.solve.plan import Plan, model_fingerprint
+from hwprune.surgery import masked_original, prune_model, verify
+from hwprune.surgery.part import put_back, shared_outside, verify_whole
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and what was found out on the way to it.
+
+    ``workbench`` holds graph, groups, kernel families and table; ``loop`` the solver's result and
+    every end-to-end check; ``subject`` the model.
+    """
+
+    plan: Plan
+    workbench: Workbench
+    loop: LoopResult
+    subject: Subject
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned model.
+
+    Attributes
+    ----------
+    model
+        Trainable ``nn.Module``: the user's own class where its code follows the new widths, else
+        a ``torch.fx.GraphModule`` (the ledger then says why). With a submodule: a copy of the whole
+        model that holds the pruned submodule.
+    plan
+        What is kept of every group, with predicted and dense latency and the optimality gap.
+    ledger
+        Every layer that could not be pruned, and why.
+    max_rel_error
+        Largest difference from the masked original, relative to the output's scale.
+    captured, deps
+        The graph and the groups that it was cut from; with a submodule, those of the submodule.
+    planned
+        How the plan came about; None when it was read from a file.
+    original
+        The model that was given; it was not changed.
+    submodule
+        Module path of the only part that was pruned, None for the whole model.
+    """
+
+    model: nn.Module
+    plan: Plan
+    ledger: tuple[Refusal, ...]
+    max_rel_error: float
+    captured: Captured
+    deps: Dependencies
+    planned: Planned | None
+    original: nn.Module
+    submodule: str | None = None
+
+    @property
+    def pruned_part(self) -> nn.Module:
+        """The module that was cut: :attr:`model`, or the submodule in it."""
+        return self.model if self.submodule is None else self.model.get_submodule(self.submodule)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, or a submodule of one (``part``), captured and analysed."""
+
+    model: nn.Module
+    inputs: tuple[Any, ...]
+    captured: Captured
+    deps: Dependencies
+    part: Part | None
+
+    @staticmethod
+    def open(
+        model: nn.Module,
+        example_inputs: Sequence[Any] | torch.Tensor,
+        *,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        submodule: str | None = None,
+    ) -> Subject:
+        """Capture and analyse.
+
+        Raises
+        ------
+        CaptureError
+            The model or submodule cannot be exported, or does not accept the inputs.
+        DependencyError
+            Nothing can be pruned; the message holds the ledger.
+        UsageError
+            A pattern matches no group, or there is no such submodule.
+        """
+        inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
+        part = None if submodule is None else open_part(model, inputs, submodule)
+        captured = capture(model, inputs) if part is None else capture(part.module, part.inputs)
+        deps = analyse(captured, include=tuple(include), exclude=tuple(exclude))
+        if part is not None:
+            deps = freeze(deps, shared_outside(model, part, deps))
+        if not deps.groups:
+            raise _nothing(deps)
+        return Subject(model, inputs, captured, deps, part)
+
+    def cut(self, plan: Plan, planned: Planned | None = None) -> Pruned:
+        """Cut by a plan and verify against the masked original.
+
+        Raises
+        ------
+        PlanError
+            The plan was made for another model.
+        VerificationError
+            The cut model does not equal the masked original.
+        """
+        captured, deps, part = self.captured, self.deps, self.part
+        plan.check({g.name: g.size for g in deps.groups}, model_fingerprint(captured.model))
+        keep: Mapping[str, tuple[int, ...]] = plan.keep
+        model, reason = prune_model(captured, deps, keep)
+        error = verify(captured, deps, keep, model)
+        ledger = list(deps.ledger)
+        if reason is not None:
+            ledger.append(Refusal("model" if part is None else part.path, 0, reason))
+        if part is not None:
+            model = put_back(self.model, part, model)
+            if part.failure is None:
+                masked = masked_original(captured, deps, keep)
+                error = max(error, verify_whole(self.model, part, model, masked, self.inputs))
+            else:
+                why = f"only this submodule was verified: the whole model does not run ({part.failure})"
+                ledger.append(Refusal(part.path, 0, why))
+        path = None if part is None else part.path
+        return Pruned(model, plan, tuple(ledger), error, captured, deps, planned, self.model, path)
+
+
+def analyse_model(
+    model: nn.Module,
+    example_inputs: Sequence[Any] | torch.Tensor,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    submodule: str | None = None,
+) -> tuple[Captured, Dependencies]:
+    """Capture a model and find its groups of channels; for the errors see :meth:`Subject.open`."""
+    subject = Subject.open(model, example_inputs, include=include, exclude=exclude, submodule=submodule)
+    return subject.captured, subject.deps
+
+
+def _nothing(deps: Dependencies) -> DependencyError:
+    if not deps.ledger:
+        return DependencyError(
+            "this model has no layer with channels, so there is nothing to prune",
+            hint="give a model with convolution or linear layers",
+        )
+    lines = "\n".join(f"  {r.name} ({r.channels} channels): {r.reason}" for r in deps.ledger)
+    return DependencyError(
+        f"no channel of this model can be pruned:\n{lines}",
+        hint="include more layers, or change what the reasons name",
+    )

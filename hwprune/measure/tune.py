@@ -19,19 +19,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hwprune.errors import MeasureError, TableError, UsageError
+from hwprune.errors import MeasureError, UsageError
 from hwprune.latency.choice import ChoiceTable, Searched, choice_label
 from hwprune.latency.kernel import KernelSpec
-from hwprune.latency.table import LatencyTable
 from hwprune.measure.behind import Behind, kernels_behind
 from hwprune.measure.build import Builder, BuildPool
 from hwprune.measure.contest import Contest, Standing
 from hwprune.measure.device import usable_cores
 from hwprune.measure.judge import Judge, LocalJudge
-from hwprune.measure.profile import profile, scratch_directory
+from hwprune.measure.present import PresentTimes
+from hwprune.measure.profile import scratch_directory
 from hwprune.measure.proposer import MetaScheduleProposer, Proposer, require_tuner
 from hwprune.measure.search import search_provenance
-from hwprune.measure.stopping import QUICK
 from hwprune.measure.sweep import Progress
 from hwprune.measure.table_writer import timestamp, writing
 from hwprune.target import Target, require_measurable
@@ -40,7 +39,7 @@ TUNING_NAME = "tuning"
 #: Schedules per round: built together, then raced together.
 ROUND = 12
 #: A schedule that takes longer to build is no good.
-BUILD_TIMEOUT_S = 30.0
+BUILD_TIMEOUT_S = 60.0
 #: A kernel gets at least this long, or it is not begun.
 LEAST_S = 10.0
 
@@ -167,7 +166,7 @@ def tune(
     TargetError
         This machine cannot run the target.
     MeasureError
-        Another process writes this directory, or no kernel can be timed.
+        Another process writes this directory.
     KeyboardInterrupt
         After what was found has been saved; call again to go on.
     """
@@ -177,10 +176,8 @@ def tune(
     report = TuneReport()
     if proposer is None:
         require_tuner()
-    if judge is None or timer is None:
+    if judge is None:
         require_measurable(target)
-    times = (timer or _table_timer(target, directory, seed, progress))(specs)
-    behind = kernels_behind(specs, times)
     with ExitStack() as stack:
         if judge is None:
             judge = stack.enter_context(LocalJudge(target))
@@ -201,6 +198,9 @@ def tune(
         if not choices.provenance:
             choices.provenance = search_provenance(target, pipeline, seed)
         scratch = stack.enter_context(scratch_directory(directory))
+        if timer is None:
+            timer = PresentTimes(choices, directory, builder, judge, scratch, seed, progress)
+        behind = kernels_behind(specs, timer(specs))
         for number, kernel in enumerate(behind):
             left = end - clock()
             if left < min(LEAST_S, 60 * minutes):
@@ -269,18 +269,3 @@ def _entry(kernel: Behind, standing: Standing | None, note: str) -> TunedKernel:
         choice=choice_label(standing.choice),
         note=note,
     )
-
-
-def _table_timer(target: Target, directory: Path, seed: int, progress: Progress | None) -> Timer:
-    """Times from the latency table, which gets the kernels that it lacks."""
-
-    def timed(specs: Sequence[KernelSpec]) -> Mapping[str, float]:
-        profile(specs, target, directory, profile=QUICK, progress=progress, seed=seed)
-        try:
-            rows = LatencyTable.load(directory)
-        except TableError as error:
-            raise MeasureError(f"the kernels' times cannot be read: {error.message}") from error
-        # Rows of a disturbed machine are good enough to tell which kernels stay behind.
-        return {row.digest: row.median for row in rows if row.median > 0}
-
-    return timed

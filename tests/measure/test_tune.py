@@ -11,9 +11,12 @@ from hwprune.compile.tuned import TUNED
 from hwprune.errors import MeasureError, TableError, UsageError
 from hwprune.latency.choice import Choice, ChoiceTable, Searched
 from hwprune.latency.kernel import KernelInput, KernelOp, KernelSpec
+from hwprune.latency.table import LatencyTable
 from hwprune.latency.traces import trace_path
 from hwprune.measure.behind import kernels_behind
 from hwprune.measure.build import BuildJob
+from hwprune.measure.present import PresentTimes
+from hwprune.measure.profile import profile
 from hwprune.measure.proposer import Proposal
 from hwprune.measure.tune import tune
 from tests.measure import fakes
@@ -212,6 +215,30 @@ def test_a_damaged_schedule_is_refused(tmp_path, damage):
         ChoiceTable.load(tmp_path)
     assert str(path) in caught.value.message
     assert "search again" in str(caught.value.hint)
+
+
+def test_present_forms_are_timed_and_the_table_is_believed(tmp_path):
+    """Rows of the table serve where they are current; other kernels are timed as they are now."""
+    profile(
+        [AHEAD],
+        fakes.TARGET,
+        tmp_path,
+        profile=fakes.FAST,
+        builder=fakes.InlineBuilder(),
+        runner=fakes.InlineRunner(),
+        pipeline="p",
+    )
+    present = Choice.of("direct", cols=8)
+    TIMES[present] = 70.0
+    choices = ChoiceTable({BEHIND.digest(): Searched(BEHIND.label(), present)}, {"by": "test"})
+    choices.save(tmp_path)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    timer = PresentTimes(choices, tmp_path, Builder(), Judge(), scratch, 0, None)
+    times = timer([BEHIND, AHEAD, BEHIND])
+    assert times[BEHIND.digest()] == 70.0
+    assert times[AHEAD.digest()] == LatencyTable.load(tmp_path).lookup(AHEAD).median
+    assert not list(scratch.iterdir())
 
 
 def relu(size: int) -> KernelSpec:

@@ -11,11 +11,11 @@ import json
 import tempfile
 from pathlib import Path
 
+from bench.common import environment
+from hwprune.artifact import atomic_write_text
 from hwprune.compile.shapes import kernel_flops
 from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.kernel import KernelInput, KernelOp, KernelSpec
-from hwprune.measure.device import describe_device
-from hwprune.measure.provenance import versions
 from hwprune.measure.search import search
 from hwprune.measure.tune import tune
 from hwprune.target import load_target
@@ -117,10 +117,9 @@ def main() -> None:
             print(
                 f"{name}: {row['trials']} schedules, {row['failed']} failed, {row['gain']:.2f}x {row['note']}"
             )
-            device = {"device": describe_device().to_dict(), "versions": versions()}
-            found = {"minutes": options.minutes, "target": target.name, **device, "rows": rows}
+            found = {"minutes": options.minutes, "target": target.name, **environment(), "rows": rows}
             options.out.parent.mkdir(exist_ok=True)
-            options.out.write_text(json.dumps(found, indent=1) + "\n")
+            atomic_write_text(options.out, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from hwprune.latency.kernel import KernelSpec
 from hwprune.target import Target
 
 #: Schedules that compete in one evolution, and its generations: small, as minutes are short.
-POPULATION = 96
+POPULATION = 64
 GENERATIONS = 3
 #: Timings after which the cost model is better than chance.
 WARM_UP = 24
@@ -202,7 +202,9 @@ class _Search:
 
 
 def _space(ms: Any, target: Target, own: Callable[[Any], None] | None) -> Any:
-    """MetaSchedule's rules for CPUs (with one thread, without anything parallel), and our sketch."""
+    """Our sketch, else MetaSchedule's rules for CPUs (with one thread, without anything parallel)."""
+    if own is not None:
+        return ms.space_generator.ScheduleFn(own, sch_rules=[], postprocs="llvm", mutator_probs="llvm")
     rule = ms.schedule_rule
     several = target.threads > 1
     rules = [
@@ -230,10 +232,4 @@ def _space(ms: Any, target: Target, own: Callable[[Any], None] | None) -> Any:
     ]
     if several:
         rules.insert(1, rule.AddRFactor(max_jobs_per_core=TASKS_PER_THREAD, max_innermost_factor=64))
-    theirs = ms.space_generator.PostOrderApply(sch_rules=rules, postprocs="llvm", mutator_probs="llvm")
-    if own is None:
-        return theirs
-    ours = ms.space_generator.ScheduleFn(own, sch_rules=[], postprocs="llvm", mutator_probs="llvm")
-    return ms.space_generator.SpaceGeneratorUnion(
-        [ours, theirs], sch_rules=rules, postprocs="llvm", mutator_probs="llvm"
-    )
+    return ms.space_generator.PostOrderApply(sch_rules=rules, postprocs="llvm", mutator_probs="llvm")

@@ -37,7 +37,7 @@ from hwprune.target import Target, require_measurable
 
 TUNING_NAME = "tuning"
 #: Schedules per round: built together, then raced together.
-ROUND = 12
+ROUND = 10
 #: A schedule that takes longer to build is no good.
 BUILD_TIMEOUT_S = 60.0
 #: A kernel gets at least this long, or it is not begun.
@@ -141,8 +141,8 @@ def tune(
     target, directory
         As in :func:`hwprune.measure.search.search`, which should have run before.
     minutes
-        For all of it; shared out by what each kernel could gain. Only a round of a few seconds that
-        has begun is finished after it.
+        For all of it; shared out by what each kernel could gain. A round that has begun is finished,
+        and none is begun that would for the most part lie behind the end.
     progress
         Called with (trials of this kernel, 0, label) after every round.
     seed
@@ -227,6 +227,7 @@ def _run(
 ) -> str:
     """Rounds of one kernel, each success saved at once; returns what there is to note."""
     spec, standing = contest.spec, contest.standing
+    longest = 0.0
     try:
         won = contest.begin()
         while True:
@@ -236,9 +237,11 @@ def _run(
                 progress(standing.trials, 0, spec.label())
             if standing.ended:
                 return "all schedules were tried"
-            if clock() >= until or (trials is not None and standing.trials >= trials):
+            begin = clock()
+            if begin + longest / 2 >= until or (trials is not None and standing.trials >= trials):
                 return ""
             won = contest.round()
+            longest = max(longest, clock() - begin)
     except MeasureError as error:
         _log.warning("kernel %s cannot be tuned further: %s", spec.label(), error.message)
         return error.message

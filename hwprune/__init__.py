@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hwprune.edits import find_blocks, fold_dead, prune_optimizer, remove_blocks
     from hwprune.errors import HwpruneError
     from hwprune.fxpass import PrunePass
+    from hwprune.solve.compose import compose
     from hwprune.solve.plan import Plan
     from hwprune.surgery.register import register_rewrite
     from hwprune.target import Target, load_target
@@ -42,6 +43,7 @@ __all__ = [
     "apply_plan",
     "bench",
     "compile",
+    "compose",
     "find_blocks",
     "fold_dead",
     "load",
@@ -60,6 +62,7 @@ _HOME = {
     "Plan": "solve.plan",
     "PrunePass": "fxpass",
     "Target": "target",
+    "compose": "solve.compose",
     "find_blocks": "edits",
     "fold_dead": "edits",
     "load_target": "target",

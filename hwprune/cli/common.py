@@ -61,6 +61,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Include = Annotated[
     list[str] | None, typer.Option(help="Prune only layers that match, e.g. 'layer1.*' (repeatable).")
 ]
+Submodule = Annotated[
+    str | None,
+    typer.Option(help="Module path of the only part to prune, for models that cannot be exported whole."),
+]
 Exclude = Annotated[list[str] | None, typer.Option(help="Prune no layer that matches (repeatable).")]
 Care = Annotated[
     str,
@@ -80,6 +84,15 @@ Search = Annotated[
         "--search/--no-search",
         help="Measure a dozen forms of each kernel and build the fastest; remembered beside the table. "
         "--no-search: ignore forms found earlier.",
+        show_default=False,
+    ),
+]
+Tune = Annotated[
+    float | None,
+    typer.Option(
+        metavar="MINUTES",
+        help="After the search, let MetaSchedule look for faster loops where kernels stay behind, for "
+        "this long; trials are kept, so that it can be done in parts. Needs hwprune[tune].",
         show_default=False,
     ),
 ]

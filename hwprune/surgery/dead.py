@@ -40,11 +40,41 @@ class _Stays(Exception):
     """A unit that is constant, but whose effect cannot be folded."""
 
 
+@dataclass(frozen=True)
+class _Reader:
+    """A layer, prepared: the input channel behind every weight, and weights summed over the kernel."""
+
+    node: fx.Node
+    dim: int
+    channels: torch.Tensor
+    sums: torch.Tensor
+
+    @staticmethod
+    def of(node: fx.Node, weight: torch.Tensor) -> _Reader:
+        rank = len(node.meta["val"].shape)
+        dim = rank - 1 if weight.dim() == 2 else rank - weight.dim() + 1
+        sums = weight.flatten(2).sum(2) if weight.dim() > 2 else weight
+        return _Reader(node, dim, input_channels(node, weight), sums)
+
+    def effect(self, known: Known, at: list[int]) -> torch.Tensor | None:
+        """What constants at these positions of the weight's input add to the output."""
+        channels = self.channels[:, at]
+        if known.dim != self.dim or not bool(known.mask[channels].all()):
+            return None
+        values = known.values[channels]
+        if is_padded(self.node) and bool(values.any()):
+            raise _Stays(
+                f"not zero, so its effect is not uniform behind the zero padding of {self.node.name!r}"
+            )
+        return (self.sums[:, at] * values).sum(1)
+
+
 @dataclass
 class _Search:
     captured: Captured
     constancy: Constancy
     nodes: dict[str, fx.Node] = field(default_factory=dict[str, fx.Node])
+    readers: dict[fx.Node, _Reader] = field(default_factory=dict[fx.Node, "_Reader"])
 
     def __post_init__(self) -> None:
         self.nodes = {str(n.target): n for n in self.captured.graph.graph.nodes if n.op == "get_attr"}
@@ -69,8 +99,6 @@ class _Search:
 
     def _effect(self, member: Member, unit: int) -> torch.Tensor | None:
         weight_node = self.nodes[member.param]
-        weight = self.constancy.tensor(weight_node)
-        assert weight is not None
         effects: list[torch.Tensor] = []
         for user in weight_node.users:
             known = self.constancy.of(user.args[0])
@@ -78,7 +106,11 @@ class _Search:
                 return None
             if str(user.target) not in _LAYERS or user.args[1] is not weight_node or member.dim != 1:
                 raise _Stays(f"{member.param} is read by {user.target}, into which no constant is folded")
-            effect = _layer_effect(user, weight, known, positions(member.runs, [unit]))
+            if user not in self.readers:
+                weight = self.constancy.tensor(weight_node)
+                assert weight is not None
+                self.readers[user] = _Reader.of(user, weight)
+            effect = self.readers[user].effect(known, positions(member.runs, [unit]))
             if effect is None:
                 return None
             effects.append(effect)
@@ -127,7 +159,7 @@ def find_dead(captured: Captured, deps: Dependencies) -> DeadUnits:
     shifts: dict[str, torch.Tensor] = {}
     refused: dict[tuple[str, str], int] = {}
     for group in deps.groups:
-        if getattr(group, "readings", ()):  # attention scores or statistics read it
+        if group.readings:  # attention scores or statistics read it, too
             continue
         gone: list[int] = []
         for unit in range(group.size):
@@ -183,20 +215,6 @@ def fold_dead(
             hint="do not fold dead channels of this network, and report it",
         )
     return model, reason, error
-
-
-def _layer_effect(user: fx.Node, weight: torch.Tensor, known: Known, at: list[int]) -> torch.Tensor | None:
-    rank = len(user.meta["val"].shape)
-    if known.dim != (rank - 1 if weight.dim() == 2 else rank - weight.dim() + 1):
-        return None
-    channels = input_channels(user, weight)[:, at]
-    if not bool(known.mask[channels].all()):
-        return None
-    values = known.values[channels]
-    if is_padded(user) and bool(values.any()):
-        raise _Stays(f"not zero, so its effect is not uniform behind the zero padding of {user.name!r}")
-    flat = weight.flatten(2) if weight.dim() > 2 else weight[:, :, None]
-    return (flat[:, at].sum(2) * values).sum(1)
 
 
 def _is_trained(model: nn.Module, name: str) -> bool:

@@ -22,7 +22,7 @@ class Scope:
         for option, patterns in (("include", self.include), ("exclude", self.exclude)):
             for pattern in patterns:
                 if not any(matches(name, pattern) for name in names):
-                    near = difflib.get_closematches(pattern, names, n=3, cutoff=0.4) or names[:3]
+                    near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4) or names[:3]
                     raise UsageError(
                         f"{option} pattern {pattern!r} matches no layer",
                         hint=f"the nearest layer names are {', '.join(near) or '(the model has none)'}",

@@ -39,7 +39,22 @@ def convolution(t: Tracker, node: fx.Node) -> Dims:
         t.produce(node, weight, out)
     _bias(t, node, out)
     _spatial(t, node, w[2:])
-    return [*x[:channel], out, *_spatial(t, node, x[channel + 1 :])]
+    positions = x[channel + 1 :]
+    return [*x[:channel], out, *(positions if _is_pointwise(node, weight) else _spatial(t, node, positions))]
+
+
+def _is_pointwise(node: fx.Node, weight: fx.Node) -> bool:
+    """Whether every position is computed from itself alone: what is a position there passes."""
+    strides, paddings = argument(node, 3, "stride", 1), argument(node, 4, "padding", 0)
+    return (
+        all(size == 1 for size in (shape(weight) or ())[2:])
+        and all(n == 1 for n in _each(strides))
+        and (isinstance(paddings, str) or all(n == 0 for n in _each(paddings)))
+    )
+
+
+def _each(value: object) -> list[object]:
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _consumes(t: Tracker, node: fx.Node, weight: fx.Node, dim: int) -> None:

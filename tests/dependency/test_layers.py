@@ -69,6 +69,37 @@ def test_chains(model: nn.Module, shape: tuple[int, ...] | None, expected: dict[
     assert prune_model(captured, deps, keep)[1] is None  # the class follows
 
 
+@pytest.mark.parametrize(
+    ("mix", "width"),
+    [
+        (nn.Conv1d(6, 6, 1), 8),
+        (nn.Conv1d(6, 4, 1, padding="same"), 8),
+        (nn.Conv1d(6, 6, 1, groups=6), 8),
+        (nn.Conv1d(6, 6, 3, padding=1), 0),
+        (nn.Conv1d(6, 6, 1, stride=2), 0),
+        (nn.Conv1d(6, 6, 1, padding=1), 0),
+    ],
+    ids=["pointwise", "same", "depthwise", "wide", "stride", "padding"],
+)
+def test_channels_as_positions_of_a_convolution(mix: nn.Conv1d, width: int) -> None:
+    class Net(nn.Module):
+        """Tokens are mixed by a convolution over them, with channels where positions are."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.mix = nn.Linear(3, 8), copy.deepcopy(mix)
+            self.head = nn.Linear(_length(mix), 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.mix(torch.tanh(self.up(x))))
+
+    examine(Net(), torch.randn(2, 6, 3), {"up": 8} if width else {})
+
+
+def _length(mix: nn.Conv1d) -> int:
+    return int(mix(torch.zeros(1, 6, 8)).shape[2])
+
+
 class _Squeeze(nn.Module):
     def __init__(self, linear: bool) -> None:
         super().__init__()

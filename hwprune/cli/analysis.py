@@ -103,6 +103,7 @@ def inspect(
             "widths": list(widths[g.name].widths),
             "layers": sorted({m.param.rpartition(".")[0] for m in g.members}),
             "exempt": widths[g.name].exempt,
+            "norms_of_kept_channels": list(g.statistics),
         }
         for g in deps.groups
     ]

@@ -31,6 +31,7 @@ from hwprune.dependency.rules_split import split
 from hwprune.dependency.scope import Scope
 from hwprune.dependency.taps import build_taps
 from hwprune.dependency.tracker import Barrier, Tracker, fresh, label, shape
+from hwprune.errors import UsageError
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +49,12 @@ _REGISTERED = (
 )
 
 
-def analyse(captured: Captured, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Dependencies:
+def analyse(
+    captured: Captured,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    inside_heads: Sequence[str] = (),
+) -> Dependencies:
     """Find the groups of channels that can only be removed together.
 
     Every operator's rule ties units of its inputs and outputs; an operator without a rule keeps
@@ -63,6 +69,12 @@ def analyse(captured: Captured, include: Sequence[str] = (), exclude: Sequence[s
         Patterns (``fnmatch``, or a module path that stands for everything below it) over the
         names of layers. With ``include``, only groups with a matching producer can be pruned; a
         group with any producer that ``exclude`` matches cannot.
+    inside_heads
+        Patterns over the paths of attention modules. In these, all heads stay and the units are
+        positions within a head, the same in every head: the dimension of queries and keys is one
+        group, that of values another (one group for all where one projection makes all). Everywhere
+        else a head is a unit. A layer has one or the other: the number of heads times their width
+        would be a product, and sizes are sums of widths.
 
     Returns
     -------
@@ -77,7 +89,7 @@ def analyse(captured: Captured, include: Sequence[str] = (), exclude: Sequence[s
     DependencyError
         A third-party rule gave an impossible answer.
     """
-    tracker = _walk(captured.graph.graph)
+    tracker = _walk(captured.graph.graph, inside_heads)
     leaves, ledger = _leaves(tracker, Scope(include, exclude))
     names = {leaf.axis: leaf.name for leaf in leaves}
     members = build_members(tracker, names)
@@ -97,11 +109,11 @@ def analyse(captured: Captured, include: Sequence[str] = (), exclude: Sequence[s
     extents = build_extents(captured.graph.graph, tracker, names)
     _log.info("%d groups, %d ledger lines", len(groups), len(ledger))
     pieces = build_pieces(tracker, names)
-    return Dependencies(groups=groups, extents=extents, ledger=ledger, pieces=pieces)
+    return Dependencies(groups, extents, ledger, pieces, inside_heads=tuple(inside_heads))
 
 
-def _walk(graph: fx.Graph) -> Tracker:
-    tracker = Tracker()
+def _walk(graph: fx.Graph, inside_heads: Sequence[str]) -> Tracker:
+    tracker = Tracker(inside_heads=tuple(inside_heads))
     for node in graph.nodes:
         sizes = shape(node)
         if node.op == "placeholder" and sizes is not None:
@@ -120,6 +132,12 @@ def _walk(graph: fx.Graph) -> Tracker:
                 tracker.store(node, rule(tracker, node))
             except Barrier as barrier:
                 tracker.block(node, f"{label(node)}: {barrier}")
+    for pattern in tracker.inside_heads:
+        if pattern not in tracker.inside_found:
+            raise UsageError(
+                f"inside_heads pattern {pattern!r} matches no layer that splits a width into heads",
+                hint="name attention modules, or '*' for all of them",
+            )
     return tracker
 
 

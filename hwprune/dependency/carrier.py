@@ -13,7 +13,8 @@ exact; a wrong guess only makes the other factor one that must stay, and that co
 3. Two factors that change places and are merged again are a channel shuffle: the larger carries.
 4. Repetitions that are there already stay: if the channels are B times the same units, a leading
    factor B is that repetition (a batch, merged with the channels and split again).
-5. Otherwise the first factor carries: of [heads, size of a head] the heads.
+5. Otherwise the first factor carries: of [heads, size of a head] the heads. In the layers that
+   ``inside_heads`` of :func:`hwprune.dependency.analyse` names, the last: positions within a head.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ Tags = tuple[int | None, ...]
 """For every dimension of a tensor the factor that it holds, by its dimension behind the split."""
 
 
-def carrier(node: fx.Node, factors: Sequence[int], layout: Layout) -> int:
+def carrier(node: fx.Node, factors: Sequence[int], layout: Layout, *, inside: bool = False) -> int:
     """Choose among the dimensions of ``node`` over which a split spreads ``layout``.
 
     Parameters
@@ -45,16 +46,18 @@ def carrier(node: fx.Node, factors: Sequence[int], layout: Layout) -> int:
         Dimensions of its output with more than one position, in order.
     layout
         The units of the dimension that is split.
+    inside
+        Whether the last of equally good factors is chosen instead of the first.
     """
     sizes = shape(node) or ()
     seen = _Outlook()
     seen.look(node, tuple(dim if dim in factors else None for dim in range(len(sizes))))
     stays = set(seen.fixed)
     for dim in factors:  # repetitions
-        inside = period(layout, sizes[dim])
-        if inside is None:
+        repeated = period(layout, sizes[dim])
+        if repeated is None:
             break
-        layout = inside
+        layout = repeated
         stays.add(dim)
     last = [dim for dim in seen.fixed if dim in factors][-1:]
     candidates = [dim for dim in factors if dim not in stays] or last or list(factors)
@@ -62,7 +65,7 @@ def carrier(node: fx.Node, factors: Sequence[int], layout: Layout) -> int:
     shuffled = [dim for dim in candidates if dim in seen.shuffled]
     if shuffled and shuffled == candidates:
         return max(reversed(shuffled), key=lambda dim: sizes[dim])
-    return candidates[0]
+    return candidates[-1 if inside else 0]
 
 
 # Name of the operator, to the place of its dimension argument.

@@ -108,12 +108,15 @@ class Dependencies:
     dimension as a function of the widths of ``groups``; ``ledger`` lists what cannot be pruned.
     ``pieces`` gives, for nodes that take a dimension apart, the sizes of its parts that are written
     into their arguments (every piece of a split; what lies before a slice, and the slice).
+    ``inside_heads`` is what the analysis was asked for: other groups come out without it.
     """
 
     groups: tuple[ChannelGroup, ...]
     extents: Mapping[str, tuple[Extent, ...]]
     ledger: tuple[Refusal, ...] = field(default=())
     pieces: Mapping[str, tuple[Extent, ...]] = field(default_factory=dict[str, tuple[Extent, ...]])
+
+    inside_heads: tuple[str, ...] = ()
 
     def group(self, name: str) -> ChannelGroup:
         return next(g for g in self.groups if g.name == name)

@@ -4,7 +4,8 @@ Heads are units because nothing mixes them: the dimension [heads] of queries, ke
 and position biases is a batch dimension of every product. It is found from the reshapes around
 the operator, so no number of heads is asked for. Inside a head, queries and keys are summed over
 (their dimension can be cut where it is a dimension of its own in the graph, with one head or with
-weights of one dimension per head), and the values' dimension passes.
+weights of one dimension per head, or on request), and the values' dimension passes. Without a
+request, heads are the unit: both at once would make widths products.
 """
 
 from __future__ import annotations

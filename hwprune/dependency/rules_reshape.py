@@ -55,7 +55,7 @@ def _reshaped(t: Tracker, node: fx.Node) -> list[Layout | None]:
         if len(big_out) == 1:
             out[big_out[0]] = merged
             continue
-        chosen = carrier(node, big_out, merged)
+        chosen = carrier(node, big_out, merged, inside=t.is_inside(node))
         out[chosen] = _split(t, node, merged, big_out, chosen, after)
     return out
 

@@ -21,7 +21,7 @@ class Scope:
         names = list(dict.fromkeys(layers))
         for option, patterns in (("include", self.include), ("exclude", self.exclude)):
             for pattern in patterns:
-                if not any(_matches(name, pattern) for name in names):
+                if not any(matches(name, pattern) for name in names):
                     near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4) or names[:3]
                     raise UsageError(
                         f"{option} pattern {pattern!r} matches no layer",
@@ -31,14 +31,15 @@ class Scope:
     def refuses(self, layers: Sequence[str]) -> str | None:
         """Why a group with these producers may not be pruned, None if it may."""
         for pattern in self.exclude:
-            hit = next((name for name in layers if _matches(name, pattern)), None)
+            hit = next((name for name in layers if matches(name, pattern)), None)
             if hit is not None:
                 shared = "" if hit == layers[0] else f" through {hit}"
                 return f"excluded by pattern {pattern!r}{shared}"
-        if self.include and not any(_matches(n, p) for n in layers for p in self.include):
+        if self.include and not any(matches(n, p) for n in layers for p in self.include):
             return "not included by any pattern"
         return None
 
 
-def _matches(name: str, pattern: str) -> bool:
+def matches(name: str, pattern: str) -> bool:
+    """Whether a layer's name fits a pattern or lies below the module path that it is."""
     return fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")

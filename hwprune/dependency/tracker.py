@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from hwprune.dependency.layout import Axis, Layout, divide, length, resolve, unify
+from hwprune.dependency.scope import matches
 from hwprune.errors import DependencyError
 
 Dims = Sequence[Layout | None]
@@ -59,6 +60,9 @@ class Tracker:
         Axes made for repeated or constant positions, whose number is whatever it has to be.
     kept
         Axes known to be frozen when the walk met them: a hint for guesses, not all of them.
+    inside_heads, inside_found
+        Patterns of layers whose heads stay while positions within a head go, and those of them
+        that a layer has matched.
     """
 
     dims: dict[fx.Node, list[Layout | None]] = field(default_factory=dict[fx.Node, list[Layout | None]])
@@ -78,6 +82,8 @@ class Tracker:
     pieces: dict[fx.Node, list[Layout]] = field(default_factory=dict[fx.Node, list[Layout]])
     free: set[Axis] = field(default_factory=set[Axis])
     kept: set[Axis] = field(default_factory=set[Axis])
+    inside_heads: tuple[str, ...] = ()
+    inside_found: set[str] = field(default_factory=set[str])
 
     def of(self, value: object) -> list[Layout | None]:
         """Layouts of a tensor argument; a parameter's dimensions are open until a rule ties them."""
@@ -117,6 +123,13 @@ class Tracker:
         layout = fresh(size)
         self.free.add(layout[0][0])
         return layout
+
+    def is_inside(self, node: fx.Node) -> bool:
+        """Whether positions within a head are the units in the layer that a node belongs to."""
+        name = layer_name(node, None)
+        found = [pattern for pattern in self.inside_heads if matches(name, pattern)]
+        self.inside_found.update(found)
+        return bool(found)
 
     def divide(self, layout: Layout, sizes: Sequence[int], node: fx.Node) -> list[Layout]:
         """Take a dimension apart; a unit that has positions in two parts stays."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -11,6 +10,7 @@ from torch import fx, nn
 
 from hwprune.capture.captured import Captured
 from hwprune.capture.export import capture
+from hwprune.capture.parametrized import plain_copy
 from hwprune.dependency.analyse import analyse
 from hwprune.dependency.groups import ChannelGroup, Dependencies, Member, Refusal
 from hwprune.errors import VerificationError
@@ -198,7 +198,7 @@ def fold_dead(
         The result is not the original.
     """
     search = _Search(captured, Constancy(captured))
-    shifted = copy.deepcopy(captured.model)
+    shifted = plain_copy(captured.model)
     with torch.no_grad():
         for param, shift in dead.shifts.items():
             if bool(shift.any()):

@@ -32,6 +32,7 @@ class CutRecord(_Base):
     keep: dict[str, list[tuple[int, int]]]
     inputs: list[tuple[list[int], str]]
     submodule: str | None = None
+    inside_heads: list[str] = []
 
 
 class WeightsRecord(_Base):

@@ -94,6 +94,7 @@ def save_pruned(
         keep={name: ranges_of(units) for name, units in keep.items()},
         inputs=[(list(x.shape), str(x.dtype).removeprefix("torch.")) for x in captured.example_inputs],
         submodule=submodule,
+        inside_heads=list(deps.inside_heads),
     )
     return _write(directory, model, dict(plan or {}), cut)
 
@@ -177,7 +178,7 @@ def _cut(dense: nn.Module, cut: CutRecord, directory: Path) -> nn.Module:
         keep = {name: numbers_of(ranges) for name, ranges in cut.keep.items()}
         try:
             captured = capture(dense, inputs)
-            return cut_graph(captured, analyse(captured), keep)
+            return cut_graph(captured, analyse(captured, inside_heads=cut.inside_heads), keep)
         except HwpruneError as error:
             raise _other_architecture(directory, error.message) from error
     dense = plain_copy(dense)

@@ -21,7 +21,11 @@ def random_keep(deps: Dependencies, seed: int) -> Keep:
 
 
 def examine(
-    model: nn.Module, inputs: Tensor | tuple[Tensor, ...], expected: dict[str, int], cuts: int = 3
+    model: nn.Module,
+    inputs: Tensor | tuple[Tensor, ...],
+    expected: dict[str, int],
+    cuts: int = 3,
+    **scope: list[str],
 ) -> tuple[Captured, Dependencies]:
     """The groups are as expected and every random cut, alone and together, is exact.
 
@@ -31,7 +35,7 @@ def examine(
     inputs = tuple(x.double() if x.is_floating_point() else x for x in inputs)
     model = settled(model)
     captured = capture(model, inputs)
-    deps = analyse(captured)
+    deps = analyse(captured, **scope)
     sizes = {g.name: g.size for g in deps.groups}
     assert sizes == expected, (sizes, deps.ledger)
     keeps = [random_keep(deps, seed) for seed in range(cuts)]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hwprune.capture import capture
+from hwprune.capture import TrainableGraph, capture
 from hwprune.dependency import analyse
+from hwprune.errors import UsageError
 from hwprune.importance.gates import with_gates
-from hwprune.surgery import cut_graph, masked_original
+from hwprune.surgery import cut_graph, load_pruned, masked_original, prune_model, save_pruned
 from tests.dependency.exact import examine, settled
 
 TOKENS = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1))
@@ -71,6 +74,40 @@ def test_a_gate_of_zero_on_the_tap_of_a_head_removes_it(operator: bool) -> None:
     torch.testing.assert_close(gated(TOKENS.double()), masked(TOKENS.double()))
 
 
+@pytest.mark.parametrize("operator", [True, False])
+def test_positions_within_heads_on_request(operator: bool, tmp_path: Path) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = _Fused(operator), _Fused(operator)
+            self.between = nn.Linear(2, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(torch.tanh(self.between(self.first(x))))
+
+    captured, deps = examine(
+        Net(),
+        TOKENS,
+        {"first.embed": WIDTH, "first.qkv": HEAD, "first.head": 2}
+        | {"between": 6, "second.embed": WIDTH, "second.qkv": HEADS},
+        inside_heads=["first"],
+    )
+    assert deps.group("first.qkv").channels_per_unit == 3 * HEADS
+    assert ("first.proj.weight", 1) in {(m.param, m.dim) for m in deps.group("first.qkv").members}
+    keep = {"first.qkv": [0, 3], "second.qkv": [1]}
+    pruned, _ = prune_model(captured, deps, keep, tolerance=1e-9)
+    assert isinstance(pruned, TrainableGraph)
+    save_pruned(tmp_path / "saved", pruned, captured, deps, keep)
+    loaded = load_pruned(tmp_path / "saved", lambda: Net().double()).model
+    torch.testing.assert_close(loaded(TOKENS.double()), pruned(TOKENS.double()))
+
+
+def test_inside_heads_names_attention() -> None:
+    captured = capture(settled(_Fused(operator=True)), TOKENS.double())
+    with pytest.raises(UsageError, match="'proj' matches no layer that splits"):
+        analyse(captured, inside_heads=["proj"])
+
+
 class _Split(nn.Module):
     """Separate projections, as in language models, with key and value heads that are shared."""
 
@@ -87,6 +124,17 @@ class _Split(nn.Module):
         k, v = (f(x).view(b, n, self.kv, HEAD).transpose(1, 2) for f in (self.k, self.v))
         y = functional.scaled_dot_product_attention(q, k, v, **self.options)  # type: ignore[arg-type]
         return self.o(y.transpose(1, 2).flatten(2))
+
+
+def test_queries_and_values_within_heads_are_separate_groups() -> None:
+    _, deps = examine(_Split(2, enable_gqa=True), TOKENS, {"q": HEAD, "v": HEAD}, inside_heads=["*"])
+    assert {(m.param, m.dim) for m in deps.group("q").members} == {
+        ("q.weight", 0),
+        ("k.weight", 0),
+        ("k.bias", 0),
+    }
+    assert deps.group("v").channels_per_unit == 2
+    assert ("o.weight", 1) in {(m.param, m.dim) for m in deps.group("v").members}
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,11 @@ def test_the_branch_of_a_zero_initialised_block() -> None:
     model = settle(NETS["residual"]()).double()
     silence(model.a2[1], dict.fromkeys(range(8), 0.0))  # the branch is nothing, its inside is not
     captured = capture(model, IMAGE)
-    assert find_dead(captured, analyse(captured)).units == {}
+    found = find_dead(captured, analyse(captured))
+    assert found.units == {}
+    (line,) = found.ledger
+    assert (line.name, line.channels) == ("stem.0", 8)
+    assert "the scale a2.1.weight is zero, but where the channel is read it varies" in line.reason
     silence(model.a1[1], {0: -0.5, 5: -0.1})
     folded = fold(model)
     assert folded.removed == {"a1.0": (0, 5)}

@@ -19,8 +19,10 @@ import argparse
 import csv
 import io
 import json
+import math
 import multiprocessing
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,13 +32,16 @@ from typing import Any
 
 import torch
 
-from bench.common import write_result
+from bench.common import torchvision_models, write_result
 from bench.coverage_one import cover_model
 from bench.coverage_peer import peer_model
 from bench.coverage_zoo import names
 from hwprune.artifact import atomic_write_text
 from hwprune.capture import capture
 from hwprune.dependency import analyse
+
+#: A process may take this many times its processor time before it is taken for hung.
+_PATIENCE = 6
 
 Model = Callable[[str, str, int, float], dict[str, Any]]
 
@@ -80,7 +85,7 @@ def main() -> None:
     parser.add_argument("--peer", choices=("torch-pruning",), default=None)
     parser.add_argument("--ratio", type=float, default=0.5, help="share of the channels to keep")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--timeout", type=float, default=300.0, help="seconds per model")
+    parser.add_argument("--timeout", type=float, default=300.0, help="seconds of processor time per model")
     parser.add_argument("--memory", type=float, default=6.0, help="GiB of address space per model")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--out", type=Path, default=None)
@@ -160,24 +165,28 @@ def run_one(model: Model, name: str, options: argparse.Namespace) -> dict[str, A
     writer.close()
     row: dict[str, Any] | None = None
     try:
-        if reader.poll(options.timeout):
+        if reader.poll(_PATIENCE * options.timeout):
             row = reader.recv()
         else:
-            row = {"status": "failed", "reason": f"not done after {options.timeout:.0f} s"}
             process.kill()
     except EOFError:
         pass
     process.join()
     if row is None:
-        code = process.exitcode or 0
-        ended = f"signal {-code}" if code < 0 else f"code {code}"
-        row = {"status": "failed", "reason": f"the process ended with {ended}"}
+        row = {"status": "failed", "reason": _ending(process.exitcode or 0, options.timeout)}
     return {**row, "total_s": time.monotonic() - start}
+
+
+def _ending(code: int, timeout: float) -> str:
+    if code in (-signal.SIGXCPU, -signal.SIGKILL):
+        return f"not done after {timeout:.0f} s"
+    return f"the process ended with {f'signal {-code}' if code < 0 else f'code {code}'}"
 
 
 def _child(model: Model, name: str, options: argparse.Namespace, writer: Connection) -> None:
     most = int(options.memory * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(options.timeout), -1))
     try:
         row = model(options.zoo, name, options.seed, options.ratio)
     except Exception as error:
@@ -189,7 +198,9 @@ def warm_up(zoo: str) -> None:
     """Import everything and export something, so that no model pays for it."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    names(zoo)
+    torchvision_models()
+    if zoo == "timm":
+        import timm  # noqa: F401 - the processes to come have it
     captured = capture(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1)), torch.randn(1, 3, 4, 4))
     analyse(captured)
 

@@ -6,6 +6,7 @@ one; every other model is one part. Inputs are as small as an architecture allow
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +50,6 @@ TORCHVISION_INPUTS: Mapping[str, tuple[int, ...]] = {
 _OPTIONS: Mapping[str, dict[str, Any]] = {
     "googlenet": {"init_weights": False},
     "inception_v3": {"init_weights": False},
-    "mvit_": {"spatial_size": (112, 112), "temporal_size": 8},
 }
 
 
@@ -104,11 +104,24 @@ def build(zoo: str, name: str, prepare: Callable[[Part], None]) -> list[Part]:
         return _detection(model.eval(), torch.randn(shape), prepare)
     if "segmentation" in kind:
         options = {"weights_backbone": None}
+    if "mvit" in name:
+        _shrink_mvit(TORCHVISION_INPUTS["mvit_"])
     model = models.get_model(name, weights=None, **options)
     images = 2 if "raft" in name else 1
     part = Part("", model.eval(), tuple(torch.randn(shape) for _ in range(images)))
     prepare(part)
     return [part]
+
+
+def _shrink_mvit(shape: tuple[int, ...]) -> None:
+    """Builders of MViT fix the size of their input; their common last step need not."""
+    mvit = importlib.import_module("torchvision.models.video.mvit")
+    build_any = mvit._mvit
+
+    def smaller(*args: Any, **options: Any) -> nn.Module:
+        return build_any(*args, **options | {"temporal_size": shape[2], "spatial_size": shape[3:]})
+
+    mvit._mvit = smaller
 
 
 def _timm(name: str, prepare: Callable[[Part], None]) -> Part:

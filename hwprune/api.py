@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from hwprune.solve.plan import Plan
 from hwprune.surgery import load_pruned, save_pruned
 from hwprune.target import Target, load_target
 
+_log = logging.getLogger(__name__)
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 __all__ = [
@@ -199,12 +201,15 @@ def compile(
     threads: int | None = None,
     check: bool = True,
     search: bool | None = None,
+    tune: float | None = None,
     tables: Path | None = None,
 ) -> CompiledModule:
     """Compile a model for a target; ``.save(directory)`` writes a bundle that runs on its own.
 
     With ``search`` each kernel is built in the fastest of about a dozen forms, measured here once
     and remembered in ``tables``; without it (None) forms found earlier are used, False ignores them.
+    With ``tune`` MetaSchedule then looks for that many minutes for faster loops of the kernels that
+    stay behind; what it tried and found is logged.
 
     Raises
     ------
@@ -213,7 +218,17 @@ def compile(
     """
     inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
     resolved = target if isinstance(target, Target) else load_target(target, threads=threads)
-    return compile_model(model, inputs, resolved, check=check, search=search, tables=tables)[0]
+    module, _ = compile_model(
+        model,
+        inputs,
+        resolved,
+        check=check,
+        search=search,
+        tune=tune,
+        tuned=lambda report: _log.info(report.summary()),
+        tables=tables,
+    )
+    return module
 
 
 def bench(directory: str | Path, *, profile: str = "table", **options: Any) -> Comparison:

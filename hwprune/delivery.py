@@ -21,9 +21,12 @@ from hwprune.latency.program import Program
 from hwprune.measure.compare import Comparison, compare
 from hwprune.measure.contenders import Contender, bundle_contender, onnx_contender, torch_contender
 from hwprune.measure.export import onnx_export, save_exported
+from hwprune.measure.proposer import require_tuner
 from hwprune.measure.search import search as search_forms
 from hwprune.measure.stopping import MeasureProfile
 from hwprune.measure.toolchain import toolchain_directory
+from hwprune.measure.tune import TuneReport, require_minutes
+from hwprune.measure.tune import tune as tune_kernels
 from hwprune.target import Target, require_runnable
 
 #: Compiled float32 outputs differ from PyTorch by rounding only: at most this, relative to the
@@ -43,6 +46,8 @@ def compile_model(
     check: bool = True,
     search: bool | None = None,
     minutes: float | None = None,
+    tune: float | None = None,
+    tuned: Callable[[TuneReport], None] | None = None,
     tables: Path | None = None,
     seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
@@ -65,6 +70,11 @@ def compile_model(
         are those that the latency table was measured with.
     minutes
         Begin no new batch of a search after this long.
+    tune
+        After the search, which this asks for, look deeper for this many minutes where kernels stay
+        behind (:func:`hwprune.measure.tune.tune`).
+    tuned
+        Called with what that has found.
     tables
         Root of the tables that the choices lie beside (default: the user's cache directory).
 
@@ -81,8 +91,21 @@ def compile_model(
         a kernel is computed by Winograd's algorithm).
     TargetError
         The check was asked for, and this machine cannot run the target.
+    UsageError
+        Search or tuning was asked for and cannot be: no time, no forms, or searching was forbidden.
+    MissingExtraError
+        Tuning needs ``hwprune[tune]``.
     """
     pipeline = known_pipeline(target)
+    if tune is not None:
+        require_minutes(tune)
+        if search is False:
+            raise UsageError(
+                "tuning goes on where the search ends, and --no-search leaves that out",
+                hint="drop --no-search, or drop --tune",
+            )
+        require_tuner()
+        search = True
     if check:
         require_runnable(target)
     captured = capture(model, tuple(example_inputs))
@@ -96,6 +119,13 @@ def compile_model(
     else:
         program = fuse(captured.graph).program()
         choices = _choices(program, target, search, minutes, tables, seed, progress)
+        if tune is not None:
+            directory = toolchain_directory(target, tables)
+            specs = [step.spec for step in program.steps]
+            report = tune_kernels(specs, target, directory, minutes=tune, progress=progress, seed=seed)
+            if tuned is not None:
+                tuned(report)
+            choices = ChoiceTable.load(directory)
         module = compile_program(program, target, choices)
     if not check:
         return module, float("nan")

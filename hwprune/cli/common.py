@@ -87,6 +87,15 @@ Search = Annotated[
         show_default=False,
     ),
 ]
+Tune = Annotated[
+    float | None,
+    typer.Option(
+        metavar="MINUTES",
+        help="After the search, let MetaSchedule look for faster loops where kernels stay behind, for "
+        "this long; trials are kept, so that it can be done in parts. Needs hwprune[tune].",
+        show_default=False,
+    ),
+]
 SearchFirst = Annotated[
     bool, typer.Option("--search", help="Search for the fastest form of each kernel before measuring it.")
 ]

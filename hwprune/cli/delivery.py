@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,7 @@ from hwprune.cli.common import (
     TargetName,
     Threads,
     TrustPickle,
+    Tune,
     Weights,
     Winograd,
     complain,
@@ -31,7 +32,11 @@ from hwprune.cli.common import (
     resolve_target,
     say,
 )
+from hwprune.cli.tuning import show_tuning
 from hwprune.target import load_target
+
+if TYPE_CHECKING:
+    from hwprune.measure.tune import TuneReport
 
 Output = Annotated[Path, typer.Option("--out", "-o", help="Directory to write.")]
 
@@ -100,6 +105,7 @@ def compile(
     check: Annotated[bool, typer.Option(help="Run it on this machine and compare with PyTorch.")] = True,
     search: Search = None,
     search_minutes: Annotated[float | None, typer.Option(help="Begin no new search after this.")] = None,
+    tune: Tune = None,
     winograd: Winograd = True,
     tables: Tables = None,
     seed: Seed = 0,
@@ -112,6 +118,7 @@ def compile(
     require_directory(output, "manifest.json")
     resolved = resolve_target(target, threads, winograd)
     network = _model(model, pruned, weights, trust_pickle)
+    reports: list[TuneReport] = []
     with progress_bar() as progress:
         module, error = compile_model(
             network,
@@ -120,6 +127,8 @@ def compile(
             check=check,
             search=search,
             minutes=search_minutes,
+            tune=tune,
+            tuned=reports.append,
             tables=tables,
             seed=seed,
             progress=lambda done, total, what: progress(f"search {what}", done, total),
@@ -134,10 +143,18 @@ def compile(
         "chosen": chosen,
         "max_rel_error": error if check else None,
     }
+    if reports:
+        data["tuning"] = reports[0].to_dict()
     text = f"{data['kernels']} kernels in {output}; run it with: python {output}/run.py"
     if chosen:
         text += f" ({len(chosen)} kernels in a form found by search)"
-    emit(data, json, lambda: say(text))
+
+    def human() -> None:
+        for report in reports:
+            show_tuning(report)
+        say(text)
+
+    emit(data, json, human)
 
 
 def bench(

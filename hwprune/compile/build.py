@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hwprune.compile.fallback import Inlined, fallback_module, fallback_of
+from hwprune.compile.fallback import Inlined, fallback_functions, fallback_module, fallback_of
 from hwprune.compile.layout import output_shape
 from hwprune.compile.link import link_shared, target_architecture
 from hwprune.compile.pipeline import PACKED, require_pipeline
 from hwprune.compile.primfunc import build_primfunc, kernel_symbol
 from hwprune.compile.shapes import Shape
+from hwprune.compile.tuned import is_tuned, tuned_functions
 from hwprune.compile.tvm_api import IRModule, TvmTarget, relax, transform, version
 from hwprune.errors import CompileError, UnsupportedOperatorError
 from hwprune.latency.choice import Choice
@@ -88,7 +89,8 @@ def relax_module(
         if fallback_of(spec) is None:
             functions[spec, choice] = builder.add_func(build_primfunc(spec, target, choice), symbol)
         else:
-            foreign[spec] = Inlined(builder, spec, symbol)
+            parts = tuned_functions(spec, target, choice) if is_tuned(choice) else fallback_functions(spec)
+            foreign[spec] = Inlined(builder, spec, symbol, parts)
     given = [relax.Var(f"input{i}", relax.TensorType(shape, "float32")) for i, shape in enumerate(inputs)]
     packed = [relax.Var(f"weight{i}", relax.TensorType(shape, "float32")) for i, shape in enumerate(weights)]
     with builder.function("main", [*given, *packed]):

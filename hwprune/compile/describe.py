@@ -52,6 +52,8 @@ def describe(spec: KernelSpec, target: Target, choice: Choice | None = None) -> 
         The target's pipeline has no schedule rules.
     """
     require_pipeline(target, PACKED)
+    if choice is not None and choice.trace:
+        return Description(choice.rule, "loops found by MetaSchedule")
     if any(op.kind == FALLBACK for op in spec.ops):
         return Description(FALLBACK, "TVM's own lowering, on plain tensors")
     from hwprune.compile.emit import emit

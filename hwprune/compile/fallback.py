@@ -6,12 +6,12 @@ They are slow (nothing is scheduled) and say so in their label, but they are rig
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from hwprune.compile.shapes import integers
-from hwprune.compile.tvm_api import IRModule, import_torch, relax
+from hwprune.compile.tvm_api import IRModule, PrimFunc, import_torch, relax
 from hwprune.errors import UnsupportedOperatorError
 from hwprune.latency.kernel import KernelOp, KernelSpec
 
@@ -45,19 +45,29 @@ def fallback_module(spec: KernelSpec) -> IRModule:
     return module
 
 
-class Inlined:
-    """A lowered operator inside a module that is being built; one per kernel, called anywhere."""
+def fallback_functions(spec: KernelSpec) -> dict[str, PrimFunc]:
+    """The PrimFuncs of a lowered operator as TVM makes them, by their names in its module."""
+    module = fallback_module(spec)
+    names = sorted((g.name_hint, g) for g in module.get_global_vars() if g.name_hint != "main")
+    return {name: module[g] for name, g in names}
 
-    def __init__(self, builder: Any, spec: KernelSpec, symbol: str) -> None:
+
+class Inlined:
+    """A lowered operator inside a module that is being built; one per kernel, called anywhere.
+
+    ``functions`` are :func:`fallback_functions`, scheduled or not.
+    """
+
+    def __init__(
+        self, builder: Any, spec: KernelSpec, symbol: str, functions: Mapping[str, PrimFunc]
+    ) -> None:
         self.builder = builder
-        module = fallback_module(spec)
-        self.main = module["main"]
+        self.main = fallback_module(spec)["main"]
         self.functions = {
-            g.name_hint: builder.add_func(
-                module[g].with_attr("global_symbol", f"{symbol}_{g.name_hint}"), f"{symbol}_{g.name_hint}"
+            name: builder.add_func(
+                function.with_attr("global_symbol", f"{symbol}_{name}"), f"{symbol}_{name}"
             )
-            for g in module.get_global_vars()
-            if g.name_hint != "main"
+            for name, function in functions.items()
         }
 
     def call(self, arguments: Sequence[Any]) -> Any:

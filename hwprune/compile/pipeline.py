@@ -30,8 +30,10 @@ NOT_CODE_GENERATION = frozenset(
         "kernel_runner.py",
         "link.py",
         "listing.py",
+        "metaschedule.py",
         "pipeline.py",
         "sidecar.py",
+        "sketch.py",
         "tvm_default.py",
         "vm_runtime.py",
     )

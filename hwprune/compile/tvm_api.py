@@ -6,6 +6,8 @@ come from its FFI), so its modules are handed on untyped.
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import Any
 
 import tvm
@@ -49,3 +51,32 @@ def torch_importer(exported: Any) -> tuple[IRModule, list[Any]]:
 
     module, weights = detach_params(from_exported_program(exported, keep_params_as_input=True))
     return module, [value.numpy() for value in weights.get("main", [])]
+
+
+def meta_schedule() -> Any:
+    """TVM's search for schedules; only tuning loads it."""
+    # It imports the intrinsics of every accelerator that TVM knows, which takes ten seconds; nothing
+    # that schedules for CPUs here uses them.
+    name = "tvm.s_tir.tensor_intrin"
+    sys.modules.setdefault(name, ModuleType(name))
+    from tvm.s_tir import meta_schedule as module
+
+    return module
+
+
+def own_copy(function: PrimFunc) -> PrimFunc:
+    """A PrimFunc that shares nothing with the given one: scheduling changes statements in place."""
+    return tvm.ir.load_json(tvm.ir.save_json(function))
+
+
+def plain_json(value: Any) -> Any:
+    """A JSON value of TVM's (numbers may be its own objects) in Python's types."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tvm.tirx.IntImm):
+        return int(value.value)
+    if isinstance(value, tvm.tirx.FloatImm):
+        return float(value.value)
+    if hasattr(value, "items"):
+        return {str(key): plain_json(item) for key, item in value.items()}
+    return [plain_json(item) for item in value]

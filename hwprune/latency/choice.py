@@ -11,6 +11,9 @@ The rule that keeps *the latency that is measured is the latency that is shipped
   another choice than the one recorded there is *stale*: reading the table leaves it out, and the
   profiler measures that kernel again.
 
+A kernel that was tuned (:mod:`hwprune.measure.tune`) has the choice ``tuned``, whose schedule is a
+file of its own (:mod:`hwprune.latency.traces`) that ``choices.json`` names by content.
+
 So a search may change its mind about some kernels without throwing away the rows of the others,
 and rows of different choices are never added up. A module that is compiled without the recorded
 choices (``hwprune compile --no-search``) says so in its manifest, kernel by kernel.
@@ -28,6 +31,7 @@ from typing import Any, cast
 from hwprune.artifact import read_json, write_json
 from hwprune.errors import ArtifactError, TableError
 from hwprune.latency.kernel import KernelSpec
+from hwprune.latency.traces import load_trace, save_trace, trace_id
 
 CHOICES_NAME = "choices.json"
 CHOICES_KIND = "hwprune-choices"
@@ -41,11 +45,13 @@ class Choice:
     """One way to build a kernel: the algorithm and the numbers of its tiling, sorted by name.
 
     What numbers an algorithm has is for the code generator to say
-    (:func:`hwprune.compile.choice.choices_for`).
+    (:func:`hwprune.compile.choice.choices_for`). ``trace`` is the schedule of a ``tuned`` kernel
+    (:mod:`hwprune.compile.tuned`), empty for all others.
     """
 
     rule: str
     numbers: tuple[tuple[str, int], ...] = ()
+    trace: str = field(default="", repr=False)
 
     @staticmethod
     def of(rule: str, **numbers: int) -> Choice:
@@ -57,17 +63,20 @@ class Choice:
         return dict(self.numbers)[name]
 
     def label(self) -> str:
-        """For people and for rows: ``direct block_tile=4 cols=4 rows=1``."""
-        return " ".join([self.rule, *(f"{name}={value}" for name, value in self.numbers)])
+        """For people and for rows: ``direct block_tile=4 cols=4 rows=1``, ``tuned 1f0c5d2e9a77``."""
+        named = [trace_id(self.trace)] if self.trace else []
+        return " ".join([self.rule, *(f"{name}={value}" for name, value in self.numbers), *named])
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"rule": self.rule, "numbers": dict(self.numbers)}
+        traced = {"trace": self.trace} if self.trace else {}
+        return {"rule": self.rule, "numbers": dict(self.numbers), **traced}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Choice:
         """Inverse of :meth:`to_dict`."""
-        return Choice.of(str(data["rule"]), **{str(k): int(v) for k, v in data["numbers"].items()})
+        numbers = sorted((str(k), int(v)) for k, v in data["numbers"].items())
+        return Choice(str(data["rule"]), tuple(numbers), str(data.get("trace", "")))
 
 
 def choice_label(choice: Choice | None) -> str:
@@ -168,11 +177,13 @@ class ChoiceTable:
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
 
     def save(self, directory: Path) -> None:
-        """Write ``choices.json`` of a table's directory, atomically."""
-        payload = {
-            "provenance": self.provenance,
-            "kernels": {digest: entry.to_dict() for digest, entry in self},
-        }
+        """Write ``choices.json`` of a table's directory, atomically, after the traces it names."""
+        kernels: dict[str, dict[str, Any]] = {}
+        for digest, entry in self:
+            kernels[digest] = entry.to_dict()
+            if entry.choice is not None and entry.choice.trace:
+                kernels[digest]["choice"]["trace"] = save_trace(directory, entry.choice.trace)
+        payload = {"provenance": self.provenance, "kernels": kernels}
         write_json(Path(directory) / CHOICES_NAME, CHOICES_KIND, CHOICES_VERSION, payload)
 
     @staticmethod
@@ -182,7 +193,8 @@ class ChoiceTable:
         Raises
         ------
         TableError
-            ``choices.json`` is damaged, edited or of another version.
+            ``choices.json`` is damaged, edited or of another version, or a trace that it names is
+            missing or changed.
         """
         path = Path(directory) / CHOICES_NAME
         if not path.is_file():
@@ -191,6 +203,9 @@ class ChoiceTable:
         try:
             payload = read_json(path, CHOICES_KIND, CHOICES_VERSION)
             kernels = cast("dict[str, dict[str, Any]]", payload["kernels"])
+            for data in kernels.values():
+                if data["choice"] is not None and "trace" in data["choice"]:
+                    data["choice"]["trace"] = load_trace(directory, str(data["choice"]["trace"]))
             entries = {digest: Searched.from_dict(data) for digest, data in kernels.items()}
             return ChoiceTable(entries, payload["provenance"])
         except ArtifactError as error:

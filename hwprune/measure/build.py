@@ -94,10 +94,7 @@ class BuildPool:
         self._threads.shutdown(wait=True)
 
     def _one(self, job: BuildJob) -> str | None:
-        worker: WorkerProcess | None = getattr(self._local, "worker", None)
-        if worker is None:
-            worker = self._local.worker = WorkerProcess([], 1, "build worker", hidden=["torch"])
-            self._workers.append(worker)
+        worker = self._worker(imports_torch=job.spec.anchor == "fallback")
         arguments: dict[str, Any] = {
             "function": self._function,
             "spec": job.spec.canonical(),
@@ -112,6 +109,16 @@ class BuildPool:
         except MeasureError as error:
             return error.message
         return None
+
+    def _worker(self, *, imports_torch: bool) -> WorkerProcess:
+        """This thread's worker. Kernels of TVM's importer need torch, which others do not wait for."""
+        name = "importing" if imports_torch else "plain"
+        worker: WorkerProcess | None = getattr(self._local, name, None)
+        if worker is None:
+            worker = WorkerProcess([], 1, "build worker", hidden=[] if imports_torch else ["torch"])
+            setattr(self._local, name, worker)
+            self._workers.append(worker)
+        return worker
 
 
 def build_in_worker(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -11,6 +12,26 @@ from hwprune.measure.process import WorkerProcess
 from hwprune.target import Target
 
 RACE_TIMEOUT_S = 120.0
+#: A form replaces another only if it is faster by at least this share, in the median of its turns and
+#: in the minimum: less is noise.
+LEAST_GAIN = 0.02
+
+
+def faster(samples: Sequence[Sequence[float]]) -> list[int]:
+    """Which forms beat the first one by more than noise, the fastest first.
+
+    Only those that stayed in the race to its end count.
+    """
+    medians = [statistics.median(values) for values in samples]
+    most = max(len(values) for values in samples)
+
+    def gain(i: int) -> float:
+        return min(medians[0] / medians[i], min(samples[0]) / min(samples[i]))
+
+    finalists = [i for i in range(1, len(samples)) if len(samples[i]) == most]
+    ranked = sorted(finalists, key=lambda i: medians[i])
+    count = next((n for n, i in enumerate(ranked) if gain(i) < 1 + LEAST_GAIN), len(ranked))
+    return ranked[:count]
 
 
 class Judge(Protocol):

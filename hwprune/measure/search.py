@@ -21,7 +21,7 @@ from hwprune.latency.choice import Choice, ChoiceTable, Searched
 from hwprune.latency.kernel import KernelSpec
 from hwprune.measure.build import Builder, BuildJob, BuildPool
 from hwprune.measure.device import describe_device
-from hwprune.measure.judge import Judge, LocalJudge
+from hwprune.measure.judge import Judge, LocalJudge, faster
 from hwprune.measure.profile import scratch_directory
 from hwprune.measure.provenance import versions
 from hwprune.measure.rotation import copies_for
@@ -29,9 +29,6 @@ from hwprune.measure.sweep import Progress
 from hwprune.measure.table_writer import timestamp, writing
 from hwprune.target import Target, require_measurable
 
-#: A form replaces the default only if it is faster by at least this share, in the median of its
-#: turns and in the minimum: less is noise.
-LEAST_GAIN = 0.02
 #: Largest difference from the default's output, relative to the largest output: summing in another
 #: order, and transforming the sums.
 TOLERANCE = {"direct": 1e-4, "winograd": 1e-3}
@@ -128,7 +125,7 @@ def search(
         stack.enter_context(writing(directory))
         choices = ChoiceTable.load(directory)
         if not choices.provenance:
-            choices.provenance = _provenance(target, pipeline, seed)
+            choices.provenance = search_provenance(target, pipeline, seed)
         unique = list({spec.digest(): spec for spec in specs}.values())
         todo = [spec for spec in unique if spec not in choices]
         report = SearchReport(len(unique), len(unique) - len(todo))
@@ -225,13 +222,8 @@ def _judge(
         _drop(report, group[0], f"the race failed: {error.message}")
         return Searched(spec.label(), None, measured_at=timestamp())
     medians = [statistics.median(values) for values in samples]
-    most = max(len(values) for values in samples)
-    finalists = [i for i, values in enumerate(samples) if len(values) == most and i]
     timed = {labels[job.path]: median for job, median in zip(group, medians, strict=True)}
-    for i in sorted(finalists, key=lambda i: medians[i]):
-        gain = min(medians[0] / medians[i], min(samples[0]) / min(samples[i]))
-        if gain < 1 + LEAST_GAIN:
-            break
+    for i in faster(samples):
         job, choice = group[i], group[i].choice
         assert choice is not None
         try:
@@ -253,7 +245,8 @@ def _drop(report: SearchReport, job: BuildJob, reason: str) -> None:
     _log.warning("form dropped: %s: %s", name, reason)
 
 
-def _provenance(target: Target, pipeline: str, seed: int) -> dict[str, Any]:
+def search_provenance(target: Target, pipeline: str, seed: int) -> dict[str, Any]:
+    """Who searched, for what and on what: kept in ``choices.json``."""
     return {
         "target": target.model_dump(mode="json"),
         "pipeline": pipeline,

@@ -56,10 +56,59 @@ def group_norm(
     )
 
 
+def mean(
+    kept: Kept, x: Tensor, dims: int | Sequence[int], keepdim: bool = False, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Mean of kept channels; reduced dimensions stay as one position."""
+    assert keepdim
+    x = x if dtype is None else x.to(dtype)
+    return _mean(x, _mask(kept, x), _list(dims))
+
+
+def var(
+    kept: Kept, x: Tensor, dims: int | Sequence[int], *, correction: float = 1, keepdim: bool = False
+) -> Tensor:
+    """Variance of kept channels; reduced dimensions stay as one position."""
+    assert keepdim
+    mask, dims = _mask(kept, x), _list(dims)
+    squares = (x - _mean(x, mask, dims)).square()
+    return _mean(squares, mask, dims) * _ratio(mask.sum(dims, keepdim=True), correction)
+
+
+def var_dim(
+    kept: Kept, x: Tensor, dims: int | Sequence[int], unbiased: bool = True, keepdim: bool = False
+) -> Tensor:
+    """The older form of :func:`var`."""
+    return var(kept, x, dims, correction=int(unbiased), keepdim=keepdim)
+
+
+def _ratio(count: Tensor, correction: float) -> Tensor:
+    return count / (count - correction).clamp_min(0)
+
+
+def amax(kept: Kept, x: Tensor, dims: int | Sequence[int], keepdim: bool = False) -> Tensor:
+    """Largest kept value."""
+    return torch.where(_mask(kept, x) > 0, x, -torch.inf).amax(_list(dims), keepdim=keepdim)
+
+
+def amin(kept: Kept, x: Tensor, dims: int | Sequence[int], keepdim: bool = False) -> Tensor:
+    """Smallest kept value."""
+    return torch.where(_mask(kept, x) > 0, x, torch.inf).amin(_list(dims), keepdim=keepdim)
+
+
+def _list(dims: int | Sequence[int]) -> list[int]:
+    return [dims] if isinstance(dims, int) else list(dims)
+
+
 REFERENCES: dict[str, Callable[..., Tensor]] = {
     "aten.layer_norm.default": layer_norm,
     "aten.rms_norm.default": rms_norm,
     "aten.group_norm.default": group_norm,
+    "aten.mean.dim": mean,
+    "aten.var.correction": var,
+    "aten.var.dim": var_dim,
+    "aten.amax.default": amax,
+    "aten.amin.default": amin,
 }
 
 

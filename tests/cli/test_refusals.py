@@ -122,6 +122,12 @@ CASES: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "prune over files": (("prune", *SMALL, "-p", "x", "-o", "mine"), 1, ("mine holds other files", "--out")),
     "compile on a file": (("compile", *SMALL, "-o", "a-file"), 1, ("a-file exists and is not a directory",)),
     "compile over files": (("compile", *SMALL, "-o", "mine"), 1, ("mine holds other files",)),
+    "no time to tune": (("compile", *SMALL, "--tune", "0"), 2, ("0 minutes is none", "positive number")),
+    "tune without search": (
+        ("compile", *SMALL, "--tune", "1", "--no-search"),
+        2,
+        ("--no-search leaves that out",),
+    ),
     "repair over files": (
         ("repair", SMALL[0], "--pruned", "gone", "--data", "tests.small:train", "-o", "mine"),
         1,

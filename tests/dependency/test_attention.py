@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from hwprune.capture import capture
 from hwprune.dependency import analyse
-from hwprune.surgery import cut_graph
+from hwprune.importance.gates import with_gates
+from hwprune.surgery import cut_graph, masked_original
 from tests.dependency.exact import examine, settled
 
 TOKENS = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1))
@@ -57,6 +58,17 @@ def test_heads_against_an_original_without_them() -> None:
     cut = cut_graph(captured, analyse(captured), {"qkv": [0, 2]})
     model.proj.weight.data[:, HEAD : 2 * HEAD] = 0
     torch.testing.assert_close(cut(TOKENS.double()), model(TOKENS.double()))
+
+
+@pytest.mark.parametrize("operator", [True, False])
+def test_a_gate_of_zero_on_the_tap_of_a_head_removes_it(operator: bool) -> None:
+    captured = capture(settled(_Fused(operator)), TOKENS.double())
+    deps = analyse(captured)
+    gated, gates = with_gates(captured, deps)
+    torch.testing.assert_close(gated(TOKENS.double()), captured.graph(TOKENS.double()))
+    gates["qkv"].data[1] = 0
+    masked = masked_original(captured, deps, {"qkv": [0, 2]})
+    torch.testing.assert_close(gated(TOKENS.double()), masked(TOKENS.double()))
 
 
 class _Split(nn.Module):

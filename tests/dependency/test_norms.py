@@ -127,6 +127,38 @@ def test_layer_norm_against_slices_taken_by_hand() -> None:
     assert pruned.norm.normalized_shape == (4,)
 
 
+class _Affine(nn.Module):
+    """Norms over channels written out, as they are in many models."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form = form
+        self.weight, self.bias = nn.Parameter(torch.randn(12, 1, 1)), nn.Parameter(torch.randn(12, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.form == "rms":
+            y = x * (x.square().mean(1, keepdim=True) + 1e-5).rsqrt()
+        elif self.form == "layer":
+            centred = x - x.mean(1, keepdim=True)
+            y = centred / (centred.pow(2).mean(1, keepdim=True) + 1e-5).sqrt()
+        elif self.form == "variance":
+            y = (x - x.mean(dim=1, keepdim=True)) / (x.var(1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+        elif self.form == "response":  # ConvNeXt V2
+            size = x.norm(p=2, dim=(2, 3), keepdim=True)
+            y = x + x * (size / (size.mean(1, keepdim=True) + 1e-6))
+        elif self.form == "attention":  # CBAM's spatial gate
+            y = x * torch.sigmoid(x.mean(1, keepdim=True) - x.amax(1, keepdim=True) + x.amin(1, keepdim=True))
+        else:
+            y = functional.normalize(x, dim=1) + x / (1 + x.square().sum(1, keepdim=True))
+        return y * self.weight + self.bias
+
+
+@pytest.mark.parametrize("form", ["rms", "layer", "variance", "response", "attention", "length"])
+def test_norms_that_are_written_out(form: str) -> None:
+    _, deps = examine(_Between(_Affine(form)), IMAGE, {"one": 12})
+    assert bool(deps.group("one").statistics) == (form != "length")
+
+
 def test_layer_norm_over_channels_and_positions() -> None:
     examine(_Between(nn.LayerNorm([12, 6, 6])), IMAGE, {"one": 12})
 

@@ -31,7 +31,7 @@ def plain_copy(model: nn.Module) -> nn.Module:
         (``conv.weight``). Weights that were computed from one shared tensor are no longer shared.
         Tensors among a module's attributes that still hang on an autograd graph are detached.
     """
-    twin = copy.deepcopy(model, _detached(model))
+    twin = deep_copy(model)
     for module in twin.modules():
         flags = [(child, child.training) for child in module.modules()]
         if parametrize.is_parametrized(module):
@@ -48,14 +48,15 @@ def plain_copy(model: nn.Module) -> nn.Module:
     return twin
 
 
-def _detached(model: nn.Module) -> dict[int, torch.Tensor]:
-    """What ``deepcopy`` refuses to copy, copied (the weight that old weight norm keeps)."""
-    return {
+def deep_copy(model: nn.Module) -> nn.Module:
+    """Deep copy, also of what ``deepcopy`` refuses (the weight that old weight norm keeps)."""
+    detached = {
         id(value): value.detach().clone()
         for module in model.modules()
         for value in vars(module).values()
         if isinstance(value, torch.Tensor) and value.grad_fn is not None
     }
+    return copy.deepcopy(model, detached)
 
 
 def _forget_loading(module: nn.Module) -> None:

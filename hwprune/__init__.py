@@ -23,9 +23,10 @@ if TYPE_CHECKING:
         save,
     )
     from hwprune.dependency.register import register_rule
-    from hwprune.edits import prune_optimizer
+    from hwprune.edits import find_blocks, fold_dead, prune_optimizer, remove_blocks
     from hwprune.errors import HwpruneError
     from hwprune.fxpass import PrunePass
+    from hwprune.solve.compose import compose
     from hwprune.solve.plan import Plan
     from hwprune.surgery.register import register_rewrite
     from hwprune.target import Target, load_target
@@ -42,6 +43,9 @@ __all__ = [
     "apply_plan",
     "bench",
     "compile",
+    "compose",
+    "find_blocks",
+    "fold_dead",
     "load",
     "load_target",
     "plan",
@@ -49,6 +53,7 @@ __all__ = [
     "prune_optimizer",
     "register_rewrite",
     "register_rule",
+    "remove_blocks",
     "save",
 ]
 
@@ -57,10 +62,14 @@ _HOME = {
     "Plan": "solve.plan",
     "PrunePass": "fxpass",
     "Target": "target",
+    "compose": "solve.compose",
+    "find_blocks": "edits",
+    "fold_dead": "edits",
     "load_target": "target",
     "prune_optimizer": "edits",
     "register_rewrite": "surgery.register",
     "register_rule": "dependency.register",
+    "remove_blocks": "edits",
 }
 
 

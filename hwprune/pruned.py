@@ -20,6 +20,7 @@ from hwprune.planner.loop import LoopResult
 from hwprune.planner.workbench import Workbench
 from hwprune.solve.plan import Plan, model_fingerprint
 from hwprune.surgery import masked_original, prune_model, verify
+from hwprune.surgery.outcome import Outcome, outcomes
 from hwprune.surgery.part import put_back, shared_outside, verify_whole
 
 
@@ -77,6 +78,11 @@ class Pruned:
     def pruned_part(self) -> nn.Module:
         """The module that was cut: :attr:`model`, or the submodule in it."""
         return self.model if self.submodule is None else self.model.get_submodule(self.submodule)
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """Requested against achieved channels, per group and per layer that could not be pruned."""
+        return outcomes(self.captured, self.deps, self.plan.keep, self.pruned_part)
 
 
 @dataclass(frozen=True)

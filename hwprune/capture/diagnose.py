@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import linecache
+import traceback
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -17,6 +21,29 @@ def first_lines(error: BaseException, count: int = 3) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     meaningful = [line for line in lines if line and not line.startswith(_NOISE)]
     return " ".join(meaningful[:count]) or type(error).__name__
+
+
+def users_line(error: BaseException) -> str:
+    """Where in the model's own Python an error arose: ``(net.py, line 12: if x.sum() > 0:)``.
+
+    The innermost frame that is neither torch's nor ours, empty if there is none.
+    """
+    ours = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), "<")
+    found = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename
+        if not file.startswith(ours) and "forward" in _callers(frame):
+            found = f" ({Path(file).name}, line {line}: {linecache.getline(file, line).strip()})"
+    return found
+
+
+def _callers(frame: FrameType) -> set[str]:
+    names: set[str] = set()
+    current: FrameType | None = frame
+    while current is not None:
+        names.add(current.f_code.co_name)
+        current = current.f_back
+    return names
 
 
 def explain_run_failure(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 
 import torch
 from torch import fx, nn
 
+from hwprune.capture.batch import open_batch, unusual_batch
 from hwprune.capture.captured import Captured
-from hwprune.capture.diagnose import explain_run_failure, first_lines
+from hwprune.capture.diagnose import explain_run_failure, first_lines, users_line
 from hwprune.capture.normalize import normalize
+from hwprune.capture.parametrized import plain_copy
 from hwprune.capture.trainable import TrainableGraph, remember_eval_mode
 from hwprune.errors import CaptureError
 
@@ -21,7 +22,8 @@ def capture(model: nn.Module, example_inputs: torch.Tensor | tuple[torch.Tensor,
     """Export a module to one graph of functional ATen operators.
 
     The module is deep-copied, put into eval mode and exported with ``torch.export`` (not strict);
-    the module itself, its weights, buffers and training flags stay as they are. The graph starts
+    the module itself, its weights, buffers and training flags stay as they are. Parametrised
+    weights (weight norm, spectral norm) are plain weights in the graph. The graph starts
     in eval mode; its ``train()`` switches BatchNorm and dropout. It runs at other batch sizes
     unless the model's own code fixes the batch.
 
@@ -46,7 +48,7 @@ def capture(model: nn.Module, example_inputs: torch.Tensor | tuple[torch.Tensor,
     """
     inputs = _as_tuple(example_inputs)
     try:
-        twin = copy.deepcopy(model)
+        twin = plain_copy(model)
     except Exception as error:
         raise CaptureError(
             f"{type(model).__name__} cannot be copied: {first_lines(error)}",
@@ -55,25 +57,50 @@ def capture(model: nn.Module, example_inputs: torch.Tensor | tuple[torch.Tensor,
     twin.eval()
     for parameter in twin.parameters():
         parameter.grad = None
-    try:
-        exported = torch.export.export(twin, inputs, strict=False)
-        unlifted = exported.module(check_guards=False)
-    except Exception as error:
-        explain_run_failure(twin, inputs)  # raises if the model itself does not run
-        raise CaptureError(
-            f"torch.export cannot take {type(model).__name__}: {first_lines(error)}",
-            hint="prune a submodule that exports (for a detector, its backbone), or remove the "
-            "data-dependent Python from forward",
-        ) from error
-    if not isinstance(unlifted, fx.GraphModule):  # pragma: no cover - torch's own contract
-        raise CaptureError(f"torch.export gave a {type(unlifted).__name__}, not a graph module")
-    normalize(unlifted, aliases=_aliases(twin))
+    unlifted = _export_any_batch(twin, inputs)
+    if unlifted is None:
+        try:
+            unlifted = _export(twin, inputs)
+        except CaptureError:
+            raise
+        except Exception as error:
+            explain_run_failure(twin, inputs)  # raises if the model itself does not run
+            raise CaptureError(
+                f"torch.export cannot take {type(model).__name__}: {first_lines(error)}{users_line(error)}",
+                hint="prune a submodule that exports (for a detector, its backbone), or remove the "
+                "data-dependent Python from forward",
+            ) from error
     _revive_cumulative_averages(twin, unlifted.graph)
     remember_eval_mode(unlifted.graph)
     graph = TrainableGraph(unlifted, unlifted.graph, class_name=type(model).__name__)
     graph.eval()
     _log.info("captured %s: %d nodes", type(model).__name__, len(graph.graph.nodes))
     return Captured(graph=graph, model=model, example_inputs=inputs)
+
+
+def _export_any_batch(twin: nn.Module, inputs: tuple[torch.Tensor, ...]) -> fx.GraphModule | None:
+    """A graph that runs at all batch sizes, None if that needs the user's own batch size."""
+    others = unusual_batch(inputs)
+    if others is None:
+        return None
+    try:
+        graph = _export(twin, others)
+    except Exception:  # the example's own batch size will show what is wrong, if anything is
+        return None
+    if open_batch(graph, inputs) is not None:
+        return None
+    graph.graph.eliminate_dead_code()
+    graph.graph.lint()
+    return graph
+
+
+def _export(twin: nn.Module, inputs: tuple[torch.Tensor, ...]) -> fx.GraphModule:
+    exported = torch.export.export(twin, inputs, strict=False)
+    unlifted = exported.module(check_guards=False)
+    if not isinstance(unlifted, fx.GraphModule):  # pragma: no cover - torch's own contract
+        raise CaptureError(f"torch.export gave a {type(unlifted).__name__}, not a graph module")
+    normalize(unlifted, aliases=_aliases(twin))
+    return unlifted
 
 
 def _as_tuple(example_inputs: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

@@ -30,10 +30,10 @@ def fold_constants(module: fx.GraphModule, names: Container[str]) -> None:
     names
         Names of the model's parameters and buffers: they are not constants.
     """
-    constants = _constants(module.graph, names)
-    if not any(_writes(node) for node in constants):
+    constants = constants_of(module.graph, names)
+    if not any(writes(node) for node in constants):
         return
-    values = _evaluate(module, constants)
+    values = evaluate(module, constants)
     if values is None:
         return
     for number, (node, value) in enumerate(values.items()):
@@ -48,7 +48,8 @@ def fold_constants(module: fx.GraphModule, names: Container[str]) -> None:
             module.graph.erase_node(node)
 
 
-def _constants(graph: fx.Graph, names: Container[str]) -> set[fx.Node]:
+def constants_of(graph: fx.Graph, names: Container[str]) -> set[fx.Node]:
+    """Nodes that depend on no input and on none of the named tensors, and are not random."""
     found: set[fx.Node] = set()
     for node in graph.nodes:
         if node.op == "get_attr":
@@ -69,11 +70,12 @@ def _is_pure(node: fx.Node) -> bool:
     return isinstance(node.target, OpOverload) and torch.Tag.nondeterministic_seeded not in node.target.tags
 
 
-def _writes(node: fx.Node) -> bool:
+def writes(node: fx.Node) -> bool:
+    """Whether a node writes in place."""
     return isinstance(node.target, OpOverload) and str(node.target).split(".")[1].endswith("_")
 
 
-def _evaluate(module: fx.GraphModule, constants: set[fx.Node]) -> dict[fx.Node, torch.Tensor] | None:
+def evaluate(module: fx.GraphModule, constants: set[fx.Node]) -> dict[fx.Node, torch.Tensor] | None:
     """Values that the rest of the graph reads, None if one of them changes after it was read."""
     env: dict[fx.Node, Any] = {}
     read: dict[fx.Node, torch.Tensor] = {}
@@ -95,7 +97,7 @@ def _evaluate(module: fx.GraphModule, constants: set[fx.Node]) -> dict[fx.Node, 
         args = fx.map_arg(node.args, lambda n: _value(n, env))
         kwargs = fx.map_arg(node.kwargs, lambda n: _value(n, env))
         target = args[0] if isinstance(args, tuple) and args else None
-        if isinstance(target, torch.Tensor) and _writes(node) and _address(target) in memory:
+        if isinstance(target, torch.Tensor) and writes(node) and _address(target) in memory:
             return None
         with torch.no_grad():
             env[node] = node.target(*args, **kwargs)  # type: ignore[operator]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -136,7 +137,9 @@ def open_part(model: nn.Module, example_inputs: Sequence[Any], path: str) -> Par
                 f"{first_lines(error)}",
                 hint="check the example inputs: those of the whole model are needed",
             ) from error
-        failure = f"{type(error).__name__}: {first_lines(error, 1)}"
+        failure = textwrap.shorten(
+            f"{type(error).__name__}: {first_lines(error, 1)}", 120, placeholder=" ..."
+        )
     if not calls:
         raise CaptureError(
             f"{type(model).__name__} does not call its submodule {path!r} on the example inputs",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
-from torch import fx
+import torch
+from torch import fx, nn
+
+from hwprune.errors import UsageError
 
 # Where the training flag sits among the positional arguments of an operator.
 _MODE_ARGUMENT = {
@@ -24,8 +27,16 @@ class TrainableGraph(fx.GraphModule):
     In an exported graph the mode of BatchNorm and dropout is an argument of the node, frozen at
     export. Here the two methods rewrite those arguments. A BatchNorm that uses batch statistics
     even in eval mode (``track_running_stats=False``) keeps doing so. One with ``momentum=None``
-    (average over all batches) takes an exponential average with momentum 0.1 here.
+    (average over all batches) takes an exponential average with momentum 0.1 here. Python that runs
+    in training mode only (stochastic depth, auxiliary heads) is not part of the graph.
+
+    Sizes in the graph are those of the example inputs: inputs that differ from them in more than
+    the batch size are refused.
     """
+
+    def __init__(self, root: nn.Module | dict[str, Any], graph: fx.Graph, class_name: str) -> None:
+        super().__init__(root, graph, class_name)
+        self.register_forward_pre_hook(_check_sizes)
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode in every node that has one.
@@ -59,3 +70,18 @@ def remember_eval_mode(graph: fx.Graph) -> None:
         index = _MODE_ARGUMENT.get(str(node.target)) if node.op == "call_function" else None
         if index is not None and len(node.args) > index:
             node.meta.setdefault(_EVAL_VALUE, bool(node.args[index]))
+
+
+def _check_sizes(module: nn.Module, inputs: tuple[object, ...]) -> None:
+    """A graph would compute with sizes of the example without a word, where torch does not fail."""
+    assert isinstance(module, TrainableGraph)
+    wanted = [n.meta.get("val") for n in module.graph.nodes if n.op == "placeholder"]
+    for position, (value, like) in enumerate(zip(inputs, wanted, strict=False)):
+        if not isinstance(value, torch.Tensor) or not isinstance(like, torch.Tensor):
+            continue
+        if value.dim() != like.dim() or value.shape[1:] != like.shape[1:]:
+            sizes = ", ".join(["batch", *map(str, like.shape[1:])])
+            raise UsageError(
+                f"input {position} has shape {tuple(value.shape)}; this graph was captured for ({sizes})",
+                hint="only the batch size may change; capture the model again at the other size",
+            )

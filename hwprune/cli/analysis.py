@@ -13,6 +13,7 @@ from hwprune.cli.common import (
     Inputs,
     Json,
     Model,
+    Submodule,
     Tables,
     TargetName,
     Threads,
@@ -67,6 +68,7 @@ def inspect(
     threads: Threads = None,
     include: Include = None,
     exclude: Exclude = None,
+    submodule: Submodule = None,
     kernels: Annotated[
         bool, typer.Option("--kernels", help="Also list the fused kernels: rule, tiling, work.")
     ] = False,
@@ -77,15 +79,20 @@ def inspect(
     tables: Tables = None,
     json: Json = False,
 ) -> None:
-    """Show the channel groups of a model, what cannot be pruned and why, and its kernels."""
+    """Show the channel groups and residual blocks of a model, what cannot go and why, and its kernels."""
     from hwprune.api import analyse_model
+    from hwprune.dependency.blocks import find_blocks
     from hwprune.modelspec import example_inputs, load_model
     from hwprune.planner.widths import group_widths
 
     resolved = load_target(target, threads=threads)
     network = load_model(model, weights, trust_pickle=trust_pickle)
     captured, deps = analyse_model(
-        network, example_inputs(input), include=include or (), exclude=exclude or ()
+        network,
+        example_inputs(input),
+        include=include or (),
+        exclude=exclude or (),
+        submodule=submodule,
     )
     widths = group_widths(deps, captured.graph.graph, resolved)
     groups: list[dict[str, Any]] = [
@@ -100,7 +107,14 @@ def inspect(
         for g in deps.groups
     ]
     ledger = [{"name": r.name, "channels": r.channels, "reason": r.reason} for r in deps.ledger]
-    data: dict[str, Any] = {"model": model, "target": resolved.name, "groups": groups, "ledger": ledger}
+    blocks = [{"name": b.name, "reason": b.reason} for b in find_blocks(captured, deps)]
+    data: dict[str, Any] = {
+        "model": model,
+        "target": resolved.name,
+        "groups": groups,
+        "blocks": blocks,
+        "ledger": ledger,
+    }
     if kernels or time:
         data.update(_kernels(captured, deps, resolved, tables, time))
 
@@ -108,6 +122,9 @@ def inspect(
         header = ("group", "channels", "multiple", "layers")
         rows = [(g["name"], g["channels"], g["multiple"], len(g["layers"])) for g in groups]
         print_table(f"{len(groups)} groups of channels", header, rows)
+        if blocks:
+            rows = [(b["name"], b["reason"] or "can be removed") for b in blocks]
+            print_table(f"{len(blocks)} residual blocks", ("block", "verdict"), rows)
         print_table("ledger", ("name", "channels", "reason"), [tuple(line.values()) for line in ledger])
         if kernels or time:
             _print_kernels(data)

@@ -61,6 +61,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Include = Annotated[
     list[str] | None, typer.Option(help="Prune only layers that match, e.g. 'layer1.*' (repeatable).")
 ]
+Submodule = Annotated[
+    str | None,
+    typer.Option(help="Module path of the only part to prune, for models that cannot be exported whole."),
+]
 Exclude = Annotated[list[str] | None, typer.Option(help="Prune no layer that matches (repeatable).")]
 Care = Annotated[
     str,

@@ -18,6 +18,7 @@ from hwprune.cli.common import (
     Model,
     SearchFirst,
     Seed,
+    Submodule,
     Tables,
     TargetName,
     Threads,
@@ -112,6 +113,7 @@ def plan(
     data: Data = None,
     include: Include = None,
     exclude: Exclude = None,
+    submodule: Submodule = None,
     care: Care = "quick",
     search: SearchFirst = False,
     winograd: Winograd = True,
@@ -142,6 +144,7 @@ def plan(
             criterion=criterion,
             include=include or (),
             exclude=exclude or (),
+            submodule=submodule,
             profile=care,
             tables=tables,
             search=search,
@@ -190,6 +193,7 @@ def prune(
         "max_rel_error": pruned.max_rel_error,
         "edited": made.edited,
         "parameters": sum(p.numel() for p in pruned.model.parameters()),
+        "groups": [vars(outcome) for outcome in pruned.outcomes if outcome.reason is None],
         "ledger": [{"name": r.name, "channels": r.channels, "reason": r.reason} for r in pruned.ledger],
     }
     text = f"{data['class']} with {data['parameters']:,} parameters in {output}; equals the masked original"

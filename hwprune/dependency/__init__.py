@@ -1,7 +1,7 @@
 """Dependency: which channels can only be cut together, and which cannot be cut at all."""
 
 from hwprune.dependency.analyse import analyse
-from hwprune.dependency.groups import ChannelGroup, Dependencies, Member, Refusal, Run, Tap
+from hwprune.dependency.groups import ChannelGroup, Dependencies, Member, Reading, Refusal, Run, Tap
 from hwprune.dependency.register import register_rule
 from hwprune.dependency.rules import rule
 from hwprune.dependency.tracker import Barrier, Tracker
@@ -13,6 +13,7 @@ __all__ = [
     "Dependencies",
     "Extent",
     "Member",
+    "Reading",
     "Refusal",
     "Run",
     "Tap",

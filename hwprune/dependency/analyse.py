@@ -8,13 +8,23 @@ from collections.abc import Iterable, Sequence
 from torch import fx
 
 from hwprune.capture.captured import Captured
-from hwprune.dependency.build import Leaf, build_extents, build_members, build_pieces, runs_of
+from hwprune.dependency.build import (
+    Leaf,
+    build_extents,
+    build_members,
+    build_pieces,
+    build_readings,
+    runs_of,
+)
 from hwprune.dependency.groups import ChannelGroup, Dependencies, Refusal
 from hwprune.dependency.layout import Axis, resolve
 from hwprune.dependency.rules import find_rule
+from hwprune.dependency.rules_attention import attention
 from hwprune.dependency.rules_constants import constant
+from hwprune.dependency.rules_contraction import matmul
 from hwprune.dependency.rules_elementwise import elementwise
 from hwprune.dependency.rules_layers import convolution
+from hwprune.dependency.rules_norm import layer_norm
 from hwprune.dependency.rules_repeat import concatenate
 from hwprune.dependency.rules_reshape import reshape
 from hwprune.dependency.rules_split import split
@@ -25,7 +35,17 @@ from hwprune.dependency.tracker import Barrier, Tracker, fresh, label, shape
 _log = logging.getLogger(__name__)
 
 # Importing one rule of each file fills the table with all of them.
-_REGISTERED = (constant, elementwise, convolution, reshape, concatenate, split)
+_REGISTERED = (
+    attention,
+    concatenate,
+    constant,
+    convolution,
+    elementwise,
+    layer_norm,
+    matmul,
+    reshape,
+    split,
+)
 
 
 def analyse(captured: Captured, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Dependencies:
@@ -61,6 +81,7 @@ def analyse(captured: Captured, include: Sequence[str] = (), exclude: Sequence[s
     leaves, ledger = _leaves(tracker, Scope(include, exclude))
     names = {leaf.axis: leaf.name for leaf in leaves}
     members = build_members(tracker, names)
+    readings = build_readings(tracker, names)
     taps = build_taps(captured.graph.graph, tracker, {leaf.axis: leaf.nodes for leaf in leaves})
     groups = tuple(
         ChannelGroup(
@@ -69,6 +90,7 @@ def analyse(captured: Captured, include: Sequence[str] = (), exclude: Sequence[s
             channels_per_unit=leaf.channels // leaf.axis.size,
             members=tuple(members[leaf.name]),
             taps=tuple(taps[leaf.axis]),
+            readings=tuple(readings[leaf.name]),
         )
         for leaf in leaves
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from hwprune.dependency.groups import Member, Run
+from hwprune.dependency.groups import Member, Reading, Run
 from hwprune.dependency.layout import Axis, Layout, resolve
 from hwprune.dependency.tracker import Tracker, shape
 from hwprune.extent import Extent
@@ -51,6 +51,16 @@ def build_members(tracker: Tracker, names: Mapping[Axis, str]) -> dict[str, list
                 for role, user in roles.items():
                     members[names[axis]].append(Member(str(node.target), dim, role, user.name, tuple(runs)))
     return members
+
+
+def build_readings(tracker: Tracker, names: Mapping[Axis, str]) -> dict[str, list[Reading]]:
+    """Readings without a weight by group name, in graph order."""
+    readings: dict[str, list[Reading]] = {name: [] for name in names.values()}
+    for node, operand, dim, kind in tracker.readings:
+        for axis, runs in runs_of(tracker.dims[operand][dim] or ()).items():
+            if axis in names:
+                readings[names[axis]].append(Reading(node.name, operand.name, dim, kind, tuple(runs)))
+    return readings
 
 
 def build_extents(

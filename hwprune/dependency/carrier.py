@@ -4,11 +4,12 @@ A reshape from [C] to [A, B] can be cut along A (a unit is a block of B neighbou
 unit is one position in each of A blocks), not along both: widths are sums, not products. Both are
 exact; a wrong guess only makes the other factor one that must stay, and that costs channels.
 
-1. A factor that is taken apart position by position later (unbound, selected, indexed, split,
-   reduced, put through a softmax) has a meaning at each position: it stays. The 3 of a fused
-   query-key-value projection, the two halves of a gated unit, the branches of a split attention.
-2. A factor that is merged with dimensions of another origin stays if another can carry: the
-   factors of a pixel shuffle become spatial.
+1. A factor that is taken apart position by position later (unbound, selected, indexed, reduced, put
+   through a softmax) has a meaning at each position: it stays. The 3 of a fused query-key-value
+   projection, the two halves of a gated unit, the branches of a split attention. If that happens to
+   all, the one to which it happens last carries.
+2. A factor that is split into ranges, or merged with dimensions of another origin, stays if another
+   can carry: the factors of a pixel shuffle become spatial.
 3. Two factors that change places and are merged again are a channel shuffle: the larger carries.
 4. Repetitions that are there already stay: if the channels are B times the same units, a leading
    factor B is that repetition (a batch, merged with the channels and split again).
@@ -17,6 +18,7 @@ exact; a wrong guess only makes the other factor one that must stay, and that co
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Sequence
 
@@ -54,7 +56,8 @@ def carrier(node: fx.Node, factors: Sequence[int], layout: Layout) -> int:
             break
         layout = inside
         stays.add(dim)
-    candidates = [dim for dim in factors if dim not in stays] or list(factors)
+    last = [dim for dim in seen.fixed if dim in factors][-1:]
+    candidates = [dim for dim in factors if dim not in stays] or last or list(factors)
     candidates = [dim for dim in candidates if dim not in seen.mixed] or candidates
     shuffled = [dim for dim in candidates if dim in seen.shuffled]
     if shuffled and shuffled == candidates:
@@ -68,6 +71,8 @@ _TAKES_APART = {
     "index_select": 1, "flip": 1, "roll": 2, "softmax": 1, "log_softmax": 1, "cumsum": 1, "mean": 1, "sum": 1,
     "amax": 1, "amin": 1, "max": 1, "min": 1, "slice": 1, "logsumexp": 1, "glu": 1,
 }  # fmt: skip
+_RANGES = frozenset({"chunk", "split", "split_with_sizes", "tensor_split", "narrow", "slice"})
+_MIXES = re.compile(r"conv|linear|lstm|einsum")
 _PLACES = frozenset({"view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze"})
 
 
@@ -75,7 +80,7 @@ class _Outlook:
     """What happens to the factors in the nodes that follow."""
 
     def __init__(self) -> None:
-        self.fixed: set[int] = set()
+        self.fixed: dict[int, None] = {}  # in the order in which it was found
         self.mixed: set[int] = set()
         self.shuffled: set[int] = set()
 
@@ -96,12 +101,12 @@ class _Outlook:
     def _pass(self, source: fx.Node, user: fx.Node, tags: Tags) -> Tags | None:
         before, after = shape(source), shape(user)
         name = str(user.target).removeprefix("aten.").split(".")[0]
-        if user.op != "call_function":
+        if user.op != "call_function" or _MIXES.match(name):
             return None
         if "getitem" in name:
             return tags if after is not None and len(after) == len(tags) else None
         if user.args[:1] == (source,) and name in _TAKES_APART:
-            return self._taken_apart(user, tags, _TAKES_APART[name], before, after)
+            return self._taken_apart(user, tags, name, before, after)
         if name == "index":
             return self._indexed(user, tags)
         if before is None or after is None:
@@ -122,30 +127,35 @@ class _Outlook:
         self,
         user: fx.Node,
         tags: Tags,
-        place: int,
+        name: str,
         before: tuple[int, ...] | None,
         after: tuple[int, ...] | None,
     ) -> Tags | None:
+        place = _TAKES_APART[name]
         given = user.args[place] if len(user.args) > place else user.kwargs.get("dim", 0)
         dims = given if isinstance(given, list | tuple) else [given]
         chosen = {dim % len(tags) for dim in dims if isinstance(dim, int)}
         if "slice" in str(user.target) and before == after:
             return tags
-        for dim in chosen:
-            tag = tags[dim]
-            if tag is not None:
-                self.fixed.add(tag)
         left = tuple(tag for dim, tag in enumerate(tags) if dim not in chosen)
         sizes = after or next(iter(shapes_of(user)), None)
         if sizes is None:
             return None
+        for dim in chosen:
+            tag = tags[dim]
+            if tag is None:
+                continue
+            if name in _RANGES and dim < len(sizes) and sizes[dim] > 1:
+                self.mixed.add(tag)
+            else:
+                self.fixed.setdefault(tag)
         return tags if len(sizes) == len(tags) else left if len(sizes) == len(left) else None
 
     def _indexed(self, user: fx.Node, tags: Tags) -> None:
         indices = user.args[1] if len(user.args) > 1 else ()
         for tag, index in zip(tags, indices if isinstance(indices, list | tuple) else (), strict=False):
             if tag is not None and index is not None:
-                self.fixed.add(tag)
+                self.fixed.setdefault(tag)
 
     def _reshaped(self, tags: Tags, before: tuple[int, ...], after: tuple[int, ...]) -> Tags:
         out: list[int | None] = [None] * len(after)

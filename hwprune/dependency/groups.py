@@ -53,11 +53,28 @@ class Tap:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """A node that reads every unit of the group without a weight of its own.
+
+    ``kind`` says what a removed unit is in the masked original: with ``"sum"`` (matrix products of
+    activations, attention scores, computed weights) it is a zero on dimension ``dim`` of
+    ``operand``; with ``"statistics"`` (LayerNorm, RMSNorm, GroupNorm with one group) it is left
+    out of the mean and the variance that ``node`` takes along that dimension.
+    """
+
+    node: str
+    operand: str
+    dim: int
+    kind: str
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
 class ChannelGroup:
     """Channels that must be removed together, numbered ``0 .. size-1`` as *units*.
 
-    ``channels_per_unit`` is 1 except for grouped convolutions, where one unit is the same
-    position of every group.
+    ``channels_per_unit`` is 1 except where one unit is several channels of a layer: the same
+    position of every group of a grouped convolution, a group of a GroupNorm, an attention head.
     """
 
     name: str
@@ -65,6 +82,12 @@ class ChannelGroup:
     channels_per_unit: int
     members: tuple[Member, ...]
     taps: tuple[Tap, ...]
+    readings: tuple[Reading, ...] = ()
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Nodes whose mean and variance change with the group's width (LayerNorm and its kin)."""
+        return tuple(dict.fromkeys(r.node for r in self.readings if r.kind == "statistics"))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import fx
 from torch._ops import OpOverload, OpOverloadPacket
 
 from hwprune.dependency.rules import RULES, Rule
-from hwprune.dependency.tracker import Barrier, Dims, Tracker, label
+from hwprune.dependency.tracker import Barrier, Dims, Parts, Tracker, label
 from hwprune.errors import DependencyError, HwpruneError, UsageError
 
 _WRITTEN = re.compile(r"(\w+)(?:::|\.)(\w+)(?:\.(\w+))?")
@@ -109,7 +109,7 @@ def _guarded(rule: Rule) -> Rule:
     """Whatever the rule raises by accident names the operator and the rule."""
 
     @functools.wraps(rule)
-    def call(tracker: Tracker, node: fx.Node) -> Dims:
+    def call(tracker: Tracker, node: fx.Node) -> Dims | Parts:
         try:
             return rule(tracker, node)
         except (Barrier, HwpruneError):

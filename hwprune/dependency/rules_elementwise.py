@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from torch import fx
@@ -168,7 +169,13 @@ _REDUCED_IN_PAIRS = (
 
 @rule(*_REDUCTIONS)
 def reduce(t: Tracker, node: fx.Node) -> Dims:
-    """Reduced dimensions are kept whole, the others pass."""
+    """Dimensions that are not reduced pass.
+
+    A sum (or a norm, a sum of powers) over channels is deaf to removed ones when they are zero. A
+    mean, a variance or an extreme that is kept as a dimension of one position stands beside the
+    channels it was taken from, as in LayerNorm: removed channels are left out of it. Other
+    reductions keep all channels.
+    """
     return _reduced(t, node, shape(node))
 
 
@@ -183,8 +190,29 @@ def _reduced(t: Tracker, node: fx.Node, sizes: tuple[int, ...] | None) -> Dims:
     given = argument(node, 2 if "norm" in str(node.target) else 1, "dim")
     dims = given if isinstance(given, list | tuple) else ([given] if type(given) is int else None)
     chosen = {int(str(d)) % len(x) for d in dims} if dims else set(range(len(x)))
+    kind = _reading(node, kept=len(sizes or ()) == len(x))
     for dim in chosen:
-        t.keep(x[dim], f"its channels are reduced by {label(node)}")
+        if kind is None:
+            t.keep(x[dim], f"its channels are reduced by {label(node)}")
+        else:
+            t.read(node, node.args[0], dim, kind)
     if len(sizes or ()) == len(x):
         return [None if dim in chosen else layout for dim, layout in enumerate(x)]
     return [layout for dim, layout in enumerate(x) if dim not in chosen]
+
+
+# With references in hwprune.surgery.kept_statistics.
+_LEFT_OUT = frozenset(
+    f"aten.{name}" for name in ("mean.dim", "amax.default", "amin.default", "var.correction", "var.dim")
+)
+
+
+def _reading(node: fx.Node, *, kept: bool) -> str | None:
+    """How a reduction reads channels; None if they have to stay."""
+    name = str(node.target)
+    if name in ("aten.sum.dim_IntList", "aten.sum.default"):
+        return "sum"
+    if name == "aten.linalg_vector_norm.default":
+        order = argument(node, 1, "ord", 2)
+        return "sum" if isinstance(order, int | float) and 0 < order < math.inf else None
+    return "statistics" if kept and name in _LEFT_OUT else None

@@ -1,4 +1,4 @@
-"""Rules of layers with weights: convolutions, linear layers, normalisation per channel."""
+"""Rules of layers with weights: convolutions, linear layers, slopes per channel."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ from torch import fx
 
 from hwprune.dependency.layout import Layout, length, scale
 from hwprune.dependency.rules import rule
-from hwprune.dependency.tracker import Barrier, Dims, Tracker, fresh, label, shape
-
-
-def _argument(node: fx.Node, index: int, name: str, default: object = None) -> object:
-    return node.args[index] if len(node.args) > index else node.kwargs.get(name, default)
+from hwprune.dependency.tracker import Barrier, Dims, Tracker, argument, fresh, label, shape
 
 
 def _bias(t: Tracker, node: fx.Node, out: Layout | None, *, index: int = 2) -> None:
-    bias = _argument(node, index, "bias")
+    bias = argument(node, index, "bias")
     if bias is not None:
         t.tie(out, t.of(bias)[0], node)
         t.role(bias, 0, "channelwise", node)
@@ -25,7 +21,7 @@ def convolution(t: Tracker, node: fx.Node) -> Dims:
     """Weight [O, C/groups, ...]: dimension 0 makes the output, dimension 1 reads the input."""
     weight = node.args[1]
     w, x = t.of(weight), t.of(node.args[0])
-    groups = _argument(node, 6, "groups", 1)
+    groups = argument(node, 6, "groups", 1)
     if not isinstance(groups, int) or not isinstance(weight, fx.Node):
         raise Barrier("its group count is not a constant")
     channel = len(x) - len(w) + 1
@@ -38,11 +34,19 @@ def convolution(t: Tracker, node: fx.Node) -> Dims:
     else:
         out = _grouped(t, node, x[channel], w, groups)
     t.role(weight, 0, "channelwise" if depthwise else "producer", node)
-    t.role(weight, 1, "consumer", node)
+    _consumes(t, node, weight, 1)
     if out is not None:
         t.produce(node, weight, out)
     _bias(t, node, out)
+    _spatial(t, node, w[2:])
     return [*x[:channel], out, *_spatial(t, node, x[channel + 1 :])]
+
+
+def _consumes(t: Tracker, node: fx.Node, weight: fx.Node, dim: int) -> None:
+    """``node`` reads with a dimension of its weight, which may be computed."""
+    t.role(weight, dim, "consumer", node)
+    if weight.op != "get_attr":
+        t.read(node, weight, dim)
 
 
 def _spatial(t: Tracker, node: fx.Node, dims: Dims) -> Dims:
@@ -78,19 +82,34 @@ def _grouped(t: Tracker, node: fx.Node, x: Layout | None, w: Dims, groups: int) 
 
 @rule("conv_transpose1d", "conv_transpose2d.input", "conv_transpose3d.input")
 def transposed_convolution(t: Tracker, node: fx.Node) -> Dims:
-    """Weight [C, O/groups, ...]: dimension 0 reads, dimension 1 makes."""
-    if _argument(node, 6, "groups", 1) != 1:
-        raise Barrier("grouped transposed convolution")
+    """Weight [C, O/groups, ...]: dimension 0 reads, dimension 1 makes.
+
+    As in a grouped convolution, the same position of every group is one unit on both sides; with
+    one input channel per group, a unit is an input channel and the outputs that it makes.
+    """
     weight = node.args[1]
+    groups = argument(node, 6, "groups", 1)
+    if not isinstance(groups, int) or not isinstance(weight, fx.Node):
+        raise Barrier("its group count is not a constant")
     w, x = t.of(weight), t.of(node.args[0])
     channel = len(x) - len(w) + 1
     t.tie(x[channel], w[0], node)
-    t.role(weight, 0, "consumer", node)
-    t.role(weight, 1, "producer", node)
-    if w[1] is not None:
-        t.produce(node, weight, w[1])
-    _bias(t, node, w[1])
-    return [*x[:channel], w[1], *_spatial(t, node, x[channel + 1 :])]
+    out = w[1]
+    if groups > 1 and groups == _size(weight, 0):
+        t.keep(w[1], f"outputs of one channel at {label(node)}")
+        out = None if w[0] is None else scale(w[0], _size(weight, 1))
+        t.role(weight, 0, "channelwise", node)
+    else:
+        if groups > 1 and w[0] is not None:
+            t.tie(w[0], fresh(length(w[0]) // groups) * groups, node)
+        out = None if w[1] is None else w[1] * groups
+        t.role(weight, 1, "producer", node)
+        _consumes(t, node, weight, 0)
+    if out is not None:
+        t.produce(node, weight, out)
+    _bias(t, node, out)
+    _spatial(t, node, w[2:])
+    return [*x[:channel], out, *_spatial(t, node, x[channel + 1 :])]
 
 
 @rule("linear")
@@ -98,24 +117,15 @@ def linear(t: Tracker, node: fx.Node) -> Dims:
     """Weight [out, in] on the last dimension of the input."""
     weight = node.args[1]
     w, x = t.of(weight), t.of(node.args[0])
+    if not isinstance(weight, fx.Node) or len(w) != 2:
+        raise Barrier("its weight is not a matrix")
     t.tie(x[-1], w[1], node)
     t.role(weight, 0, "producer", node)
-    t.role(weight, 1, "consumer", node)
+    _consumes(t, node, weight, 1)
     if w[0] is not None:
         t.produce(node, weight, w[0])
     _bias(t, node, w[0])
     return [*x[:-1], w[0]]
-
-
-@rule("batch_norm", "instance_norm")
-def batch_norm(t: Tracker, node: fx.Node) -> Dims:
-    """Vectors over dimension 1; statistics never run across channels."""
-    x = t.of(node.args[0])
-    for vector in node.args[1:5]:
-        if vector is not None:
-            t.tie(x[1], t.of(vector)[0], node)
-            t.role(vector, 0, "channelwise", node)
-    return [*x[:2], *_spatial(t, node, x[2:])]
 
 
 @rule("prelu")
@@ -123,5 +133,19 @@ def prelu(t: Tracker, node: fx.Node) -> Dims:
     """One slope for all, or one per channel."""
     x, slope = t.of(node.args[0]), t.of(node.args[1])
     if slope and isinstance(node.args[1], fx.Node) and _size(node.args[1], 0) > 1:
-        t.tie(x[1], slope[0], node)
+        t.tie(x[min(1, len(x) - 1)], slope[0], node)
     return x
+
+
+@rule("grid_sampler")
+def grid_sampler(t: Tracker, node: fx.Node) -> Dims:
+    """Every channel is sampled at the same places."""
+    x = t.of(node.args[0])
+    _spatial(t, node, t.of(node.args[1]))
+    return [*x[:2], *_spatial(t, node, x[2:])]
+
+
+@rule("lstm.input", "gru.input", "rnn_tanh.input", "rnn_relu.input")
+def recurrent(t: Tracker, node: fx.Node) -> Dims:
+    """Declined: four gates in one weight, which the next step reads again."""
+    raise Barrier("recurrent layers keep their width")

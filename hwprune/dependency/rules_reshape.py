@@ -86,7 +86,8 @@ def _merge(t: Tracker, node: fx.Node, x: Dims, dims: Sequence[int], before: tupl
     carrying = [dim for dim in dims if x[dim] is not None]
     if not carrying:
         return None
-    tied = [dim for dim in carrying if not all(axis in t.free for axis, _ in resolve(x[dim] or ()))]
+    idle = t.free | t.kept
+    tied = [dim for dim in carrying if not all(axis in idle for axis, _ in resolve(x[dim] or ()))]
     chosen = (tied or carrying)[0]
     for dim in carrying:
         if dim != chosen:

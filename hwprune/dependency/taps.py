@@ -11,6 +11,8 @@ from hwprune.dependency.groups import Run, Tap
 from hwprune.dependency.layout import Axis
 from hwprune.dependency.tracker import Tracker
 
+_NORMS = frozenset({"aten.batch_norm.default", "aten.instance_norm.default", "aten.group_norm.default"})
+
 
 def build_taps(
     graph: fx.Graph, tracker: Tracker, producers: Mapping[Axis, Sequence[fx.Node]]
@@ -20,9 +22,11 @@ def build_taps(
     A tensor is on the producer side of a group when it is
 
     1. the output of a layer that makes channels of the group (depthwise convolutions included),
-    2. the output of a BatchNorm that is the only reader of such a tensor, or
-    3. a sum, product or other position-wise combination of two or more tensors that carry the
-       group (a residual sum; features times their gate).
+    2. the output of a BatchNorm, InstanceNorm or GroupNorm that is the only reader of such a
+       tensor, or
+    3. a sum, product or other combination, position by position or head by head, of two or more
+       tensors that carry the group (a residual sum; features times their gate; attention scores
+       times the values).
 
     The last one is the latest such tensor. With one producer it is the value after BatchNorm;
     with a residual sum it is the sum. Where a group is summed several times (a stage of residual
@@ -39,7 +43,7 @@ def build_taps(
             continue
         if node in makes:
             chosen = makes[node]
-        elif str(node.target) == "aten.batch_norm.default":
+        elif str(node.target) in _NORMS:
             source = node.args[0]
             single = isinstance(source, fx.Node) and len(source.users) == 1
             chosen = makes.get(source, set[Axis]()) if single and isinstance(source, fx.Node) else set[Axis]()

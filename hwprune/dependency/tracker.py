@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
-from hwprune.dependency.layout import Axis, Layout, divide, length, unify
+from hwprune.dependency.layout import Axis, Layout, divide, length, resolve, unify
 from hwprune.errors import DependencyError
 
 Dims = Sequence[Layout | None]
@@ -45,6 +45,9 @@ class Tracker:
         two.
     merges
         Nodes that combine several tensors position by position.
+    readings
+        ``(node, operand, dimension, kind)`` of every reading without a weight, see
+        :class:`~hwprune.dependency.groups.Reading`.
     blocked
         Nodes without a rule, with the reason that the ledger gives for what they touch.
     several
@@ -54,6 +57,8 @@ class Tracker:
         split; what lies before a slice and the slice itself.
     free
         Axes made for repeated or constant positions, whose number is whatever it has to be.
+    kept
+        Axes known to be frozen when the walk met them: a hint for guesses, not all of them.
     """
 
     dims: dict[fx.Node, list[Layout | None]] = field(default_factory=dict[fx.Node, list[Layout | None]])
@@ -63,12 +68,16 @@ class Tracker:
         default_factory=dict[tuple[fx.Node, int], dict[str, fx.Node]]
     )
     merges: set[fx.Node] = field(default_factory=set[fx.Node])
+    readings: list[tuple[fx.Node, fx.Node, int, str]] = field(
+        default_factory=list[tuple[fx.Node, fx.Node, int, str]]
+    )
     blocked: dict[fx.Node, str] = field(default_factory=dict[fx.Node, str])
     several: dict[fx.Node, list[list[Layout | None]]] = field(
         default_factory=dict[fx.Node, list[list[Layout | None]]]
     )
     pieces: dict[fx.Node, list[Layout]] = field(default_factory=dict[fx.Node, list[Layout]])
     free: set[Axis] = field(default_factory=set[Axis])
+    kept: set[Axis] = field(default_factory=set[Axis])
 
     def of(self, value: object) -> list[Layout | None]:
         """Layouts of a tensor argument; a parameter's dimensions are open until a rule ties them."""
@@ -95,6 +104,7 @@ class Tracker:
         """All channels of this dimension stay."""
         if layout:
             self.frozen.append((layout, reason))
+            self.kept.update(axis for axis, _ in resolve(layout))
 
     def fixed(self, size: int, reason: str) -> Layout:
         """A dimension whose size never changes, as a layout."""
@@ -140,6 +150,11 @@ class Tracker:
         if isinstance(parameter, fx.Node) and parameter.op == "get_attr":
             self.roles.setdefault((parameter, dim), {}).setdefault(role, node)
 
+    def read(self, node: fx.Node, operand: object, dim: int, kind: str = "sum") -> None:
+        """``node`` sums (or takes statistics) over a dimension of an operand without a weight."""
+        if isinstance(operand, fx.Node) and self.of(operand)[dim] is not None:
+            self.readings.append((node, operand, dim % len(self.of(operand)), kind))
+
     def store(self, node: fx.Node, answer: Dims | Parts) -> None:
         """Record a rule's answer; it must fit the tensor."""
         if not isinstance(answer, Parts):
@@ -176,10 +191,27 @@ def fresh(size: int) -> Layout:
     return ((Axis(size), 1),)
 
 
+def argument(node: fx.Node, index: int, name: str, default: object = None) -> object:
+    """An argument by position or keyword; the default where the graph leaves it out."""
+    return node.args[index] if len(node.args) > index else node.kwargs.get(name, default)
+
+
 def shape(node: fx.Node) -> tuple[int, ...] | None:
     """Shape of the tensor that a node makes, None if it makes no single tensor."""
     value = node.meta.get("val")
     return tuple(int(n) for n in value.shape) if isinstance(value, torch.Tensor) else None
+
+
+def is_weight(node: fx.Node) -> bool:
+    """A parameter or buffer, or something computed from a single one in a few steps."""
+    for _ in range(8):
+        if node.op == "get_attr":
+            return True
+        sources = node.all_input_nodes
+        if node.op != "call_function" or len(sources) != 1:
+            return False
+        node = sources[0]
+    return False
 
 
 def shapes_of(node: fx.Node) -> list[tuple[int, ...] | None]:

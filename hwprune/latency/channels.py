@@ -99,8 +99,8 @@ def slice_at(node: fx.Node) -> tuple[fx.Node, StepOp] | None:
             return None
         source, part = split.args[0], int(str(node.args[1]))
         sizes = [int(v.shape[1]) for v in split.meta["val"]]
-        if split.target is aten.split_with_sizes.default or len(set(sizes)) > 1:
-            parts = {int(str(user.args[1])): user for user in split.users}
+        parts = {int(str(user.args[1])): user for user in split.users}
+        if split.target is aten.split_with_sizes.default or len(parts) == len(sizes) or len(set(sizes)) > 1:
             start = OpenSize(
                 tuple((parts[i], 1, 1) for i in range(part) if i in parts),
                 sum(sizes[i] for i in range(part) if i not in parts),

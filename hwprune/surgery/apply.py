@@ -14,7 +14,11 @@ from hwprune.dependency.groups import Dependencies
 from hwprune.errors import SurgeryError
 from hwprune.extent import Extent
 from hwprune.surgery.constants import rewrite_constants
+from hwprune.surgery.constants_layers import normalized_shape
 from hwprune.surgery.selection import cut_tensor, select, widths_of
+
+# Importing one rewriting of each further file fills the table with all of them.
+_REGISTERED = (normalized_shape,)
 
 
 def cut_graph(captured: Captured, deps: Dependencies, keep: Mapping[str, Sequence[int]]) -> TrainableGraph:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hwprune.capture.captured import Captured
+from hwprune.capture.parametrized import plain_copy
 
 _SILENT = 0.05  # a live weight times the square root of its fan-in is near one
 
@@ -24,7 +25,8 @@ def lively(captured: Captured) -> Captured | None:
     values: dict[int, torch.Tensor] = {}
     names: dict[str, int] = {}
     generator = torch.Generator().manual_seed(7)
-    for name, parameter in captured.model.named_parameters(remove_duplicate=False):
+    plain = plain_copy(captured.model)  # has the names of the graph
+    for name, parameter in plain.named_parameters(remove_duplicate=False):
         names[name] = id(parameter)
         if id(parameter) not in values and _is_silent(name, parameter):
             noise = torch.randn(parameter.shape, generator=generator) / _fan_in(parameter) ** 0.5
@@ -34,7 +36,7 @@ def lively(captured: Captured) -> Captured | None:
             )
     if not values:
         return None
-    graph, model = copy.deepcopy(captured.graph), copy.deepcopy(captured.model)
+    graph, model = copy.deepcopy(captured.graph), plain
     for module in (graph, model):
         _fill(module, {name: values[key] for name, key in names.items() if key in values})
     return Captured(graph, model, captured.example_inputs)

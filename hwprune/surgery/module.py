@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -10,6 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage] - base of all BatchNorms
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd  # pyright: ignore[reportPrivateUsage]
 
+from hwprune.capture.parametrized import plain_copy
 from hwprune.dependency.groups import Dependencies
 from hwprune.errors import SurgeryError
 from hwprune.surgery.selection import Cuts, cut_tensor, select
@@ -19,9 +19,10 @@ def cut_module(model: nn.Module, deps: Dependencies, keep: Mapping[str, Sequence
     """Deep-copy a module and slice its parameters by name.
 
     Attributes that state widths (``out_channels``, ``in_channels``, ``groups``, ``num_features``,
-    ``in_features``, ``out_features``, ``num_parameters``) follow. Shared parameters stay shared;
-    gradients are dropped; training flags are those of ``model``. Python code with widths of its
-    own is not seen here: verify the result.
+    ``in_features``, ``out_features``, ``num_parameters``, the sizes of norms and embeddings) follow.
+    Shared parameters stay shared; gradients are dropped; parametrised weights (weight norm) become
+    plain ones; training flags are those of ``model``. Python code with widths of its own is not
+    seen here: verify the result.
 
     Raises
     ------
@@ -30,7 +31,8 @@ def cut_module(model: nn.Module, deps: Dependencies, keep: Mapping[str, Sequence
     SurgeryError
         A tensor that must shrink is not a parameter or buffer of the module.
     """
-    shapes = {name: tuple(tensor.shape) for name, tensor in _named_tensors(model)}
+    twin = plain_copy(model)
+    shapes = {name: tuple(tensor.shape) for name, tensor in _named_tensors(twin)}
     for group in deps.groups:
         for member in group.members:
             if member.param not in shapes and group.name in keep:
@@ -39,12 +41,15 @@ def cut_module(model: nn.Module, deps: Dependencies, keep: Mapping[str, Sequence
                     f"{type(model).__name__}, not in its parameters or buffers",
                     hint="register it as a buffer to keep the class",
                 )
-    return cut_parameters(model, select(deps, keep, shapes))
+    return _cut_copy(twin, select(deps, keep, shapes))
 
 
 def cut_parameters(model: nn.Module, cuts: Cuts) -> nn.Module:
     """The same, from kept indices by parameter name (first name of shared parameters)."""
-    twin = copy.deepcopy(model)
+    return _cut_copy(plain_copy(model), cuts)
+
+
+def _cut_copy(twin: nn.Module, cuts: Cuts) -> nn.Module:
     originals = _named_tensors(twin)  # held, so that no id is used twice
     first: dict[int, str] = {}
     for name, tensor in originals:
@@ -97,6 +102,8 @@ def _convolution(module: nn.Module) -> None:
 
 def _transposed(module: nn.Module) -> None:
     assert isinstance(module, _ConvNd)
+    if 1 < module.groups == module.in_channels:
+        module.groups = int(module.weight.shape[0])
     module.in_channels = int(module.weight.shape[0])
     module.out_channels = int(module.weight.shape[1]) * module.groups
 
@@ -113,6 +120,24 @@ def _norm(module: nn.Module) -> None:
         module.num_features = int(vector.shape[0])
 
 
+def _group_norm(module: nn.Module) -> None:
+    assert isinstance(module, nn.GroupNorm)
+    channels = int(module.weight.shape[0])
+    if module.num_groups > 1:  # whole groups go
+        module.num_groups = module.num_groups * channels // module.num_channels
+    module.num_channels = channels
+
+
+def _layer_norm(module: nn.Module) -> None:
+    assert isinstance(module, nn.LayerNorm | nn.RMSNorm)
+    module.normalized_shape = tuple(int(n) for n in module.weight.shape)
+
+
+def _embedding(module: nn.Module) -> None:
+    assert isinstance(module, nn.Embedding)
+    module.num_embeddings, module.embedding_dim = (int(n) for n in module.weight.shape)
+
+
 def _prelu(module: nn.Module) -> None:
     assert isinstance(module, nn.PReLU)
     module.num_parameters = int(module.weight.shape[0])
@@ -124,4 +149,8 @@ _ATTRIBUTES: tuple[tuple[type[nn.Module], Callable[[nn.Module], None]], ...] = (
     (nn.Linear, _linear),
     (_NormBase, _norm),
     (nn.PReLU, _prelu),
+    (nn.GroupNorm, _group_norm),
+    (nn.LayerNorm, _layer_norm),
+    (nn.RMSNorm, _layer_norm),
+    (nn.Embedding, _embedding),
 )

@@ -51,8 +51,8 @@ def cut_optimizer(
     UsageError
         The optimizer holds no parameter of ``original``.
     SurgeryError
-        A parameter's state is not shaped like the parameter (LBFGS, Shampoo), or its shape is not
-        that of the cut.
+        A parameter's state is not shaped like the parameter (LBFGS, Shampoo), its shape is not
+        that of the cut, or the pruned model learns what the original computed (weight norm).
     """
     heirs = _successors(original, pruned, cuts)
     held = [p for group in optimizer.param_groups for p in group["params"]]
@@ -84,6 +84,13 @@ def cut_optimizer(
 def _successors(original: nn.Module, pruned: nn.Module, cuts: Cuts) -> dict[int, _Successor]:
     """By identity of the old parameter; one that is shared has several names."""
     new = dict(pruned.named_parameters(remove_duplicate=False))
+    old_names = {name for name, _ in original.named_parameters(remove_duplicate=False)}
+    unknown = [name for name, p in new.items() if name not in old_names and p.requires_grad]
+    if unknown:
+        raise SurgeryError(
+            f"the pruned model learns {unknown[0]!r}, which the original computes from other parameters",
+            hint="make a new optimizer of the pruned model's parameters",
+        )
     names: dict[int, list[str]] = {}
     for name, old in original.named_parameters(remove_duplicate=False):
         names.setdefault(id(old), []).append(name)

@@ -12,6 +12,7 @@ from hwprune.errors import SurgeryError
 from hwprune.surgery.apply import cut_graph
 from hwprune.surgery.lively import lively
 from hwprune.surgery.module import cut_module
+from hwprune.surgery.training import untrainable
 from hwprune.surgery.verify import max_rel_error, verify
 
 
@@ -57,8 +58,11 @@ def prune_model(
         if error <= tolerance and stand_in is not None:
             error = max_rel_error(stand_in, deps, keep, cut_module(stand_in.model, deps, keep))
         if error <= tolerance:
-            return model, None
-        reason = f"the class, cut, differs from the masked original by {error:.2e} of the output's scale"
+            reason = untrainable(captured, model)
+            if reason is None:
+                return model, None
+        else:
+            reason = f"the class, cut, differs from the masked original by {error:.2e} of the output's scale"
     except SurgeryError as failure:
         reason = failure.message
     graph = cut_graph(captured, deps, keep)

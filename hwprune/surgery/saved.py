@@ -15,6 +15,7 @@ from torch import fx, nn
 from hwprune.artifact import atomic_directory, read_json, sha256_file, write_json
 from hwprune.capture.captured import Captured
 from hwprune.capture.export import capture
+from hwprune.capture.parametrized import plain_copy
 from hwprune.dependency.analyse import analyse
 from hwprune.dependency.groups import Dependencies
 from hwprune.errors import ArtifactError, HwpruneError
@@ -179,6 +180,7 @@ def _cut(dense: nn.Module, cut: CutRecord, directory: Path) -> nn.Module:
             return cut_graph(captured, analyse(captured), keep)
         except HwpruneError as error:
             raise _other_architecture(directory, error.message) from error
+    dense = plain_copy(dense)
     shapes = _shapes(dense)
     cuts: Cuts = {}
     for param, dims in cut.members.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwprune.dependency.layout import Axis, Layout, length, resolve, unify
+from hwprune.dependency.layout import Axis, Layout, divide, length, period, resolve, scale, unify
 
 
 def _positions(layout: Layout) -> list[tuple[int, int]]:
@@ -84,3 +84,47 @@ def test_lengths_survive_every_rewriting() -> None:
     layout: Layout = ((x, 2),)
     assert unify(layout, ((Axis(3), 1), (Axis(17), 1))) in (True, False)
     assert length(resolve(layout)) == 20
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_dividing_keeps_positions_apart_from_the_torn_unit(data: st.DataObject) -> None:
+    axes = [Axis(data.draw(st.integers(1, 6))) for _ in range(data.draw(st.integers(1, 3)))]
+    picks = data.draw(st.lists(st.tuples(st.sampled_from(axes), st.integers(1, 3)), min_size=1, max_size=4))
+    layout: Layout = tuple(picks)
+    at = data.draw(st.integers(1, length(layout)))
+    left, right, torn = divide(layout, at)
+    assert (length(left), length(right)) == (at, length(layout) - at)
+    wanted, found = _positions(layout), _positions(left) + _positions(right)
+    gone = set(_positions(torn))
+    assert len(gone) <= 1
+    edge = [unit for axis, k in (*left[-1:], *right[:1]) for unit in _positions(((axis, k),))] if torn else []
+    for a, b in zip(wanted, found, strict=True):
+        assert a == b or (a in gone and b in edge)
+
+
+def test_long_chains_of_links_do_not_recurse() -> None:
+    # A residual stage of 5000 blocks: each sum makes the branch the new representative.
+    stream: Layout = ((Axis(4), 1),)
+    first = stream
+    for _ in range(5000):
+        branch: Layout = ((Axis(4), 1),)
+        assert unify(branch, stream)
+        stream = branch
+    assert resolve(first) == resolve(stream)
+
+
+def test_periods() -> None:
+    a, b = Axis(3), Axis(2)
+    once: Layout = ((a, 2), (b, 1))
+    assert period(once * 3, 3) == once
+    assert period(once * 3, 2) is None
+    assert period(scale(once, 2), 1) is None
+
+
+def test_a_unit_across_two_pieces_joins_them() -> None:
+    x, y, wide = Axis(3), Axis(3), Axis(3)
+    assert unify(((x, 1), (y, 1)), ((wide, 2),))
+    units = _positions(((x, 1), (y, 1)))
+    assert [units[0] == units[1], units[2] == units[3], units[4] == units[5]] == [True] * 3
+    assert len(set(units)) == 3

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hwprune.surgery import cut_graph
 from tests.dependency.oracle import Body, check, ledger, sizes
 
 C = torch.cat
@@ -198,3 +199,112 @@ def test_fused_projection_has_heads_as_units() -> None:
     _, deps = check(_Attention(), torch.randn(2, 5, 6))
     assert sizes(deps) == {"qkv": 4}
     assert deps.group("qkv").channels_per_unit == 9
+
+
+class _Heads(nn.Module):
+    """Heads merged with the batch and parted from it again, query-key-value parted by chunks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(6, 36)
+        self.proj = nn.Linear(12, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, length, _ = x.shape
+        q, k, v = (
+            part.view(n, length, 4, 3).transpose(1, 2).reshape(n * 4, length, 3)
+            for part in self.qkv(x).chunk(3, -1)
+        )
+        x = (q * k + v).view(n, 4, length, 3).transpose(1, 2).reshape(n, length, 12)
+        return self.proj(x)
+
+
+def test_heads_merged_with_the_batch() -> None:
+    _, deps = check(_Heads(), torch.randn(2, 5, 6))
+    assert sizes(deps) == {"qkv": 4}
+    assert deps.group("qkv").channels_per_unit == 9
+
+
+class _GroupedQuery(nn.Module):
+    """Two query heads for each of three key heads, of four positions each."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.q, self.k, self.proj = nn.Linear(6, 24), nn.Linear(6, 12), nn.Linear(24, 2)
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, length, _ = x.shape
+        q = self.q(x).view(n, length, 6, 4).transpose(1, 2)
+        k = self.k(x).view(n, length, 3, 4).transpose(1, 2)
+        if self.how == "expand":
+            k = k[:, :, None].expand(n, 3, 2, length, 4).reshape(n, 6, length, 4)
+        else:
+            k = k.repeat_interleave(2, dim=1)
+        return self.proj((q * k).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("how", ["expand", "repeat_interleave"])
+def test_grouped_queries(how: str) -> None:
+    _, deps = check(_GroupedQuery(how), torch.randn(2, 5, 6))
+    assert sizes(deps) == {"q": 3}
+    assert deps.group("q").channels_per_unit == 8
+
+
+class _Selective(nn.Module):
+    """Selective kernels: a softmax over two branches, split off the channels of a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 6, 1), nn.Conv2d(3, 6, 3, padding=1)
+        self.squeeze, self.select = nn.Conv2d(6, 4, 1), nn.Conv2d(4, 12, 1)
+        self.head = nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.stack([self.a(x), self.b(x)], dim=1)
+        gate = self.select(self.squeeze(x.sum(1).mean((2, 3), keepdim=True)))
+        gate = gate.view(-1, 2, 6, 1, 1).softmax(1)
+        return self.head((x * gate).sum(1)).mean((2, 3))
+
+
+def test_selective_kernels() -> None:
+    _, deps = check(_Selective())
+    assert sizes(deps) == {"a": 6, "squeeze": 4}
+    assert deps.group("a").channels_per_unit == 1
+
+
+class _TwoInputs(nn.Module):
+    """Two inputs, two outputs, a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 6, 1), nn.Conv2d(2, 6, 1)
+        self.c, self.d = nn.Conv2d(6, 4, 1), nn.Conv2d(6, 5, 1)
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        z = torch.where(y[:, :1] > 0, self.a(x), self.b(y))
+        return self.c(z), self.d(torch.maximum(z, z.new_zeros(()))).mean((2, 3))
+
+
+def test_two_inputs_and_two_outputs() -> None:
+    _, deps = check(_TwoInputs(), torch.randn(2, 3, 4, 4), torch.randn(2, 2, 4, 4), module=True)
+    assert sizes(deps) == {"a": 6}
+    assert {line.name for line in deps.ledger} == {"c", "d"}
+
+
+def test_constants_of_the_graph_follow_where_the_class_does_not() -> None:
+    model = Body(lambda x: C([x.view(2, 8, 64).view(-1, 8, 8, 8).chunk(2, 1)[1], x[:, 4:]], 1))
+    captured, deps = check(model, module=False)
+    graph = cut_graph(captured, deps, {"one": [0, 2], "one#2": [1, 2, 3]})
+    arguments = {str(n.target): n.args[1:] for n in graph.graph.nodes}
+    assert arguments["aten.split_with_sizes.default"] == ([2, 3], 1)
+    assert arguments["aten.slice.Tensor"][1] == 2
+
+
+def test_the_class_follows_where_it_reads_its_sizes() -> None:
+    def shuffle(x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+    check(Body(shuffle), module=True)
+    check(Body(lambda x: torch.mul(*x.chunk(2, 1)), after=4), module=True)

@@ -184,3 +184,6 @@ def test_state_of_another_shape_is_refused_and_nothing_changes() -> None:
     with pytest.raises(SurgeryError, match="LBFGS"):
         hwprune.prune_optimizer(optimizer, pruned)
     assert optimizer.param_groups[0]["params"][0] is next(iter(model.parameters()))
+    pruned.model.register_parameter("stored", nn.Parameter(torch.zeros(2)))
+    with pytest.raises(SurgeryError, match="learns 'stored'"):
+        hwprune.prune_optimizer(torch.optim.SGD(model.parameters()), pruned)

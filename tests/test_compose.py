@@ -29,7 +29,9 @@ class Fixed(nn.Module):
         return self.head(self.conv(self.stem(x).relu()).relu().reshape(-1, 8 * 64))
 
 
-FACTORIES: dict[str, type[nn.Module]] = {**NETS, "fixed": Fixed}
+FACTORIES: dict[str, type[nn.Module]] = {n: NETS[n] for n in ("residual", "grouped", "concat")} | {
+    "fixed": Fixed
+}
 
 
 def _prune(model: nn.Module, seed: int, **options: str) -> hwprune.Pruned:

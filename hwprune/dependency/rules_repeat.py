@@ -105,6 +105,8 @@ def repeat_interleave(t: Tracker, node: fx.Node) -> Dims:
     times = integer(node.args[1], "number of repetitions")
     if argument(node, 2, "dim") is None and len(x) != 1:
         raise Barrier("it flattens the tensor")
+    if node.kwargs.get("output_size") is not None:
+        raise Barrier("its number of positions is written down")
     dim = dimension(node, 2, len(x)) if len(x) > 1 else 0
     layout = x[dim]
     x[dim] = None if layout is None else scale(layout, times)

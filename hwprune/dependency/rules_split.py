@@ -27,8 +27,8 @@ def split(t: Tracker, node: fx.Node) -> Parts:
     dim = dimension(node, 2, len(x))
     sizes = [_at(piece, dim) for piece in shapes_of(node)]
     layout = x[dim]
-    if layout is None or len(sizes) == 1:
-        return Parts([[*x] for _ in sizes])
+    if layout is None:
+        return Parts([[*x[:dim], None, *x[dim + 1 :]] for _ in sizes])
     pieces = t.divide(layout, sizes, node)
     t.pieces[node] = pieces
     return Parts([[*x[:dim], piece, *x[dim + 1 :]] for piece in pieces])

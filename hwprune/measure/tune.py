@@ -40,7 +40,7 @@ TUNING_NAME = "tuning"
 ROUND = 10
 #: A schedule that takes longer to build is no good.
 BUILD_TIMEOUT_S = 60.0
-#: A kernel gets at least this long, or it is not begun.
+#: A kernel gets at least this long, or it is not begun; the first one always is.
 LEAST_S = 10.0
 
 _log = logging.getLogger(__name__)
@@ -141,7 +141,8 @@ def tune(
     target, directory
         As in :func:`hwprune.measure.search.search`, which should have run before.
     minutes
-        For all of it; shared out by what each kernel could gain. A round that has begun is finished,
+        For all kernels together, shared out by what each could gain; kernels that the latency table
+        lacks are timed before. A round that has begun is finished,
         and none is begun that would for the most part lie behind the end.
     progress
         Called with (trials of this kernel, 0, label) after every round.
@@ -171,8 +172,6 @@ def tune(
         After what was found has been saved; call again to go on.
     """
     require_minutes(minutes)
-    begin = clock()
-    end = begin + 60 * minutes
     report = TuneReport()
     if proposer is None:
         require_tuner()
@@ -201,9 +200,11 @@ def tune(
         if timer is None:
             timer = PresentTimes(choices, directory, builder, judge, scratch, seed, progress)
         behind = kernels_behind(specs, timer(specs))
+        begin = clock()
+        end = begin + 60 * minutes
         for number, kernel in enumerate(behind):
             left = end - clock()
-            if left < min(LEAST_S, 60 * minutes):
+            if number and left < LEAST_S:
                 report.kernels.append(_entry(kernel, None, "no time was left"))
                 continue
             share = kernel.lost_ns / sum(other.lost_ns for other in behind[number:])
@@ -212,7 +213,7 @@ def tune(
             contest = Contest(kernel.spec, present, builder, judge, proposer, scratch, seed)
             note = _run(contest, choices, directory, min(until, end), trials, progress, clock)
             report.kernels.append(_entry(kernel, contest.standing, note))
-    report.seconds = clock() - begin
+        report.seconds = clock() - begin
     return report
 
 

@@ -118,6 +118,8 @@ def _slice(node: fx.Node) -> None:
     """Begin behind what is left before the slice; an end that is the dimension's stays open."""
     parts = new_pieces(node)
     if parts is None:
+        if "narrow" in str(node.target):
+            node.update_arg(3, new_sizes(node)[int(str(node.args[1]))])
         return
     start, count = parts
     source, dim = _argument(node, 0, "self"), _argument(node, 1, "dim", 0)

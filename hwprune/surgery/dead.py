@@ -122,6 +122,19 @@ class _Search:
             self.sink(member.param)
         return effects[0]
 
+    def silent(self, group: ChannelGroup) -> dict[int, str]:
+        """Units with a BatchNorm scale of zero somewhere, and its name."""
+        found: dict[int, str] = {}
+        for member in group.members:
+            node = self.nodes[member.param]
+            scales = (str(u.target) == "aten.batch_norm.default" and u.args[1] is node for u in node.users)
+            value = self.constancy.tensor(node) if any(scales) else None
+            if value is not None and bool((value == 0).any()):
+                for unit in range(group.size):
+                    if any(value[at] == 0 for at in positions(member.runs, [unit])):
+                        found.setdefault(unit, member.param)
+        return found
+
     def sink(self, param: str) -> tuple[str, str]:
         """Where a shift of a layer's output goes: ``bias``, ``mean`` (subtracted), ``new``; its name."""
         weight = self.nodes[param]
@@ -162,6 +175,7 @@ def find_dead(captured: Captured, deps: Dependencies) -> DeadUnits:
         if group.readings:  # attention scores or statistics read it, too
             continue
         gone: list[int] = []
+        silent = search.silent(group)
         for unit in range(group.size):
             if len(gone) == group.size - 1:
                 break
@@ -171,6 +185,10 @@ def find_dead(captured: Captured, deps: Dependencies) -> DeadUnits:
                 key = group.name, f"constant, but {reason}"
                 refused[key] = refused.get(key, 0) + group.channels_per_unit
                 continue
+            if effects is None and unit in silent:
+                why = f"the scale {silent[unit]} is zero, but where the channel is read it varies: it is "
+                key = group.name, why + "summed with others, or blurred by zero padding, on the way"
+                refused[key] = refused.get(key, 0) + group.channels_per_unit
             if effects is not None:
                 gone.append(unit)
                 for param, effect in effects.items():

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from hwprune.capture.captured import Captured
-from hwprune.capture.parametrized import deep_copy, plain_copy
+from hwprune.capture.parametrized import plain_copy
 from hwprune.surgery.apply import graph_tensors
 
 
@@ -38,7 +38,7 @@ def untrainable(captured: Captured, model: nn.Module) -> str | None:
 
 def _failure(model: nn.Module, captured: Captured) -> str | None:
     """The message of a forward pass in training mode, on two inputs."""
-    twin = deep_copy(model).train()
+    twin = plain_copy(model).train()
     inputs = [torch.cat([x, x]) if x.dim() else x for x in captured.example_inputs]
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -50,3 +51,31 @@ def test_inspect_and_prune(hw: Command, tmp_path: Path):
     }
     loaded = hwprune.load(tmp_path / "out", Whole)
     assert loaded.body.a[0].out_channels == 3
+
+
+@pytest.mark.usefixtures("fake_device")
+def test_planned_pruned_trained_and_pruned_again(hw: Command, tmp_path: Path):
+    planned = hw(
+        "plan", *WHOLE, "--submodule", "body", "--latency", "80%", "--checks", "0", "-o", "plan.json"
+    )
+    assert planned.code == 0, planned.err
+    assert hwprune.Plan.load(tmp_path / "plan.json").submodule == "body"
+    assert hw("prune", *WHOLE, "--plan", "plan.json", "-o", "out").code == 0
+
+    model, x = Whole(), torch.randn(SHAPE)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(x).square().sum().backward()
+    optimizer.step()
+    options = {"latency": "80%", "submodule": "body", "checks": 0}
+    once = hwprune.prune(model, x, **options)
+    assert once.plan.predicted_ns <= once.plan.budget_ns
+    assert type(once.model) is Whole
+    hwprune.prune_optimizer(optimizer, once)
+    once.model(x).square().sum().backward()
+    optimizer.step()
+    twice = hwprune.prune(once.model, x, **options)
+    both = hwprune.compose(once.plan, twice.plan)
+    assert both.submodule == "body"
+    assert both.widths != once.plan.widths
+    widths = {o.name: o.achieved for o in hwprune.apply_plan(model, x, both).outcomes if o.reason is None}
+    assert widths == {o.name: o.achieved for o in twice.outcomes if o.reason is None}

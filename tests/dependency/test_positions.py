@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hwprune.dependency.rules import RULES
 from hwprune.surgery import cut_graph
 from tests.dependency.oracle import Body, check, ledger, sizes
 
@@ -30,6 +31,12 @@ EXACT: dict[str, tuple[Callable[[Tensor], Tensor], int, dict[str, int]]] = {
     "slice from the end": (lambda x: x[:, :-3], 5, {"one": 5, "one#2": 3}),
     "every other channel": (lambda x: x[:, 1::2], 4, {"one": 4}),
     "narrow": (lambda x: x.narrow(1, 2, 4), 4, {"one": 2, "one#2": 4, "one#3": 2}),
+    "parts that are everything": (
+        lambda x: x.narrow(1, 0, 8) + x[:, -8:] + x[:, :8] + x.split([8], 1)[0] + x.split(9, 1)[0],
+        8,
+        {"one": 8},
+    ),
+    "overlapping slices": (lambda x: C([x[:, :5], x[:, 3:]], 1), 10, {"one": 3, "one#2": 2, "one#3": 3}),
     "sum of slices": (lambda x: x[:, :4] + x[:, 4:], 4, {"one": 4}),
     "stack in front": (lambda x: torch.stack([x, x + 1], 1).flatten(1, 2), 16, {"one": 8}),
     "stack behind": (lambda x: torch.stack([x, x + 1], 2).flatten(1, 2), 16, {"one": 8}),
@@ -101,6 +108,38 @@ EXACT: dict[str, tuple[Callable[[Tensor], Tensor], int, dict[str, int]]] = {
     "unfold": (lambda x: functional.unfold(x, 2, stride=2).view(-1, 32, 4, 4), 32, {"one": 8}),
     "fold": (lambda x: functional.fold(x.flatten(2), (9, 9), (2, 2)), 2, {"one": 2}),
     "max": (lambda x: x.max(2, keepdim=True).values, 8, {"one": 8}),
+    "greatest of a grid": (lambda x: functional.adaptive_max_pool2d(x, 2), 8, {"one": 8}),
+    "variance of space": (lambda x: torch.sub(*torch.var_mean(x, (2, 3), keepdim=True)), 8, {"one": 8}),
+    "sampled at a grid": (
+        lambda x: functional.grid_sample(x, x.new_zeros(2, 4, 4, 2) + 0.3, align_corners=False),
+        8,
+        {"one": 8},
+    ),
+    "filled": (
+        lambda x: x.clone().fill_(0.5) + x.type_as(torch.zeros(1)) * torch.full_like(x, 2.0),
+        8,
+        {"one": 8},
+    ),
+    "coordinates": (
+        lambda x: x + sum(torch.meshgrid(torch.arange(8.0), torch.linspace(0, 1, 8), indexing="ij")),
+        8,
+        {"one": 8},
+    ),
+    "indexed twice": (
+        lambda x: x[:, :, torch.tensor([[0], [3]]), torch.tensor([1, 2, 5])],
+        8,
+        {"one": 8},
+    ),
+    "indexed apart": (
+        lambda x: (
+            x.permute(2, 1, 3, 0)[torch.tensor([1, 5]), :, torch.tensor([2, 2])]
+            .unsqueeze(0)
+            .mean(3, True)[0]
+            .unsqueeze(-1)
+        ),
+        8,
+        {"one": 8},
+    ),
     "split attention": (
         lambda x: (x.view(-1, 2, 4, 8, 8).softmax(1) * x.view(-1, 2, 4, 8, 8)).sum(1),
         4,
@@ -146,6 +185,13 @@ def test_declined(name: str) -> None:
     _, deps = check(Body(body, after=after), seeds=1)
     assert "one" in {line.name for line in deps.ledger}
     assert reason in ledger(deps, "one")
+
+
+def test_every_rule_is_of_an_operator_that_exists() -> None:
+    for name in RULES:
+        if name.startswith("aten."):
+            packet, overload = name.split(".")[1:]
+            assert hasattr(getattr(torch.ops.aten, packet), overload), name
 
 
 def test_a_unit_on_both_sides_of_a_boundary_stays() -> None:

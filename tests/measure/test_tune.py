@@ -174,6 +174,29 @@ def test_time_and_trials_are_kept_to(tmp_path):
     assert run(tmp_path, Proposer(*[[SLOW, SLOW]] * 9), trials=4).kernels[0].trials == 4
 
 
+def test_the_least_time_is_spent_on_who_has_most_to_gain(tmp_path):
+    """However little time there is, one kernel gets it, and the others are listed as left out."""
+    less = fakes.conv(24)
+    proposer = Proposer(*[[SLOW]] * 99)
+    report = tune(
+        [BEHIND, AHEAD, less],
+        fakes.TARGET,
+        tmp_path,
+        minutes=0.1,
+        clock=Clock(),
+        builder=Builder(),
+        judge=Judge(),
+        proposer=proposer,
+        timer=lambda _: {BEHIND.digest(): 1e6, AHEAD.digest(): 1e5, less.digest(): 5e5},
+        pipeline="p",
+    )
+    assert proposer.begun == [BEHIND.label()]
+    assert [(k.label, k.trials > 0, k.note) for k in report.kernels] == [
+        (BEHIND.label(), True, ""),
+        (less.label(), False, "no time was left"),
+    ]
+
+
 def test_a_crashing_schedule_costs_nobody_else(tmp_path):
     class Crashing(Judge):
         def race(self, jobs: Sequence[BuildJob], seed: int) -> list[list[float]]:

@@ -34,6 +34,12 @@ def torchvision_models() -> ModuleType:
     return torchvision.models
 
 
+def command() -> str:
+    """How to run this again: the module and its arguments, without where this machine keeps files."""
+    name = Path(sys.argv[0]).stem
+    return " ".join([f"python -m bench.{name}", *(Path(a).name if "/" in a else a for a in sys.argv[1:])])
+
+
 def environment() -> dict[str, Any]:
     """The machine, the versions and the command behind a result."""
     return {
@@ -41,7 +47,7 @@ def environment() -> dict[str, Any]:
         "system": platform.platform(),
         "versions": {**versions(), "torch": torch.__version__},
         "git": git_state(),
-        "command": " ".join(sys.argv),
+        "command": command(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

@@ -5,8 +5,9 @@
 A 3x3 convolution (64 channels in, 28x28) and a 1x1 convolution (256 in, 14x14), each with ReLU, at
 every width from 8 to 256. All kernels are built first; then each is timed in a pinned process once a
 round, in an order drawn anew for every round, so that drift of the machine cannot look like a step.
-A kernel's time is the least of its rounds' minima, as disturbances only ever add; medians are kept
-beside it. What one kernel's rounds differ by says how large noise is.
+Of each round counts the least sample, as disturbances only add; a kernel's time is the median of its
+rounds, because a processor's clock is higher in some of them. How much the medians of odd and even
+rounds differ says how large noise is.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def time_all(
         {
             "layer": name,
             "width": width,
-            "us": min(minima[name, width]) / 1e3,
+            "us": statistics.median(minima[name, width]) / 1e3,
             "median_us": statistics.median(medians[name, width]) / 1e3,
             "round_minima_us": [round(x / 1e3, 4) for x in minima[name, width]],
         }
@@ -136,7 +137,8 @@ def summary(rows: Sequence[dict[str, Any]], block: int) -> dict[str, Any]:
 def layer_summary(rows: Sequence[dict[str, Any]], block: int) -> dict[str, Any]:
     """One layer's staircase.
 
-    ``noise`` is the 95th percentile, over widths, of the gap between a kernel's two fastest rounds.
+    ``noise`` is the 95th percentile, over widths, of the difference between a kernel's odd and even
+    rounds.
     A *monotone violation* is a multiple of the block that is quicker than the multiple before by more
     than that. ``steps`` are the widths whose time rises by more than :data:`STEP` (and noise) over
     the width before.
@@ -162,9 +164,9 @@ def layer_summary(rows: Sequence[dict[str, Any]], block: int) -> dict[str, Any]:
 
 
 def _gap(minima: Sequence[float]) -> float:
-    """How far a kernel's second fastest round is from its fastest."""
-    fastest = sorted(minima)[:2]
-    return fastest[-1] / fastest[0] - 1
+    """How far the medians of a kernel's odd and even rounds are apart."""
+    odd, even = (statistics.median(minima[start::2] or minima) for start in (0, 1))
+    return abs(odd - even) / min(odd, even)
 
 
 def _names(rows: Iterable[dict[str, Any]]) -> list[str]:

@@ -137,12 +137,12 @@ def accumulator_budget(vector_registers: int) -> int:
 def step_cycles(block_tile: int, pixels: int) -> float:
     """Cycles of one step of the innermost reduction: ``pixels * block_tile`` multiply-adds.
 
-    A core starts two multiply-adds and a little less than two loads a cycle; a multiply-add takes
+    A core starts two multiply-adds and up to 1.7 loads a cycle; a multiply-add takes
     four cycles, so fewer than eight of them cannot overlap. Loop control costs half a cycle, and
     every weight stream a little, as weights come from the second-level cache.
     """
     arithmetic = max(block_tile * pixels, 8) / 2
-    loads = (block_tile + pixels) / 1.8
+    loads = (block_tile + pixels) / 1.7
     return max(arithmetic, loads) + 0.15 * block_tile + 0.5
 
 

@@ -12,7 +12,7 @@ from hwprune.compile.shapes import infer_shapes
 
 def rows(times: dict[int, float], noise: float = 0.001) -> list[dict[str, Any]]:
     return [
-        {"layer": "a", "width": w, "us": t, "round_minima_us": [t * (1 + noise), t, t * 2]}
+        {"layer": "a", "width": w, "us": t, "round_minima_us": [t, t * (1 + noise)] * 2}
         for w, t in times.items()
     ]
 

@@ -5,9 +5,10 @@
 A 3x3 convolution (64 channels in, 28x28) and a 1x1 convolution (256 in, 14x14), each with ReLU, at
 every width from 8 to 256. All kernels are built first; then each is timed in a pinned process once a
 round, in an order drawn anew for every round, so that drift of the machine cannot look like a step.
-Of each round counts the least sample, as disturbances only add; a kernel's time is the median of its
-rounds, because a processor's clock is higher in some of them. How much the medians of odd and even
-rounds differ says how large noise is.
+Right behind each kernel one and the same sentinel kernel of its layer is timed: a processor's clock may
+change by a tenth from moment to moment, and time in units of the sentinel's does not. Of each look
+counts the least sample, as disturbances only add; a kernel's time is the median of its rounds. How much
+the medians of odd and even rounds differ says how large noise is.
 """
 
 from __future__ import annotations
@@ -98,25 +99,33 @@ def time_all(
 ) -> list[dict[str, Any]]:
     """Every kernel once a round, in random order."""
     minima: dict[tuple[str, int], list[float]] = {key: [] for key in jobs}
-    medians: dict[tuple[str, int], list[float]] = {key: [] for key in jobs}
+    beside: dict[tuple[str, int], list[float]] = {key: [] for key in jobs}
+    widest = {name: max(width for other, width in jobs if other == name) for name in LAYERS}
     order = random.Random(seed)
     runner = LocalRunner(threads)
     try:
         for number in range(rounds):
             for key in order.sample(sorted(jobs), len(jobs)):
-                samples = runner.measure(jobs[key].path, LOOK).samples_ns
-                minima[key].append(min(samples))
-                medians[key].append(statistics.median(samples))
+                minima[key].append(min(runner.measure(jobs[key].path, LOOK).samples_ns))
+                sentinel = jobs[key[0], widest[key[0]]]
+                beside[key].append(min(runner.measure(sentinel.path, LOOK).samples_ns))
             print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
     finally:
         runner.close()
+    usual = {
+        name: statistics.median(x for key, found in beside.items() if key[0] == name for x in found)
+        for name in widest
+    }
+    corrected = {
+        key: [t * usual[key[0]] / s for t, s in zip(minima[key], beside[key], strict=True)] for key in jobs
+    }
     return [
         {
             "layer": name,
             "width": width,
-            "us": statistics.median(minima[name, width]) / 1e3,
-            "median_us": statistics.median(medians[name, width]) / 1e3,
-            "round_minima_us": [round(x / 1e3, 4) for x in minima[name, width]],
+            "us": statistics.median(corrected[name, width]) / 1e3,
+            "raw_median_us": statistics.median(minima[name, width]) / 1e3,
+            "round_minima_us": [round(x / 1e3, 4) for x in corrected[name, width]],
         }
         for name, width in sorted(jobs)
     ]

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hwprune.measure.stats import summarise
+from hwprune.measure.stats import quick_relative_width, summarise
+
+#: A quick estimate of the interval's width this many times too wide spares the bootstrap.
+CLEARLY_TOO_WIDE = 1.5
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,9 @@ class Stopping:
             return f"{len(samples)} of {self.min_samples} samples"
         if elapsed_s < self.min_time_s:
             return f"{elapsed_s:.3g} of {self.min_time_s:.3g} s sampled"
-        width = summarise(samples).relative_width
+        width = quick_relative_width(samples)
+        if width <= CLEARLY_TOO_WIDE * self.relative_ci:
+            width = summarise(samples).relative_width
         if width > self.relative_ci:
             return f"confidence interval {width:.1%} wide, {self.relative_ci:.1%} asked"
         return None

@@ -24,12 +24,15 @@ from hwprune.measure.build import BuildJob
 from hwprune.measure.crew import Crew
 from hwprune.measure.device import usable_cores
 from hwprune.measure.process import WorkerProcess
+from hwprune.measure.worker import resolve
 from hwprune.target import Target
 
 #: Largest difference from the reference, relative to its largest value, by the rule of the form.
 #: Winograd's transforms lose about two digits of single precision.
 TOLERANCES: dict[str, float] = {"winograd": 1e-3}
 TOLERANCE = 1e-4
+#: Runs a library made by :mod:`hwprune.compile`.
+DEFAULT_RUN = "hwprune.measure.values:run_library"
 #: A check that takes longer has hung: the kernel runs once, and PyTorch does.
 CHECK_TIMEOUT_S = 120.0
 #: A prime: channels, rows and images are never a whole number of periods apart, so that arguments
@@ -69,6 +72,8 @@ class CheckPool:
     ----------
     target
         What the libraries were built for; they run with its number of threads.
+    run
+        ``package.module:function`` like :func:`run_library`.
     processes
         Default: as many as keep all usable cores busy.
     timeout_s
@@ -76,9 +81,15 @@ class CheckPool:
     """
 
     def __init__(
-        self, target: Target, *, processes: int | None = None, timeout_s: float = CHECK_TIMEOUT_S
+        self,
+        target: Target,
+        *,
+        run: str = DEFAULT_RUN,
+        processes: int | None = None,
+        timeout_s: float = CHECK_TIMEOUT_S,
     ) -> None:
         self._target = target
+        self._run = run
         self._timeout_s = timeout_s
         self._crew = Crew(processes or max(1, len(usable_cores()) // target.threads), "check")
 
@@ -98,6 +109,7 @@ class CheckPool:
             "target": self._target.model_dump(mode="json"),
             "path": str(job.path),
             "choice": job.choice.to_dict() if job.choice else None,
+            "run": self._run,
         }
         load = {"do": "load", "engine": f"{__name__}:LibraryCheck", "arguments": arguments}
         ask = {"do": "ask", "method": "verdict", "arguments": {}}
@@ -112,8 +124,14 @@ class LibraryCheck:
     """Runs inside a worker: one library beside its reference."""
 
     def __init__(
-        self, spec: str, target: Mapping[str, Any], path: str, choice: Mapping[str, Any] | None
+        self,
+        spec: str,
+        target: Mapping[str, Any],
+        path: str,
+        choice: Mapping[str, Any] | None,
+        run: str = DEFAULT_RUN,
     ) -> None:
+        self._run = run
         self._spec, self._target = KernelSpec.parse(spec), Target.model_validate(target)
         self._path, self._choice = Path(path), Choice.from_dict(choice) if choice else None
 
@@ -132,7 +150,7 @@ class LibraryCheck:
             return vars(Verdict(unchecked=error.message))
         except RuntimeError as error:  # PyTorch refuses these arguments
             return vars(Verdict(unchecked=f"PyTorch: {error}"))
-        got = run_library(self._path, self._spec, self._target, self._choice, arrays)
+        got = resolve(self._run)(self._path, self._spec, self._target, self._choice, arrays)
         tolerance = TOLERANCES.get(self._choice.rule, TOLERANCE) if self._choice else TOLERANCE
         return vars(compare(unpacked(got, expected.shape), expected, tolerance))
 

@@ -41,6 +41,8 @@ class SweepRecord(_Part):
         The measurement profile with all its criteria.
     started, ended
         UTC; a sweep that has not ended was cut off, or is still running.
+    reached
+        How the device was reached: runner, address, key.
     conditions
         The state of the machine meanwhile, as far as the system tells.
     """
@@ -53,6 +55,7 @@ class SweepRecord(_Part):
     profile: dict[str, Any]
     started: str
     ended: str | None = None
+    reached: dict[str, str] = {}
     conditions: dict[str, Any] = {}
 
 

@@ -8,6 +8,7 @@ import secrets
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from hwprune.latency.manifest import SweepRecord, TableManifest, target_string
@@ -51,6 +52,7 @@ def new_manifest(
     kind: str,
     seed: int,
     profile: MeasureProfile | None = None,
+    reached: Mapping[str, str] | None = None,
 ) -> TableManifest:
     """Manifest of one sweep that begins now; the table's writer fills in the checksums.
 
@@ -58,6 +60,8 @@ def new_manifest(
     ----------
     profile
         With which care it measures.
+    reached
+        How the device is reached.
     """
     now = timestamp()
     sweep = SweepRecord(
@@ -68,6 +72,7 @@ def new_manifest(
         seed=seed,
         profile=profile.to_dict() if profile else {},
         started=now,
+        reached=dict(reached or {}),
     )
     return TableManifest.model_validate(
         {

@@ -23,7 +23,7 @@ def timed_row(job: BuildJob, sampled: Sampled, unit: str) -> tuple[Row, Samples]
         "number": sampled.number,
         "warmup": sampled.warmup,
         "elapsed_s": round(sampled.elapsed_s, 6),
-        "cpu_share": round(sampled.cpu_share, 4),
+        "cpu_share": None if sampled.cpu_share is None else round(sampled.cpu_share, 4),
         "unmet": sampled.unmet,
         "outliers": list(summary.outliers),
     }

@@ -42,7 +42,8 @@ class Sampled:
     elapsed_s
         Time spent on ``samples_ns``.
     cpu_share
-        Processor time over elapsed time: below the number of threads, others had the cores.
+        Processor time over elapsed time: below the number of threads, others had the cores. None
+        where the device does not tell.
     unmet
         The criterion that was not met when time ran out, if any.
     nonfinite
@@ -53,7 +54,7 @@ class Sampled:
     number: int
     warmup: int
     elapsed_s: float
-    cpu_share: float
+    cpu_share: float | None
     unmet: str | None
     nonfinite: int = 0
 
@@ -87,8 +88,11 @@ def calibrate(engine: TimedEngine, sample_s: float) -> int:
 
 def _wall(engine: TimedEngine, number: int) -> float:
     start = time.perf_counter()
-    engine.time(number, 1)
-    return time.perf_counter() - start
+    samples = engine.time(number, 1)
+    wall = time.perf_counter() - start
+    # Where the clock is on another machine, ours also counts the way there.
+    calls = getattr(engine, "calls_per_run", None)
+    return wall if calls is None else samples[0] * number * calls
 
 
 def warm_up(engine: TimedEngine, number: int, limit: int, limit_s: float) -> int:
@@ -123,4 +127,5 @@ def sample(engine: TimedEngine, profile: MeasureProfile) -> Sampled:
         repeat = max(1, min(profile.chunk, fitting))
         unmet = stopping.unmet(samples_ns, elapsed)
         if unmet is None or stopping.timed_out(samples_ns, elapsed):
-            return Sampled(samples_ns, number, warmup, elapsed, cpu / max(elapsed, 1e-9), unmet)
+            share = getattr(engine, "cpu_share", lambda: cpu / max(elapsed, 1e-9))()
+            return Sampled(samples_ns, number, warmup, elapsed, share, unmet)

@@ -45,12 +45,12 @@ class Verdict:
     """What a comparison with the reference has found.
 
     ``complaint`` is None where the values are right. ``unchecked`` says why nothing could be
-    compared. ``error`` is the largest difference over the largest value of the reference.
+    compared. ``difference`` is the largest one, over the largest value of the reference.
     """
 
     complaint: str | None = None
     unchecked: str | None = None
-    error: float = 0.0
+    difference: float = 0.0
 
 
 class Checker(Protocol):
@@ -198,22 +198,23 @@ def compare(got: np.ndarray, expected: np.ndarray, tolerance: float) -> Verdict:
     result either, and the other way round.
     """
     if got.shape != expected.shape:
-        return Verdict(f"returned shape {got.shape} instead of {expected.shape}", error=float("inf"))
+        return Verdict(f"returned shape {got.shape} instead of {expected.shape}", difference=float("inf"))
     finite = np.isfinite(expected)
     strange = int(np.count_nonzero(np.isfinite(got) != finite))
     if strange:
-        return Verdict(f"returned {strange} values that are not finite", error=float("inf"))
+        return Verdict(f"returned {strange} values that are not finite", difference=float("inf"))
     if not finite.any():
         return Verdict(unchecked="the reference has no finite value")
-    difference = np.where(finite, np.abs(got - expected), 0.0)
+    with np.errstate(invalid="ignore"):
+        differences = np.where(finite, np.abs(got - expected), 0.0)
     scale = max(float(np.abs(expected[finite]).max()), 1e-30)
-    worst = np.unravel_index(int(difference.argmax()), difference.shape)
-    error = float(difference[worst]) / scale
-    if error <= tolerance:
-        return Verdict(error=error)
+    worst = np.unravel_index(int(differences.argmax()), differences.shape)
+    difference = float(differences[worst]) / scale
+    if difference <= tolerance:
+        return Verdict(difference=difference)
     place = ",".join(str(int(i)) for i in worst)
     return Verdict(
         f"returned wrong values: {got[worst]:.6g} instead of {expected[worst]:.6g} at [{place}], "
-        f"{error:.1e} of the largest value (tolerance {tolerance:.0e})",
-        error=error,
+        f"{difference:.1e} of the largest value (tolerance {tolerance:.0e})",
+        difference=difference,
     )

@@ -95,7 +95,9 @@ class RemoteSession:
         except (AttributeError, RuntimeError, TypeError, ValueError, OSError) as error:
             text = str(error).strip()
             if "RPCSessionTimeoutError" in text:
-                raise MeasureError(f"it did not end within {self.timeout_s:g} s on {self.endpoint}") from error
+                raise MeasureError(
+                    f"it did not end within {self.timeout_s:g} s on {self.endpoint}"
+                ) from error
             if "RPCError" in text:
                 raise MeasureError(f"{what} failed on {self.endpoint}: {_last_line(text)}") from error
             raise DeviceLostError(

@@ -122,7 +122,9 @@ class RpcFarm:
                         if strikes[library] < STRIKES:
                             queue.append(library)
                             continue
-                        outcome = MeasureError(f"it cost {STRIKES} connections, the last one: {outcome.message}")
+                        outcome = MeasureError(
+                            f"it cost {STRIKES} connections, the last one: {outcome.message}"
+                        )
                     yield library, outcome
         finally:
             wait(running)
@@ -175,7 +177,9 @@ class RpcFarm:
         fastest, slowest = min(times.values()), max(times.values())
         if slowest > (1 + DRIFT_LIMIT) * fastest:
             listed = ", ".join(f"{name} {ns / 1e3:.1f} us" for name, ns in times.items())
-            _log.warning("devices of %s differ by %.0f %%: %s", self.name, 100 * (slowest / fastest - 1), listed)
+            _log.warning(
+                "devices of %s differ by %.0f %%: %s", self.name, 100 * (slowest / fastest - 1), listed
+            )
 
 
 def _work(slot: _Slot, library: Path, profile: MeasureProfile) -> Callable[[], Sampled | MeasureError]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,14 +88,16 @@ class RemoteSession:
                     self._probe["pin"](self.tensor(_mask(cores)))
 
     @contextmanager
-    def talking(self, what: str) -> Iterator[None]:
+    def talking(self, what: str) -> Generator[None]:
         """Turn TVM's errors into ours, and tell a kernel's from the connection's."""
         try:
             yield
         except (AttributeError, RuntimeError, TypeError, ValueError, OSError) as error:
             text = str(error).strip()
             if "RPCSessionTimeoutError" in text:
-                raise MeasureError(f"it did not end within {self.timeout_s:g} s on {self.endpoint}") from error
+                raise MeasureError(
+                    f"it did not end within {self.timeout_s:g} s on {self.endpoint}"
+                ) from error
             if "RPCError" in text:
                 raise MeasureError(f"{what} failed on {self.endpoint}: {_last_line(text)}") from error
             raise DeviceLostError(

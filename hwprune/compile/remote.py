@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +88,7 @@ class RemoteSession:
                     self._probe["pin"](self.tensor(_mask(cores)))
 
     @contextmanager
-    def talking(self, what: str) -> Iterator[None]:
+    def talking(self, what: str) -> Generator[None]:
         """Turn TVM's errors into ours, and tell a kernel's from the connection's."""
         try:
             yield

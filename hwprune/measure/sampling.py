@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from hwprune.measure.stopping import MeasureProfile
 
@@ -24,6 +24,15 @@ class TimedEngine(Protocol):
 
     def time(self, number: int, repeat: int) -> list[float]:
         """``repeat`` samples, each the mean seconds per call over ``number`` runs."""
+        ...
+
+
+@runtime_checkable
+class TellsShare(Protocol):
+    """An engine whose work is not done in this process, and that knows what it cost."""
+
+    def cpu_share(self) -> float | None:
+        """Processor time over elapsed time; None if it cannot tell."""
         ...
 
 
@@ -127,5 +136,5 @@ def sample(engine: TimedEngine, profile: MeasureProfile) -> Sampled:
         repeat = max(1, min(profile.chunk, fitting))
         unmet = stopping.unmet(samples_ns, elapsed)
         if unmet is None or stopping.timed_out(samples_ns, elapsed):
-            share = getattr(engine, "cpu_share", lambda: cpu / max(elapsed, 1e-9))()
+            share = engine.cpu_share() if isinstance(engine, TellsShare) else cpu / max(elapsed, 1e-9)
             return Sampled(samples_ns, number, warmup, elapsed, share, unmet)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hwprune.errors import MeasureError
+from hwprune.errors import DeviceLostError, MeasureError
 from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.rows import OK, UNTRUSTED, Row, one_line
@@ -16,7 +16,7 @@ from hwprune.measure.build import Builder, BuildJob
 from hwprune.measure.outcome import ProfileReport
 from hwprune.measure.record import failed_row, timed_row
 from hwprune.measure.rotation import copies_for, sentinel_spec
-from hwprune.measure.runners.base import Runner
+from hwprune.measure.runners.base import Runner, measure_each
 from hwprune.measure.sampling import Sampled
 from hwprune.measure.sentinel import DRIFT_LIMIT, Sentinel
 from hwprune.measure.stopping import MeasureProfile
@@ -148,12 +148,13 @@ class Sweep:
         rows: dict[str, Row] = {}
         timings: list[Sampled] = []
         self._watch.begin()
-        for job in jobs:
-            try:
-                sampled = self._runner.measure(job.path, self._profile)
-                self._require_finite(job, sampled)
-            except MeasureError as error:
-                self._fail(job, error.message)
+        by_path = {job.path: job for job in jobs}
+        for path, sampled in measure_each(self._runner, list(by_path), self._profile):
+            job = by_path[path]
+            if isinstance(sampled, MeasureError):
+                self._fail(job, sampled.message)
+            elif not self._finite(job, sampled):
+                self._fail(job, f"returned {sampled.nonfinite} values that are not finite")
             else:
                 row, samples = timed_row(job, sampled, self._runner.unit)
                 timings.append(sampled)
@@ -167,10 +168,9 @@ class Sweep:
         return (rows, unrest or change) if rows else (rows, None)
 
     @staticmethod
-    def _require_finite(job: BuildJob, sampled: Sampled) -> None:
+    def _finite(job: BuildJob, sampled: Sampled) -> bool:
         # What TVM makes of an operator of PyTorch may well be the logarithm of a negative number.
-        if sampled.nonfinite and job.spec.anchor != "fallback":
-            raise MeasureError(f"returned {sampled.nonfinite} values that are not finite")
+        return not sampled.nonfinite or job.spec.anchor == "fallback"
 
     def _drifted(self, batch: set[str]) -> str | None:
         """What the sentinel says against the batch just timed.
@@ -180,6 +180,8 @@ class Sweep:
         """
         try:
             change, sampled = self._sentinel.change(self._finished)
+        except DeviceLostError:
+            raise  # nothing can be timed any more
         except MeasureError as error:
             return f"the sentinel kernel failed: {error.message}"
         why = f"the sentinel kernel drifted by {change:+.0%}"

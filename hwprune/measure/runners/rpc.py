@@ -128,7 +128,11 @@ class RpcRunner:
             return ask("read", paths=list(paths))
 
     def alive(self) -> bool:
-        """Whether a session can be opened."""
+        """Whether sessions can be opened, without waiting for a device that others use."""
+        if not self.door.known():
+            return False
+        if not self.door.fixed:
+            return True
         try:
             self.files([], RETURN_S)
         except MeasureError:
@@ -142,7 +146,7 @@ class RpcRunner:
     def conditions(self) -> Conditions | None:
         """See :class:`hwprune.measure.runners.base.Runner`."""
         try:
-            return conditions_from(self.files(condition_files(self._cores)), self._cores)
+            return conditions_from(self.files(list(condition_files(self._cores))), self._cores)
         except MeasureError:
             return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from hwprune.compile.remote import Endpoint
+from hwprune.errors import DeviceLostError
 from hwprune.measure.runners.rpc_address import Address, RpcPlace
 from hwprune.measure.runners.rpc_tracker import Tracker
 
@@ -35,6 +36,10 @@ class Door(Protocol):
         """
         ...
 
+    def known(self) -> bool:
+        """False if it certainly leads nowhere."""
+        ...
+
 
 class ServerDoor:
     """To the one device behind a server's address."""
@@ -49,6 +54,10 @@ class ServerDoor:
         """See :class:`Door`."""
         return self._endpoint
 
+    def known(self) -> bool:
+        """True: only a session can tell."""
+        return True
+
 
 class TrackerDoor:
     """To whichever device of a kind is free."""
@@ -62,6 +71,13 @@ class TrackerDoor:
     def open(self) -> Endpoint:
         """See :class:`Door`."""
         return self._tracker.request(self._key, WAIT_S)
+
+    def known(self) -> bool:
+        """Whether the tracker has such a device, free or not."""
+        try:
+            return self._tracker.require(self._key) > 0
+        except DeviceLostError:
+            return False
 
 
 def doors(place: RpcPlace) -> list[Door]:

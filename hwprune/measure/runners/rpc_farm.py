@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import TypeVar
 
 from hwprune.errors import DeviceLostError, MeasureError
 from hwprune.measure.conditions import Conditions
@@ -26,6 +27,7 @@ from hwprune.measure.stopping import MeasureProfile
 STRIKES = 2
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 class _Slot:
@@ -36,7 +38,7 @@ class _Slot:
         self.lost: str | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"rpc {runner.name}")
 
-    def submit[T](self, work: Callable[[], T]) -> Future[T]:
+    def submit(self, work: Callable[[], _T]) -> Future[_T]:
         return self._thread.submit(work)
 
     def close(self) -> None:
@@ -147,7 +149,7 @@ class RpcFarm:
     def _drop(self, slot: _Slot, error: DeviceLostError) -> None:
         """A connection broke off: find out whether the device behind it still answers."""
         if slot.submit(slot.runner.alive).result():
-            _log.warning("%s; the device answers again", error.message)
+            _log.warning("%s; %s goes on", error.message, slot.runner.name)
             return
         slot.lost = error.message
         left = sum(not other.lost for other in self._slots)

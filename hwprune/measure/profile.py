@@ -81,7 +81,7 @@ def profile(
     batch
         Kernels built before the machine is left quiet for timing.
     retries
-        How often a disturbed batch is timed again before its rows are called untrusted.
+        How many disturbed passes over a batch are repeated before its rows are called untrusted.
 
     Returns
     -------
@@ -135,7 +135,18 @@ def profile(
         if checker is None and profile.check_values:
             report.warnings.append("what the kernels return was not compared with PyTorch")
         sweep = Sweep(
-            writer, builder, runner, checker, profile, report, scratch, progress, len(todo), retries, choices
+            writer,
+            builder,
+            runner,
+            checker,
+            profile,
+            report,
+            scratch,
+            progress,
+            len(todo),
+            retries,
+            choices,
+            seed,
         )
         try:
             sweep.prepare_sentinel()

@@ -37,6 +37,7 @@ from hwprune.cli.common import (
     resolve_target,
     say,
 )
+from hwprune.cli.sweeps import report_sweeps, sweep_data
 
 Latency = Annotated[
     str,
@@ -80,7 +81,11 @@ def profile(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Measure the kernels of a model at the widths that a plan may choose. Can be interrupted."""
+    """Measure the kernels of a model at the widths that a plan may choose. Can be interrupted.
+
+    Kernels that cannot be built, crash, hang or return wrong values are listed and left out; the
+    exit code is then 1.
+    """
     from hwprune.api import analyse_model
     from hwprune.measure.sites import site_for
     from hwprune.modelspec import example_inputs, load_model
@@ -105,8 +110,14 @@ def profile(
             progress=progress,
         )
         table = bench.measure_kernels(bench.model.specs())
-    data = {"table": str(bench.directory), "rows": len(table), "kernels": len(bench.model.specs())}
+    data = {
+        "table": str(bench.directory),
+        "rows": len(table),
+        "kernels": len(bench.model.specs()),
+        **sweep_data(bench.sweeps),
+    }
     emit(data, json, lambda: say(f"{data['rows']} kernels in {data['table']}"))
+    report_sweeps(bench.sweeps)
 
 
 def plan(

@@ -101,7 +101,7 @@ class MeasureProfile:
         s = self.stopping
         checked = ", values compared with PyTorch" if self.check_values else ""
         return (
-            f"{self.name}: at least {s.min_samples} samples and {s.min_time_s:g} s, median's 95 % interval "
+            f"at least {s.min_samples} samples and {s.min_time_s:g} s, median's 95 % interval "
             f"within {s.relative_ci:.1%}, or {s.timeout_s:g} s; others may use {self.max_disturbance:.0%} "
             f"of the cores{checked}"
         )

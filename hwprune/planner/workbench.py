@@ -20,6 +20,7 @@ from hwprune.latency.predict import LatencyModel
 from hwprune.latency.program import Program
 from hwprune.latency.table import LatencyTable
 from hwprune.measure.backend import backend_of
+from hwprune.measure.outcome import ProfileReport
 from hwprune.measure.profile import profile as profile_kernels
 from hwprune.measure.search import search as search_forms
 from hwprune.measure.site import LocalSite, Site
@@ -59,6 +60,8 @@ class Workbench:
     progress: Progress
     search: bool = False
     site: Site = field(default_factory=LocalSite)
+    #: What the sweeps of :meth:`measure_kernels` did, in their order.
+    sweeps: list[ProfileReport] = field(default_factory=list[ProfileReport])
 
     @staticmethod
     def open(
@@ -121,7 +124,7 @@ class Workbench:
                 site=self.site,
                 progress=lambda done, total, label: self.progress(f"search {label}", done, total),
             )
-        profile_kernels(
+        done = profile_kernels(
             specs,
             self.target,
             self.directory,
@@ -130,6 +133,7 @@ class Workbench:
             progress=lambda done, total, label: self.progress(f"profile {label}", done, total),
             seed=self.seed,
         )
+        self.sweeps.append(done)
         return self.load_table()
 
     def load_table(self) -> LatencyTable:

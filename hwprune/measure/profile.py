@@ -133,7 +133,7 @@ def profile(
         report = ProfileReport(writer.directory, len(unique), len(unique) - len(todo))
         if not todo:
             return report
-        warning = load_warning(device.cores)
+        warning = load_warning(device.cores, device.load[0])
         if warning:
             report.warnings.append(warning)
             # A plan asks for a few kernels more again and again; that needs to be said only once.

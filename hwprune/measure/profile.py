@@ -134,13 +134,9 @@ def profile(
         report = ProfileReport(writer.directory, len(unique), len(unique) - len(todo))
         if not todo:
             return report
-<<<<<<< HEAD
-        warning = load_warning(device.cores, device.load[0])
-=======
         if ours:
             writer.identify(compiler_versions(str(target.tvm.get("kind"))))
-        warning = load_warning(device.cores)
->>>>>>> w-tables
+        warning = load_warning(device.cores, device.load[0])
         if warning:
             report.warnings.append(warning)
             # A plan asks for a few kernels more again and again; that needs to be said only once.

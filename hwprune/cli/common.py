@@ -57,6 +57,27 @@ TargetName = Annotated[
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads of the compiled module. Default: what the target says.")
 ]
+Rpc = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="TVM RPC server on the device that things are timed on; several of one kind with commas.",
+        show_default=False,
+    ),
+]
+TrackerAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--tracker",
+        metavar="HOST:PORT",
+        help="TVM RPC tracker; all its devices of the kind --key are used.",
+        show_default=False,
+    ),
+]
+DeviceKey = Annotated[
+    str | None,
+    typer.Option("--key", help="What the devices' servers told the tracker they are.", show_default=False),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Include = Annotated[
     list[str] | None, typer.Option(help="Prune only layers that match, e.g. 'layer1.*' (repeatable).")

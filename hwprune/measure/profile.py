@@ -22,7 +22,7 @@ from hwprune.latency.table import LatencyTable
 from hwprune.measure.build import Builder
 from hwprune.measure.guard import load_warning
 from hwprune.measure.outcome import ProfileReport
-from hwprune.measure.provenance import new_manifest
+from hwprune.measure.provenance import compiler_versions, new_manifest
 from hwprune.measure.runners.base import Runner
 from hwprune.measure.site import LocalSite, Site
 from hwprune.measure.stopping import QUICK, MeasureProfile
@@ -114,6 +114,7 @@ def profile(
             builder = site.builder(target)
             stack.callback(builder.close)
         device = site.device()
+        ours = pipeline is None
         if pipeline is None:
             from hwprune.compile import pipeline_hash
 
@@ -133,7 +134,9 @@ def profile(
         report = ProfileReport(writer.directory, len(unique), len(unique) - len(todo))
         if not todo:
             return report
-        warning = load_warning(device.cores)
+        if ours:
+            writer.identify(compiler_versions(str(target.tvm.get("kind"))))
+        warning = load_warning(device.cores, device.load[0])
         if warning:
             report.warnings.append(warning)
             # A plan asks for a few kernels more again and again; that needs to be said only once.

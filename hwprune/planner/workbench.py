@@ -24,6 +24,7 @@ from hwprune.measure.outcome import ProfileReport
 from hwprune.measure.profile import profile as profile_kernels
 from hwprune.measure.search import search as search_forms
 from hwprune.measure.site import LocalSite, Site
+from hwprune.measure.sites import site_for
 from hwprune.measure.stats import Summary
 from hwprune.measure.stopping import PROFILES, TABLE, MeasureProfile
 from hwprune.measure.toolchain import toolchain_directory
@@ -84,7 +85,8 @@ class Workbench:
 
         ``untrusted`` admits kernels that were timed while the machine was disturbed; by default
         only the ``quick`` profile, which is for busy machines, does. With ``search`` every kernel is
-        searched for its fastest form before it is measured. ``site`` is this machine by default.
+        searched for its fastest form before it is measured. ``site`` is by default the one that
+        the target and the environment ask for.
         """
         if untrusted is None:
             untrusted = profile.name == "quick"
@@ -94,7 +96,7 @@ class Workbench:
         domains = {name: found.widths for name, found in widths.items()}
         model = LatencyModel(families, domains, untrusted=untrusted)
         pipeline = pipeline_hash(target)
-        site = site or LocalSite()
+        site = site or site_for(target)
         return Workbench(
             captured,
             deps,

@@ -108,7 +108,7 @@ class Sampler:
         self._shapes: dict[str, Shape] = {}
         for family, shape in zip(model.families, model.shapes, strict=True):
             self._shapes[shape.key] = shape
-            self._offers.setdefault(shape.key, {}).update(candidates(family, shape, model.domains))
+            self._offers.setdefault(shape.key, {}).update(candidates(family, model.domains))
         random = np.random.default_rng(seed)
         self._choices = [model.dense, *(self._choice(random) for _ in range(CHOICES))]
 
@@ -152,7 +152,7 @@ class Sampler:
         found: dict[str, KernelSpec] = {}
         for family, shape in zip(self.model.families, self.model.shapes, strict=True):
             surface = None if prices is None else prices.surface(shape)
-            for place, spec in _frame(candidates(family, shape, self.model.domains)).items():
+            for place, spec in _frame(candidates(family, self.model.domains)).items():
                 enough = surface is not None and len(surface.values) > FEW_POINTS and surface.encloses(place)
                 if not enough:
                     found.setdefault(spec.canonical(), spec)

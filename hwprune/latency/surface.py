@@ -43,7 +43,7 @@ class Surface:
         self.places = np.asarray(places, np.float64).reshape(len(values), -1)
         self.values = np.asarray(values, np.float64)
         self._top = self.places.max(axis=0) if self.places.shape[1] else np.ones(0)
-        self._terms = _trend_terms(*self.places.shape)
+        self._terms = _trend_terms(len(self.values), np.flatnonzero(np.ptp(self.places, axis=0)).tolist())
         self._scale_by = _weighted_trend(self._features(self.places), self.values)
         self._hull = _Hull(self.places)
         best = min(
@@ -168,13 +168,13 @@ class _Hull:
         return (places[:, axes] - self._low[axes]) / (self._high[axes] - self._low[axes])
 
 
-def _trend_terms(count: int, dimensions: int) -> list[tuple[int, ...]]:
+def _trend_terms(count: int, axes: Sequence[int]) -> list[tuple[int, ...]]:
     """Products of channel counts in the trend: as many as ``count`` points can tell apart."""
-    if dimensions <= 3:
-        every = [t for n in range(dimensions + 1) for t in itertools.combinations(range(dimensions), n)]
+    if len(axes) <= 3:
+        every = [t for n in range(len(axes) + 1) for t in itertools.combinations(axes, n)]
         if count > len(every):
             return every
-    linear: list[tuple[int, ...]] = [(), *((d,) for d in range(dimensions))]
+    linear: list[tuple[int, ...]] = [(), *((axis,) for axis in axes)]
     return linear if count > len(linear) else [()]
 
 

@@ -8,6 +8,7 @@ are measured where they are largest, until the bound is kept or the time is spen
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hwprune.errors import KernelMissError
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.predict import LatencyModel
 from hwprune.latency.prices import Prices
@@ -164,8 +166,10 @@ class Sampler:
         for widths in self._choices:
             parts = dict.fromkeys(self._shapes, 0.0)
             for family, shape in zip(self.model.families, self.model.shapes, strict=True):
-                parts[shape.key] += prices.of(family.at(widths), shape).ns
-            whole = sum(parts.values())
+                # Kernels that failed have no price; the sweep has reported them.
+                with contextlib.suppress(KernelMissError):
+                    parts[shape.key] += prices.of(family.at(widths), shape).ns
+            whole = max(sum(parts.values()), 1e-9)
             for key, ns in parts.items():
                 total[key] += ns / whole / len(self._choices)
         return total

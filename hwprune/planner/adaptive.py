@@ -20,6 +20,7 @@ from hwprune.errors import KernelMissError
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.predict import LatencyModel
 from hwprune.latency.prices import Prices
+from hwprune.latency.rows import OK
 from hwprune.latency.shapes import Shape, candidates
 from hwprune.latency.table import LatencyTable
 
@@ -139,7 +140,7 @@ class Sampler:
         shares = self._shares(prices)
         found: list[ShapeState] = []
         for key, offers in self._offers.items():
-            known = {place: row for place, spec in offers.items() if (row := table.get(spec)) is not None}
+            known = {place for place, spec in offers.items() if self._is_settled(table, spec)}
             surface = prices.surface(self._shapes[key])
             count = 0 if surface is None else len(surface.values)
             error = surface.error if surface is not None and count >= FEW_POINTS else UNKNOWN_ERROR
@@ -147,6 +148,11 @@ class Sampler:
             left = {place: spec for place, spec in offers.items() if place not in known}
             found.append(ShapeState(self._shapes[key], label, shares[key], error, len(known), left))
         return sorted(found, key=lambda state: -state.weight)
+
+    def _is_settled(self, table: LatencyTable, spec: KernelSpec) -> bool:
+        """Whether another sweep would not measure a kernel again for the better: trusted, or failed."""
+        row = table.get(spec)
+        return row is not None and (row.failure is not None or row.status == OK or self.model.untrusted)
 
     def _first(self, table: LatencyTable | None) -> list[KernelSpec]:
         """Ends and middles of all widths, but for what an existing table encloses already."""

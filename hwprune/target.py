@@ -115,23 +115,6 @@ def available() -> list[str]:
     return sorted(p.stem for p in targets_directory().glob("*.toml"))
 
 
-def require_measurable(target: Target) -> None:
-    """Refuse a target that cannot be timed from here, before anything is built for it.
-
-    Raises
-    ------
-    TargetError
-        There is no runner of its kind, or this machine lacks its instructions.
-    """
-    if target.runner != "local":
-        raise TargetError(
-            f"target '{target.name}' cannot be timed: there is no runner '{target.runner}' yet",
-            hint="compile for it with `hwprune compile --no-check`, and time the bundle on the device with"
-            " its run.py; or, on the device itself, use --target host",
-        )
-    require_runnable(target)
-
-
 def load_target(name_or_path: str | Path, *, threads: int | None = None) -> Target:
     """Load a target by shipped name or by the path of a TOML file.
 
@@ -229,13 +212,28 @@ def _require_cores(target: Target) -> int:
 def cpu_flags() -> set[str]:
     """Feature flags of the first processor as the operating system names them (Linux)."""
     try:
-        text = Path("/proc/cpuinfo").read_text()
+        return flags_in(Path("/proc/cpuinfo").read_text())
     except OSError:
         return set()
-    for line in text.splitlines():
+
+
+def flags_in(cpuinfo: str) -> set[str]:
+    """Feature flags of the first processor of a ``/proc/cpuinfo``."""
+    for line in cpuinfo.splitlines():
         if line.startswith(("flags", "Features")):
             return set(line.split(":", 1)[1].split())
     return set()
+
+
+def missing_flags(target: Target, flags: set[str]) -> set[str]:
+    """Feature flags that a CPU target needs and that are not among ``flags``."""
+    needs = {
+        "avx512": {"avx512f", "avx512bw"},
+        "avx2": {"avx2", "fma"},
+        "neon": {"asimd"},
+        "neon8": {"asimd"},
+    }
+    return needs.get(target.isa, set()) - flags
 
 
 def require_runnable(target: Target) -> None:
@@ -246,13 +244,7 @@ def require_runnable(target: Target) -> None:
     TargetError
         Naming what is missing.
     """
-    needs = {
-        "avx512": {"avx512f", "avx512bw"},
-        "avx2": {"avx2", "fma"},
-        "neon": {"asimd"},
-        "neon8": {"asimd"},
-    }
-    missing = needs.get(target.isa, set()) - cpu_flags()
+    missing = missing_flags(target, cpu_flags())
     if target.kind == "cpu" and missing:
         raise TargetError(
             f"target '{target.name}' needs {', '.join(sorted(missing))}, which this machine lacks",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -38,22 +39,64 @@ class Backend:
         Ending of library files.
     build_network
         Builds a network library.
+    pipeline
+        The pipeline hash of a target.
     """
 
     kernel_function: str
     engine: str
     suffix: str
     build_network: NetworkBuilder
+    pipeline: Callable[[Target], str]
 
 
 def _tvm_network(program: Program, target: Target, path: Path, choices: ChoiceTable | None = None) -> None:
     build_program_library(program, target, path, choices)
 
 
+def _tvm_pipeline(target: Target) -> str:
+    from hwprune.compile import pipeline_hash as tvm_pipeline_hash
+
+    return tvm_pipeline_hash(target)
+
+
+def _onnx_network(program: Program, target: Target, path: Path, choices: ChoiceTable | None = None) -> None:
+    from hwprune.onnx_backend.kernel_model import build_program_model
+
+    build_program_model(program, target, path)
+
+
+def _onnx_pipeline(target: Target) -> str:
+    from hwprune.onnx_backend.pipeline import onnx_pipeline_hash
+
+    return onnx_pipeline_hash(target)
+
+
 #: Shared objects out of :mod:`hwprune.compile`.
-TVM = Backend("hwprune.compile:build_kernel_library", "hwprune.compile:KernelRunner", ".so", _tvm_network)
+TVM = Backend(
+    "hwprune.compile:build_kernel_library", "hwprune.compile:KernelRunner", ".so", _tvm_network, _tvm_pipeline
+)
+#: ONNX graphs out of :mod:`hwprune.onnx_backend`.
+ONNX_RUNTIME = Backend(
+    "hwprune.onnx_backend.kernel_model:build_kernel_model",
+    "hwprune.onnx_backend.runner:OnnxRunner",
+    ".onnx",
+    _onnx_network,
+    _onnx_pipeline,
+)
 
 
 def backend_of(target: Target) -> Backend:
     """The backend of a target."""
-    return TVM
+    return ONNX_RUNTIME if target.backend == "onnxruntime" else TVM
+
+
+def pipeline_hash(target: Target) -> str:
+    """What ties a latency table to the backend that made its kernels, whichever that is.
+
+    Raises
+    ------
+    MissingExtraError
+        The backend's packages are not installed.
+    """
+    return backend_of(target).pipeline(target)

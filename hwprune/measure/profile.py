@@ -17,6 +17,7 @@ import numpy as np
 from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.rows import OK, Row
+from hwprune.measure.backend import pipeline_hash
 from hwprune.measure.build import Builder
 from hwprune.measure.guard import load_warning
 from hwprune.measure.provenance import new_manifest
@@ -103,8 +104,6 @@ def profile(
             stack.callback(builder.close)
         device = site.device()
         if pipeline is None:
-            from hwprune.compile import pipeline_hash
-
             pipeline = pipeline_hash(target)
         manifest = new_manifest(target, device, pipeline, runner.unit, runner.provenance, seed)
         writer = stack.enter_context(TableWriter(directory, manifest))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hwprune.compile import pipeline_hash
 from hwprune.latency.location import find_table, table_directory
+from hwprune.measure.backend import pipeline_hash
 from hwprune.measure.device import device_slug
 from hwprune.target import Target
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from hwprune.compile import build_program_library
+from hwprune.errors import UsageError
 from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.program import Program
 from hwprune.target import Target
@@ -89,6 +90,21 @@ ONNX_RUNTIME = Backend(
 def backend_of(target: Target) -> Backend:
     """The backend of a target."""
     return ONNX_RUNTIME if target.backend == "onnxruntime" else TVM
+
+
+def refuse_forms(target: Target, asked: bool | None) -> None:
+    """Refuse a search for forms of kernels where the backend chooses for itself.
+
+    Raises
+    ------
+    UsageError
+        A search was asked for, and the target's backend is ONNX Runtime.
+    """
+    if asked and target.backend == "onnxruntime":
+        raise UsageError(
+            f"target '{target.name}': ONNX Runtime chooses the form of each kernel itself",
+            hint="leave out --search and --tune, or use a target of the backend 'tvm'",
+        )
 
 
 def pipeline_hash(target: Target) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
 import json
 import logging
+import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from pathlib import Path
 from typing import Any
 
 from hwprune.compile.shapes import integers
@@ -69,28 +71,37 @@ def _exported(op: KernelOp, shapes: Sequence[Shape]) -> bytes:
         found = tuple(Alone()(*examples).shape)
     if found != tuple(shape):
         raise UnsupportedOperatorError(f"operator {target} gives {found} at these widths, not {tuple(shape)}")
-    buffer = io.BytesIO()
+    with tempfile.TemporaryDirectory(prefix="hwprune-") as folder, _silence():
+        path = Path(folder) / "operator.onnx"
+        try:
+            with torch.no_grad():
+                torch.onnx.export(
+                    Alone(),
+                    examples,
+                    str(path),
+                    dynamo=False,
+                    opset_version=OPSET,
+                    input_names=[f"in{i}" for i in range(len(examples))],
+                    do_constant_folding=False,
+                )
+        except Exception as error:  # the exporter raises whatever it likes
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UnsupportedOperatorError(
+                f"operator {target} has no kernel, and torch cannot write it as ONNX: {reason[:300]}",
+                hint="exclude the layers behind it, or use a target of the backend 'tvm'",
+            ) from error
+        return path.read_bytes()
+
+
+@contextlib.contextmanager
+def _silence() -> Generator[None]:
+    """The exporter warns about its own future on every call."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # the exporter warns about its own future on every call
-            torch.onnx.export(
-                Alone(),
-                examples,
-                buffer,
-                dynamo=False,
-                opset_version=OPSET,
-                input_names=[f"in{i}" for i in range(len(examples))],
-                do_constant_folding=False,
-            )
-    except Exception as error:  # the exporter raises whatever it likes
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UnsupportedOperatorError(
-            f"operator {target} has no kernel, and torch cannot write it as ONNX: {reason[:300]}",
-            hint="exclude the layers behind it, or use a target of the backend 'tvm'",
-        ) from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logger.setLevel(level)
-    return buffer.getvalue()

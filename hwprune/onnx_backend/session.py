@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +82,9 @@ def random_array(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     """Small normal random numbers, a block of them over and over: quick to fill, and touched."""
     block = (0.05 * np.random.default_rng(seed).standard_normal(4096)).astype(np.float32)
     return np.resize(block, shape)
+
+
+def run_session(session: Any, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Outputs of a session for inputs in its order."""
+    names = [entry.name for entry in session.get_inputs()]
+    return [np.asarray(value) for value in session.run(None, dict(zip(names, inputs, strict=True)))]

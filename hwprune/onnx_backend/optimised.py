@@ -11,6 +11,7 @@ remains are the nodes that the kernel is inside a network.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,13 +39,15 @@ TAIL_CHANNELS = 16
 class Cut:
     """The nodes of a kernel in a rewritten graph.
 
-    ``inputs`` are the activations by name with their physical shapes, ``output`` the result.
+    ``inputs`` are the activations by name with their physical shapes, ``output`` the result, which
+    takes about ``output_bytes``.
     """
 
     model: ModelProto
     nodes: tuple[NodeProto, ...]
     inputs: dict[str, Shape]
     output: str
+    output_bytes: int
 
 
 def optimised_kernel(spec: KernelSpec, threads: int) -> Cut:
@@ -90,10 +93,13 @@ def optimised_kernel(spec: KernelSpec, threads: int) -> Cut:
         leaving[last] = result.shape
     model = g.model(outer, leaving, weights_inside=False)
     weights = {name: random_array(shape) for name, shape in hollow_weights(model).items()}
-    return _cut(_rewritten(model, weights, threads), borders, last, is_tail=last != result.name)
+    whole = rewritten(model, weights, threads)
+    nodes, inputs, output = _cut(whole.graph, borders, last, is_tail=last != result.name)
+    return Cut(whole, nodes, inputs, output, 4 * math.prod(result.shape))
 
 
-def _rewritten(model: ModelProto, weights: Mapping[str, np.ndarray], threads: int) -> ModelProto:
+def rewritten(model: ModelProto, weights: Mapping[str, np.ndarray], threads: int) -> ModelProto:
+    """A model as ONNX Runtime executes it on this machine."""
     import onnx
 
     with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
@@ -102,8 +108,10 @@ def _rewritten(model: ModelProto, weights: Mapping[str, np.ndarray], threads: in
         return onnx.load_model(path)
 
 
-def _cut(model: ModelProto, borders: Mapping[str, Shape], last: str, *, is_tail: bool) -> Cut:
-    graph = model.graph
+def _cut(
+    graph: GraphProto, borders: Mapping[str, Shape], last: str, *, is_tail: bool
+) -> tuple[tuple[NodeProto, ...], dict[str, Shape], str]:
+    """The nodes between the neighbours, the activations they read, and the result."""
     made_by = {name: node for node in graph.node for name in node.output}
     by_name = {node.name: node for node in graph.node}
     inputs: dict[str, Shape] = {}
@@ -130,7 +138,7 @@ def _cut(model: ModelProto, borders: Mapping[str, Shape], last: str, *, is_tail:
             "ONNX Runtime has merged a kernel with its neighbours",
             hint="report this kernel: it cannot be timed alone",
         )
-    return Cut(model, tuple(reversed(nodes)), inputs, output)
+    return tuple(reversed(nodes)), inputs, output
 
 
 def _dims(graph: GraphProto, name: str) -> Shape:

@@ -42,6 +42,9 @@ class Backend:
         Builds a network library.
     pipeline
         The pipeline hash of a target.
+    run
+        ``package.module:function`` that runs a kernel library on given arguments; see
+        :func:`hwprune.measure.values.run_library`. None: values are not checked.
     """
 
     kernel_function: str
@@ -49,6 +52,7 @@ class Backend:
     suffix: str
     build_network: NetworkBuilder
     pipeline: Callable[[Target], str]
+    run: str | None = None
 
 
 def _tvm_network(program: Program, target: Target, path: Path, choices: ChoiceTable | None = None) -> None:
@@ -75,7 +79,12 @@ def _onnx_pipeline(target: Target) -> str:
 
 #: Shared objects out of :mod:`hwprune.compile`.
 TVM = Backend(
-    "hwprune.compile:build_kernel_library", "hwprune.compile:KernelRunner", ".so", _tvm_network, _tvm_pipeline
+    "hwprune.compile:build_kernel_library",
+    "hwprune.compile:KernelRunner",
+    ".so",
+    _tvm_network,
+    _tvm_pipeline,
+    "hwprune.measure.values:run_library",
 )
 #: ONNX graphs out of :mod:`hwprune.onnx_backend`.
 ONNX_RUNTIME = Backend(
@@ -84,6 +93,7 @@ ONNX_RUNTIME = Backend(
     ".onnx",
     _onnx_network,
     _onnx_pipeline,
+    "hwprune.onnx_backend.values:run_kernel_model",
 )
 
 

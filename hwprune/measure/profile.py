@@ -16,16 +16,21 @@ import numpy as np
 
 from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.kernel import KernelSpec
+from hwprune.latency.location import is_shipped
 from hwprune.latency.rows import OK, Row
+from hwprune.latency.table import LatencyTable
 from hwprune.measure.backend import pipeline_hash
 from hwprune.measure.build import Builder
 from hwprune.measure.guard import load_warning
+from hwprune.measure.outcome import ProfileReport
 from hwprune.measure.provenance import new_manifest
 from hwprune.measure.runners.base import Runner
 from hwprune.measure.site import LocalSite, Site
 from hwprune.measure.stopping import QUICK, MeasureProfile
-from hwprune.measure.sweep import ProfileReport, Progress, Sweep
+from hwprune.measure.sweep import Progress, Sweep
 from hwprune.measure.table_writer import TableWriter
+from hwprune.measure.toolchain import own_directory
+from hwprune.measure.values import Checker
 from hwprune.target import Target
 
 BATCH = 32
@@ -44,6 +49,7 @@ def profile(
     site: Site | None = None,
     builder: Builder | None = None,
     runner: Runner | None = None,
+    checker: Checker | None = None,
     pipeline: str | None = None,
     progress: Progress | None = None,
     seed: int = 0,
@@ -68,6 +74,9 @@ def profile(
     builder, runner, pipeline
         How kernels are built and run, and the pipeline hash of the builder. Default: those of the
         site and of ``hwprune.compile``.
+    checker
+        Compares what kernels return with a reference. Default: the site's, if the profile wants it and the
+        builder is the site's.
     progress
         Called with (done, total, label of the kernel) after each kernel, and before a batch is
         built with a label that says so.
@@ -76,12 +85,13 @@ def profile(
     batch
         Kernels built before the machine is left quiet for timing.
     retries
-        How often a disturbed batch is timed again before its rows are called untrusted.
+        How many disturbed passes over a batch are repeated before its rows are called untrusted.
 
     Returns
     -------
     ProfileReport
-        Counts, failures, warnings, seconds.
+        Counts, failures, warnings, seconds. Kernels that cannot be built, crash, hang or return wrong
+        values are in its failures; they never end the sweep.
 
     Raises
     ------
@@ -100,28 +110,49 @@ def profile(
             runner = site.runner(target)
             stack.callback(runner.close)
         if builder is None:
+            if checker is None and profile.check_values:
+                checker = _checker(site, target, stack)
             builder = site.builder(target)
             stack.callback(builder.close)
         device = site.device()
         if pipeline is None:
             pipeline = pipeline_hash(target)
-        manifest = new_manifest(target, device, pipeline, runner.unit, runner.provenance, seed)
-        writer = stack.enter_context(TableWriter(directory, manifest))
+        manifest = new_manifest(
+            target, device, pipeline, runner.unit, runner.provenance, seed, profile, site.reached()
+        )
+        unique = list({spec.digest(): spec for spec in specs}.values())
+        if is_shipped(directory):
+            table = LatencyTable.load(directory, pipeline=pipeline, unit=runner.unit, device=device.slug)
+            if all(_done(table.get(spec)) for spec in unique):
+                return ProfileReport(directory, len(unique), len(unique))
+        writer = stack.enter_context(TableWriter(own_directory(directory), manifest))
         writer.compact()  # what a sweep that was cut off has left
         choices = ChoiceTable.load(writer.directory)
-        unique = list({spec.digest(): spec for spec in specs}.values())
         todo = [spec for spec in unique if not _done(writer.get(spec))]
         report = ProfileReport(writer.directory, len(unique), len(unique) - len(todo))
         if not todo:
             return report
-        warning = load_warning(device.cores)
+        warning = load_warning(device.cores, device.load[0])
         if warning:
             report.warnings.append(warning)
             # A plan asks for a few kernels more again and again; that needs to be said only once.
             _log.log(logging.WARNING if len(todo) > FEW else logging.INFO, warning)
         scratch = stack.enter_context(scratch_directory(writer.directory))
+        if checker is None and profile.check_values:
+            report.warnings.append("what the kernels return was not compared with PyTorch")
         sweep = Sweep(
-            writer, builder, runner, profile, report, scratch, progress, len(todo), retries, choices
+            writer,
+            builder,
+            runner,
+            checker,
+            profile,
+            report,
+            scratch,
+            progress,
+            len(todo),
+            retries,
+            choices,
+            seed,
         )
         try:
             sweep.prepare_sentinel()
@@ -131,14 +162,23 @@ def profile(
                 sweep.run([todo[i] for i in order[start : start + batch]])
         except KeyboardInterrupt:
             message = (
-                f"interrupted: {report.measured} of {len(todo)} kernels are saved in {directory}; "
+                f"interrupted: {report.measured} of {len(todo)} kernels are saved in {writer.directory}; "
                 "run the same command to go on"
             )
             _log.warning(message)
             raise KeyboardInterrupt(message) from None
         finally:
             writer.compact()
+        if report.failures:
+            _log.warning("%d of %d kernels failed and were left out", len(report.failures), len(todo))
         return report
+
+
+def _checker(site: Site, target: Target, stack: ExitStack) -> Checker | None:
+    checker = site.checker(target)
+    if checker is not None:
+        stack.callback(checker.close)
+    return checker
 
 
 def _done(row: Row | None) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from hwprune.measure.stopping import MeasureProfile
 
@@ -15,6 +15,8 @@ MAX_NUMBER = 1_000_000
 STEADY_SAMPLES = 3
 #: ... lie within this share of each other.
 STEADY_SPREAD = 0.03
+#: Between two looks at the criteria no more than about this long: samples of a slow kernel are dear.
+CHUNK_S = 0.05
 
 
 class TimedEngine(Protocol):
@@ -22,6 +24,15 @@ class TimedEngine(Protocol):
 
     def time(self, number: int, repeat: int) -> list[float]:
         """``repeat`` samples, each the mean seconds per call over ``number`` runs."""
+        ...
+
+
+@runtime_checkable
+class TellsShare(Protocol):
+    """An engine whose work is not done in this process, and that knows what it cost."""
+
+    def cpu_share(self) -> float | None:
+        """Processor time over elapsed time; None if it cannot tell."""
         ...
 
 
@@ -40,17 +51,21 @@ class Sampled:
     elapsed_s
         Time spent on ``samples_ns``.
     cpu_share
-        Processor time over elapsed time: below the number of threads, others had the cores.
+        Processor time over elapsed time: below the number of threads, others had the cores. None
+        where the device does not tell.
     unmet
         The criterion that was not met when time ran out, if any.
+    nonfinite
+        Values in the last output that are no finite numbers, where the engine can tell.
     """
 
     samples_ns: list[float]
     number: int
     warmup: int
     elapsed_s: float
-    cpu_share: float
+    cpu_share: float | None
     unmet: str | None
+    nonfinite: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """For the wire."""
@@ -82,8 +97,11 @@ def calibrate(engine: TimedEngine, sample_s: float) -> int:
 
 def _wall(engine: TimedEngine, number: int) -> float:
     start = time.perf_counter()
-    engine.time(number, 1)
-    return time.perf_counter() - start
+    samples = engine.time(number, 1)
+    wall = time.perf_counter() - start
+    # Where the clock is on another machine, ours also counts the way there.
+    calls = getattr(engine, "calls_per_run", None)
+    return wall if calls is None else samples[0] * number * calls
 
 
 def warm_up(engine: TimedEngine, number: int, limit: int, limit_s: float) -> int:
@@ -103,7 +121,7 @@ def sample(engine: TimedEngine, profile: MeasureProfile) -> Sampled:
     """Time an engine with the care that ``profile`` asks for."""
     number = calibrate(engine, profile.sample_s)
     stopping = profile.stopping
-    warmup = warm_up(engine, number, profile.max_warmup, stopping.timeout_s / 2)
+    warmup = warm_up(engine, number, profile.max_warmup, stopping.timeout_s / 4)
     samples_ns: list[float] = []
     repeat = 1
     elapsed = cpu = 0.0  # of the engine alone, without our own statistics
@@ -113,8 +131,10 @@ def sample(engine: TimedEngine, profile: MeasureProfile) -> Sampled:
         cpu += time.process_time() - cpu_start
         elapsed += time.perf_counter() - start
         # A chunk of a long kernel must not run far past the timeout.
-        fitting = int((stopping.timeout_s - elapsed) / (elapsed / len(samples_ns)))
+        one = elapsed / len(samples_ns)
+        fitting = int(min(stopping.timeout_s - elapsed, CHUNK_S) / max(one, 1e-9))
         repeat = max(1, min(profile.chunk, fitting))
         unmet = stopping.unmet(samples_ns, elapsed)
         if unmet is None or stopping.timed_out(samples_ns, elapsed):
-            return Sampled(samples_ns, number, warmup, elapsed, cpu / max(elapsed, 1e-9), unmet)
+            share = engine.cpu_share() if isinstance(engine, TellsShare) else cpu / max(elapsed, 1e-9)
+            return Sampled(samples_ns, number, warmup, elapsed, share, unmet)

@@ -23,6 +23,7 @@ from hwprune.measure.runners.base import Runner
 from hwprune.measure.runners.local import LocalRunner
 from hwprune.measure.stats import Summary
 from hwprune.measure.stopping import MeasureProfile
+from hwprune.measure.values import Checker, CheckPool
 from hwprune.target import Target, require_runnable
 
 
@@ -68,6 +69,10 @@ class Site(Protocol):
         """Times kernel libraries, on all devices of the site if there are several."""
         ...
 
+    def checker(self, target: Target) -> Checker | None:
+        """Compares what built libraries return with PyTorch; None where that cannot be done."""
+        ...
+
     def judge(self, target: Target) -> AbstractContextManager[Judge]:
         """Races forms of a kernel for a search.
 
@@ -97,6 +102,18 @@ class Site(Protocol):
         ...
 
 
+#: How a device of a kind of runner is reached.
+_REACH = {
+    "rpc": "start `python -m tvm.exec.rpc_server` on the device and give its address with --rpc HOST:PORT, or"
+    " that of a tracker with --tracker HOST:PORT --key NAME (HWPRUNE_RPC, or HWPRUNE_TRACKER and"
+    " HWPRUNE_RPC_KEY); or ",
+}
+_ALONE = (
+    "compile for it with `hwprune compile --no-check`, and time the bundle on the device with its run.py;"
+    " or, on the device itself, use --target host"
+)
+
+
 class LocalSite:
     """This machine."""
 
@@ -107,8 +124,7 @@ class LocalSite:
         if target.runner != "local":
             raise TargetError(
                 f"target '{target.name}' cannot be timed on this machine: its runner is '{target.runner}'",
-                hint="compile for it with `hwprune compile --no-check`, and time the bundle on the device"
-                " with its run.py; or, on the device itself, use --target host",
+                hint=_REACH.get(target.runner, "") + _ALONE,
             )
         require_runnable(target)
 
@@ -127,6 +143,11 @@ class LocalSite:
     def runner(self, target: Target) -> Runner:
         """See :class:`Site`."""
         return LocalRunner(target.threads, engine=backend_of(target).engine)
+
+    def checker(self, target: Target) -> Checker | None:
+        """See :class:`Site`."""
+        run = backend_of(target).run
+        return CheckPool(target, run=run) if run else None
 
     def judge(self, target: Target) -> AbstractContextManager[Judge]:
         """See :class:`Site`."""

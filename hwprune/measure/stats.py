@@ -10,8 +10,12 @@ import numpy as np
 RESAMPLES = 1000
 #: Beyond this many scaled median absolute deviations a sample counts as an outlier.
 OUTLIER_DEVIATIONS = 3.5
-#: Scales the median absolute deviation to the standard deviation of a normal distribution.
+#: Scales the median absolute deviation to the standard deviation of a normal distribution ...
 _NORMAL_SCALE = 1.4826
+#: ... and the mean absolute deviation, for series of which more than half are equal.
+_NORMAL_SCALE_MEAN = 1.2533
+#: Quantile of the normal distribution that leaves 2.5 % above it.
+_NORMAL_95 = 1.96
 _BLOCK_ITEMS = 2_000_000
 
 
@@ -19,7 +23,8 @@ _BLOCK_ITEMS = 2_000_000
 class Summary:
     """Statistics of one series of samples, in the unit of the samples.
 
-    ``outliers`` are counted, never removed: on a shared machine they are part of the truth.
+    ``outliers`` are positions in the series. They are never removed: on a shared machine they are
+    part of the truth.
     """
 
     median: float
@@ -27,7 +32,7 @@ class Summary:
     ci_high: float
     minimum: float
     mean: float
-    outliers: int
+    outliers: tuple[int, ...]
     n: int
 
     @property
@@ -36,7 +41,9 @@ class Summary:
         return (self.ci_high - self.ci_low) / self.median if self.median > 0 else 0.0
 
 
-def bootstrap_medians(samples: np.ndarray, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
+def bootstrap_medians(
+    samples: np.ndarray, seed: int, resamples: int = RESAMPLES, passes: Sequence[int] = ()
+) -> np.ndarray:
     """Medians of ``resamples`` series drawn with replacement (Efron's bootstrap).
 
     Parameters
@@ -45,6 +52,9 @@ def bootstrap_medians(samples: np.ndarray, seed: int, resamples: int = RESAMPLES
         One-dimensional, of length n.
     seed
         The same seed gives the same draws.
+    passes
+        Lengths of the parts that the samples were taken in, at different times. Then parts are drawn
+        first, and samples from these: what changes from one time to another is in the result.
 
     Returns
     -------
@@ -54,9 +64,12 @@ def bootstrap_medians(samples: np.ndarray, seed: int, resamples: int = RESAMPLES
     generator = np.random.default_rng(seed)
     medians = np.empty(resamples)
     rows = max(1, _BLOCK_ITEMS // len(samples))  # long series must not fill the memory
+    lengths = np.asarray(passes if len(passes) > 1 else [len(samples)])
+    starts, draws = np.cumsum(lengths) - lengths, -(-len(samples) // len(lengths))
     for start in range(0, resamples, rows):
         count = min(rows, resamples - start)
-        drawn = generator.integers(0, len(samples), size=(count, len(samples)))
+        part = np.repeat(generator.integers(0, len(lengths), size=(count, len(lengths))), draws, axis=1)
+        drawn = starts[part] + generator.integers(0, lengths[part])
         medians[start : start + count] = np.median(samples[drawn], axis=1)
     return medians
 
@@ -68,8 +81,37 @@ def percentile_interval(draws: np.ndarray, confidence: float) -> tuple[float, fl
     return float(low), float(high)
 
 
-def summarise(samples: Sequence[float], confidence: float = 0.95, seed: int = 0) -> Summary:
-    """Median with a bootstrap percentile interval, minimum, mean and outlier count.
+def outliers(samples: Sequence[float] | np.ndarray) -> tuple[int, ...]:
+    """Positions of the samples that are too far from the median, by the median absolute deviation.
+
+    Where more than half of the samples are equal (a coarse clock), the mean absolute deviation
+    stands in for the median one, which is zero then. After Iglewicz and Hoaglin, "How to detect and
+    handle outliers" (1993).
+    """
+    values = np.asarray(samples, dtype=np.float64)
+    deviations = np.abs(values - np.median(values))
+    scale = _NORMAL_SCALE * float(np.median(deviations)) or _NORMAL_SCALE_MEAN * float(deviations.mean())
+    return tuple(int(i) for i in np.flatnonzero(deviations > OUTLIER_DEVIATIONS * scale))
+
+
+def quick_relative_width(samples: Sequence[float]) -> float:
+    """About :attr:`Summary.relative_width`, at the cost of a sort.
+
+    The bootstrap distribution of a median is binomial over the order statistics, and that is
+    normal in the limit: the interval ends at the ranks n/2 -+ 0.98 sqrt(n).
+    """
+    values = np.sort(np.asarray(samples, dtype=np.float64))
+    n = len(values)
+    reach = _NORMAL_95 * np.sqrt(n) / 2
+    low, high = max(0, int(n / 2 - reach)), min(n - 1, int(n / 2 + reach))
+    median = float(np.median(values))
+    return float(values[high] - values[low]) / median if median > 0 else 0.0
+
+
+def summarise(
+    samples: Sequence[float], confidence: float = 0.95, seed: int = 0, passes: Sequence[int] = ()
+) -> Summary:
+    """Median with a bootstrap percentile interval, minimum, mean and outliers.
 
     Parameters
     ----------
@@ -79,6 +121,8 @@ def summarise(samples: Sequence[float], confidence: float = 0.95, seed: int = 0)
         Between 0 and 1.
     seed
         Of the bootstrap.
+    passes
+        Lengths of the parts that the samples were taken in, if there was more than one.
 
     Raises
     ------
@@ -89,16 +133,14 @@ def summarise(samples: Sequence[float], confidence: float = 0.95, seed: int = 0)
     if values.size == 0 or not np.isfinite(values).all():
         raise ValueError("summarise needs at least one sample, all finite")
     median = float(np.median(values))
-    low, high = percentile_interval(bootstrap_medians(values, seed), confidence)
-    deviations = np.abs(values - median)
-    scale = _NORMAL_SCALE * float(np.median(deviations))
+    low, high = percentile_interval(bootstrap_medians(values, seed, passes=passes), confidence)
     return Summary(
         median=median,
-        ci_low=low,
-        ci_high=high,
+        ci_low=min(low, median),  # parts of unequal lengths may lean to one side
+        ci_high=max(high, median),
         minimum=float(values.min()),
         mean=float(values.mean()),
-        outliers=int((deviations > OUTLIER_DEVIATIONS * scale).sum()),
+        outliers=outliers(values),
         n=int(values.size),
     )
 

@@ -1,62 +1,47 @@
-"""One sweep over kernels that are not in the table yet: build a batch, time it, judge it."""
+"""One sweep over kernels that are not in the table yet: build a batch, check it, time it, judge it."""
 
 from __future__ import annotations
 
 import logging
-import statistics
+import random
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from hwprune.errors import MeasureError
-from hwprune.latency.choice import ChoiceTable, choice_label
+from hwprune.errors import DeviceLostError, MeasureError
+from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.kernel import KernelSpec
-from hwprune.latency.rows import FAILED_PREFIX, OK, UNTRUSTED, Row, one_line
+from hwprune.latency.rows import OK, UNTRUSTED, Row, one_line
 from hwprune.measure.build import Builder, BuildJob
-from hwprune.measure.guard import DRIFT_LIMIT, Disturbance, disturbance, drift
+from hwprune.measure.outcome import ProfileReport
+from hwprune.measure.record import failed_row, timed_row
 from hwprune.measure.rotation import copies_for, sentinel_spec
-from hwprune.measure.runners.base import Runner
+from hwprune.measure.runners.base import Runner, measure_each
 from hwprune.measure.sampling import Sampled
-from hwprune.measure.stats import summarise
+from hwprune.measure.sentinel import DRIFT_LIMIT, Sentinel
+from hwprune.measure.series import Series
 from hwprune.measure.stopping import MeasureProfile
-from hwprune.measure.table_writer import TableWriter, timestamp
-
-#: Timings whose median the sentinel's reference is.
-SENTINEL_TIMINGS = 3
+from hwprune.measure.table_writer import TableWriter
+from hwprune.measure.values import Checker
+from hwprune.measure.watch import Watch
 
 Progress = Callable[[int, int, str], None]
 _log = logging.getLogger(__name__)
 
 
-@dataclass
-class ProfileReport:
-    """What a sweep did.
-
-    ``skipped`` kernels were in the table already. ``untrusted`` counts earlier rows that this
-    sweep has discredited, too. ``failures`` maps the digest of a kernel to its label and reason.
-    ``warnings`` are sentences for the user.
-    """
-
-    directory: Path
-    requested: int
-    skipped: int
-    measured: int = 0
-    untrusted: int = 0
-    failures: dict[str, str] = field(default_factory=dict[str, str])
-    warnings: list[str] = field(default_factory=list[str])
-    build_s: float = 0.0
-    time_s: float = 0.0
-
-
 class Sweep:
-    """One sweep's parts, so that its steps need not hand them around."""
+    """One sweep's parts, so that its steps need not hand them around.
+
+    ``checker`` None leaves the values that kernels return unchecked.
+    """
 
     def __init__(
         self,
         writer: TableWriter,
         builder: Builder,
         runner: Runner,
+        checker: Checker | None,
         profile: MeasureProfile,
         report: ProfileReport,
         scratch: Path,
@@ -64,150 +49,204 @@ class Sweep:
         total: int,
         retries: int,
         choices: ChoiceTable,
+        seed: int,
     ) -> None:
-        self._writer, self._builder, self._runner = writer, builder, runner
+        self._writer, self._builder, self._runner, self._checker = writer, builder, runner, checker
         self._profile, self._report, self._scratch = profile, report, scratch
-        self._progress, self._total, self._retries = progress, total, retries
+        self._progress, self._total = progress, total
+        #: Disturbed passes that a batch may repeat: in general, and in the next one.
+        self._retries = self._patience = retries * profile.passes
+        self._order = random.Random(seed)
         self._finished = 0
         self._choices = choices
-        self._sentinel = self._job(sentinel_spec(), "sentinel.so")
-        self._reference = 0.0
+        self._sentinel_job = self._job(sentinel_spec(), "sentinel.so")
+        self._slice = profile.one_pass()
+        self._sentinel = Sentinel(
+            lambda: runner.measure(self._sentinel_job.path, self._slice), profile.passes
+        )
+        self._watch = Watch(runner, profile.max_disturbance)
 
     def prepare_sentinel(self) -> None:
         """Build the sentinel and find out what it takes today, or what it took when we began."""
-        for _, failure in self._builder.build([self._sentinel]):
+        job = self._sentinel_job
+        for _, failure in self._builder.build([job]):
             if failure is not None:
                 raise MeasureError(
                     f"no kernel can be built for this target: {failure}",
                     hint="check the compiler set-up; the kernel tried is a plain 3x3 convolution",
                 )
-        known = self._writer.get(self._sentinel.spec)
+        for _, verdict in self._checker.check([job]) if self._checker else ():
+            if verdict.complaint is not None:
+                raise MeasureError(
+                    f"no kernel can be trusted on this target: a plain 3x3 convolution {verdict.complaint}",
+                    hint="run the tests of hwprune.compile for this target",
+                )
+        known = self._writer.get(job.spec)
         if known is not None and known.status == OK:
-            self._reference = known.median
+            self._sentinel.reference = known.median
             return
-        before = self._runner.core_times()
-        timings = [self._runner.measure(self._sentinel.path, self._profile) for _ in range(SENTINEL_TIMINGS)]
-        others = disturbance(before, self._runner.core_times())
-        medians = [statistics.median(timing.samples_ns) for timing in timings]
-        middle = timings[medians.index(statistics.median_low(medians))]
-        row = self._timed_row(self._sentinel, middle)
-        self._reference = row.median
+        self._watch.begin()
+        timings = self._sentinel.settle()
+        unrest = self._watch.end(timings)
+        row, samples = timed_row(job, timings, self._profile, self._runner.unit)
         # Timed in unrest it serves this sweep, but the next one finds its own.
-        quiet = self._unrest(others, sum(map(self._starved, timings)), len(timings)) is None
-        self._writer.append(row if quiet else replace(row, status=UNTRUSTED))
+        self._writer.append(self._untrusted(row, unrest) if unrest else row, samples)
 
     def run(self, specs: Sequence[KernelSpec]) -> None:
-        """Build a batch, then time it; time it again if the machine was disturbed."""
+        """Build and check a batch, then time it in passes, until every kernel has enough of them."""
         jobs = [self._job(s, f"{s.digest()}.so") for s in specs]
         self._tell(f"building {len(jobs)} kernels")
-        start = time.perf_counter()
-        built: set[str] = set()
-        for job, failure in self._builder.build(jobs):
-            if failure is None:
-                built.add(job.spec.digest())
-            else:
-                self._fail(job, failure)
-                self._advance(job)
-        self._report.build_s += time.perf_counter() - start
-
-        start = time.perf_counter()
         # In the order of the batch, which is random, not in the order in which builds ended.
-        pending = [job for job in jobs if job.spec.digest() in built]
-        for attempt in range(self._retries + 1):
-            rows, why = self._time(pending, first=attempt == 0)
-            pending = [job for job in pending if job.spec.digest() in rows]
-            if why is None or not pending:
+        batch = {job.path: Series(job) for job in self._checked(self._built(jobs))}
+        start = time.perf_counter()
+        patience, gave_up = self._patience, False
+        while due := [series for series in batch.values() if series.wants_more(self._profile)]:
+            why = self._pass(due, batch)
+            if why is None:
+                continue
+            _log.info("pass disturbed (%s)%s", why, ", timing it again" if patience else "")
+            if not patience:
+                self._distrust_batch([series for series in due if series.job.path in batch], why)
+                gave_up = True
                 break
-            _log.info("batch disturbed (%s)%s", why, "" if attempt == self._retries else ", timing it again")
-            if attempt == self._retries:
-                self._distrust(rows.values(), why)
-                # Timing again helps against a short disturbance. This one lasts: do not double its cost.
-                self._retries = 0
-                break
+            patience -= 1
+        # Timing again helps against a short disturbance. One that lasts must not double all costs.
+        self._patience = 0 if gave_up else self._retries
         self._report.time_s += time.perf_counter() - start
         for job in jobs:
             self._remove(job)
+        self.record()
 
-    def _time(self, jobs: Sequence[BuildJob], *, first: bool) -> tuple[dict[str, Row], str | None]:
-        """Time jobs; returns the good rows by digest, and what disturbed them if anything did."""
-        rows: dict[str, Row] = {}
-        before = self._runner.core_times()
-        starved = 0
-        for job in jobs:
-            try:
-                sampled = self._runner.measure(job.path, self._profile)
-            except MeasureError as error:
-                self._fail(job, error.message)
+    def record(self) -> None:
+        """Write what is known about the machine to the sweep's record in the manifest."""
+        self._writer.observe({**self._watch.to_dict(), "sentinel": self._sentinel.to_dict()})
+
+    def _built(self, jobs: Sequence[BuildJob]) -> list[BuildJob]:
+        start = time.perf_counter()
+        failures = {job.spec.digest(): failure for job, failure in self._builder.build(jobs)}
+        self._report.build_s += time.perf_counter() - start
+        return self._without(jobs, failures)
+
+    def _checked(self, jobs: Sequence[BuildJob]) -> list[BuildJob]:
+        """The jobs whose libraries return the right values, or cannot be checked."""
+        if self._checker is None or not jobs:
+            return list(jobs)
+        start = time.perf_counter()
+        complaints: dict[str, str | None] = {}
+        for job, verdict in self._checker.check(jobs):
+            complaints[job.spec.digest()] = verdict.complaint
+            if verdict.unchecked is None:
+                self._report.checked += 1
             else:
-                row = self._timed_row(job, sampled)
-                starved += self._starved(sampled)
-                rows[row.digest] = row
-                self._writer.append(row)
-                self._report.measured += first
-                self._report.failures.pop(row.digest, None)
-            if first:
-                self._advance(job)
-        others = disturbance(before, self._runner.core_times())
-        if not rows:
-            return rows, None
-        return rows, self._unrest(others, starved, len(rows)) or self._drifted(set(rows))
+                self._report.unchecked[job.spec.digest()] = f"{job.spec.label()}: {verdict.unchecked}"
+        self._report.check_s += time.perf_counter() - start
+        return self._without(jobs, complaints)
 
-    def _unrest(self, others: Disturbance, starved: int, count: int) -> str | None:
-        """What the books say against a series of ``count`` timings."""
-        limit = self._profile.max_disturbance
-        if others.share > limit:
-            return str(others)
-        if starved > limit * count:
-            return f"{starved} of {count} kernels did not get their cores"
+    def _without(self, jobs: Sequence[BuildJob], failures: dict[str, str | None]) -> list[BuildJob]:
+        """Record failures, and leave their jobs out."""
+        kept: list[BuildJob] = []
+        for job in jobs:
+            failure = failures[job.spec.digest()]
+            if failure is None:
+                kept.append(job)
+            else:
+                self._fail(job, failure)
+                self._advance(job)
+        return kept
+
+    def _pass(self, due: Sequence[Series], batch: dict[Path, Series]) -> str | None:
+        """Time kernels once more, in an order of its own; what disturbed this pass, if anything did.
+
+        Kernels that fail leave the batch.
+        """
+        taken: dict[Path, Sampled] = {}
+        self._watch.begin()
+        paths = [series.job.path for series in self._order.sample(due, len(due))]
+        for path, sampled in measure_each(self._runner, paths, self._slice):
+            series = batch[path]
+            failure = self._failure(series.job, sampled)
+            first = not series.parts and not series.spoiled
+            if failure is not None:
+                self._fail(series.job, failure)
+                del batch[path]
+            else:
+                assert isinstance(sampled, Sampled)
+                taken[path] = sampled
+                self._write(series.job, [*series.parts, sampled], first=first)
+            if first:
+                self._advance(series.job)
+        if not taken:
+            return None
+        change = self._drifted(batch)
+        why = self._watch.end(list(taken.values())) or change
+        for path, sampled in taken.items():
+            (batch[path].spoiled if why else batch[path].parts).append(sampled)
+        return why
+
+    @staticmethod
+    def _failure(job: BuildJob, sampled: Sampled | MeasureError) -> str | None:
+        if isinstance(sampled, MeasureError):
+            return sampled.message
+        # What TVM makes of an operator of PyTorch may well be the logarithm of a negative number.
+        if sampled.nonfinite and job.spec.anchor != "fallback":
+            return f"returned {sampled.nonfinite} values that are not finite"
         return None
 
-    def _drifted(self, batch: set[str]) -> str | None:
-        """What the sentinel says against the batch just timed.
+    def _write(self, job: BuildJob, parts: Sequence[Sampled], *, first: bool = False) -> Row:
+        row, samples = timed_row(job, parts, self._profile, self._runner.unit)
+        self._writer.append(row, samples)
+        self._report.timed(row, first=first)
+        return row
+
+    def _drifted(self, batch: Mapping[Path, Series]) -> str | None:
+        """What the sentinel says against the pass just made.
 
         A machine that is faster now than it was at the reference was disturbed then: what was
         timed before is called untrusted, and from now on the faster time is the reference.
         """
         try:
-            row = self._timed_row(self._sentinel, self._runner.measure(self._sentinel.path, self._profile))
+            change, parts = self._sentinel.change(self._finished)
+        except DeviceLostError:
+            raise  # nothing can be timed any more
         except MeasureError as error:
             return f"the sentinel kernel failed: {error.message}"
-        change = drift(self._reference, row.median)
         why = f"the sentinel kernel drifted by {change:+.0%}"
         if change < -DRIFT_LIMIT:
-            earlier = [r for r in self._writer if r.status == OK and r.digest not in {*batch, row.digest}]
+            row, samples = timed_row(self._sentinel_job, parts, self._profile, self._runner.unit)
+            own = {row.digest, *(series.job.spec.digest() for series in batch.values())}
+            earlier = [r for r in self._writer if r.status == OK and r.digest not in own]
+            for series in batch.values():
+                series.spoil()
             if earlier:
                 self._distrust(earlier, f"{why} since")
-            self._writer.append(row)
-            self._reference = row.median
+            self._writer.append(row, samples)
+            self._sentinel.reference = row.median
         return why if abs(change) > DRIFT_LIMIT else None
 
-    def _starved(self, sampled: Sampled) -> bool:
-        """Whether others ran on our core meanwhile. With threads, waiting looks the same."""
-        return self._runner.threads == 1 and sampled.cpu_share < 1 - self._profile.max_disturbance
+    def _distrust_batch(self, due: Sequence[Series], why: str) -> None:
+        """Give up on passes that are missing: rows without enough good ones are not to be trusted."""
+        rows: list[Row] = []
+        for series in due:
+            enough = len(series.parts) >= self._profile.passes
+            row = self._write(series.job, series.parts if enough else [*series.parts, *series.spoiled])
+            rows += [] if enough else [row]
+        if rows:
+            self._distrust(rows, why)
 
     def _distrust(self, rows: Collection[Row], why: str) -> None:
         for row in rows:
-            self._writer.append(replace(row, status=UNTRUSTED))
+            self._writer.append(self._untrusted(row, why))
         self._report.untrusted += len(rows)
         self._report.warnings.append(f"{len(rows)} kernels are untrusted: {why}")
 
+    @staticmethod
+    def _untrusted(row: Row, why: str) -> Row:
+        return replace(row, status=UNTRUSTED, note="; ".join(filter(None, (why, row.note))))
+
     def _fail(self, job: BuildJob, reason: str) -> None:
-        status = FAILED_PREFIX + one_line(reason)
         self._report.failures[job.spec.digest()] = f"{job.spec.label()}: {one_line(reason)}"
         _log.warning("kernel %s failed: %s", job.spec.label(), one_line(reason))
-        self._writer.append(self._row(job, (0.0, 0.0, 0.0, 0.0, 0.0), 0, status))
-
-    def _timed_row(self, job: BuildJob, sampled: Sampled) -> Row:
-        s = summarise(sampled.samples_ns)
-        return self._row(job, (s.median, s.ci_low, s.ci_high, s.minimum, s.mean), s.n, OK)
-
-    def _row(
-        self, job: BuildJob, numbers: tuple[float, float, float, float, float], n: int, status: str
-    ) -> Row:
-        spec = job.spec
-        unit, choice = self._runner.unit, choice_label(job.choice)
-        digest, label, canonical = spec.digest(), spec.label(), spec.canonical()
-        return Row(digest, label, canonical, unit, *numbers, n, status, job.copies, timestamp(), choice)
+        self._writer.append(failed_row(job, reason, self._runner.unit))
 
     def _job(self, spec: KernelSpec, name: str) -> BuildJob:
         return BuildJob(spec, self._scratch / name, copies_for(spec), self._choices.get(spec))

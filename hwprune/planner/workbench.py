@@ -43,7 +43,8 @@ def silent(what: str, done: int, total: int) -> None:
 class Workbench:
     """A captured model on a target.
 
-    ``directory`` is where its latency table lies or will lie; ``widths`` says what each group may
+    ``tables`` is the root of all latency tables (None: the user's, or the shipped ones) and ``slug``
+    the device's name there; ``widths`` says what each group may
     become; ``model`` prices any choice of them; ``site`` is where everything is timed.
     """
 
@@ -54,7 +55,8 @@ class Workbench:
     widths: Mapping[str, GroupWidths]
     model: LatencyModel
     pipeline: str
-    directory: Path
+    tables: Path | None
+    slug: str
     profile: MeasureProfile
     seed: int
     progress: Progress
@@ -95,7 +97,6 @@ class Workbench:
         model = LatencyModel(families, domains, untrusted=untrusted)
         pipeline = pipeline_hash(target)
         site = site or site_for(target)
-        directory = toolchain_directory(target, tables, site.device().slug)
         return Workbench(
             captured,
             deps,
@@ -104,13 +105,19 @@ class Workbench:
             widths,
             model,
             pipeline,
-            directory,
+            tables,
+            site.device().slug,
             profile,
             seed,
             progress,
             search,
             site,
         )
+
+    @property
+    def directory(self) -> Path:
+        """Where its latency table lies or will lie: a shipped one moves when it grows."""
+        return toolchain_directory(self.target, self.tables, self.slug)
 
     def measure_kernels(self, specs: Sequence[KernelSpec]) -> LatencyTable:
         """Bring the kernels that the table lacks into it, and return the table."""
@@ -142,7 +149,7 @@ class Workbench:
             self.directory,
             pipeline=self.pipeline,
             unit=self.target.unit,
-            device=self.site.device().slug,
+            device=self.slug,
         )
 
     def program_at(self, widths: Mapping[str, int]) -> Program:

@@ -17,6 +17,7 @@ from hwprune.errors import BudgetMetError, UsageError
 from hwprune.importance import get as get_criterion
 from hwprune.importance import score, to_objective
 from hwprune.measure.compare import Comparison
+from hwprune.measure.site import Site
 from hwprune.planner.loop import PlanningLoop, reject_overrun
 from hwprune.planner.result import make_plan
 from hwprune.planner.workbench import Progress, Workbench, measure_profile, silent
@@ -66,6 +67,7 @@ def plan(
     steps: int = 8,
     checks: int = 3,
     seed: int = 0,
+    site: Site | None = None,
     progress: Progress = silent,
 ) -> Planned:
     """Choose which channels to keep, under a budget of measured latency.
@@ -102,6 +104,8 @@ def plan(
         Widths on offer per group.
     checks
         End-to-end measurements of candidate plans at most; 0 trusts the prediction.
+    site
+        Where kernels and plans are timed. Default: this machine.
 
     Raises
     ------
@@ -134,6 +138,7 @@ def plan(
         tables=tables,
         search=search,
         seed=seed,
+        site=site,
         progress=progress,
     )
     loop = PlanningLoop(

@@ -115,23 +115,6 @@ def available() -> list[str]:
     return sorted(p.stem for p in targets_directory().glob("*.toml"))
 
 
-def require_measurable(target: Target) -> None:
-    """Refuse a target that cannot be timed from here, before anything is built for it.
-
-    Raises
-    ------
-    TargetError
-        There is no runner of its kind, or this machine lacks its instructions.
-    """
-    if target.runner != "local":
-        raise TargetError(
-            f"target '{target.name}' cannot be timed: there is no runner '{target.runner}' yet",
-            hint="compile for it with `hwprune compile --no-check`, and time the bundle on the device with"
-            " its run.py; or, on the device itself, use --target host",
-        )
-    require_runnable(target)
-
-
 def load_target(name_or_path: str | Path, *, threads: int | None = None) -> Target:
     """Load a target by shipped name or by the path of a TOML file.
 

@@ -17,16 +17,15 @@ import numpy as np
 from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.rows import OK, Row
-from hwprune.measure.build import Builder, BuildPool
-from hwprune.measure.device import describe_device
+from hwprune.measure.build import Builder
 from hwprune.measure.guard import load_warning
 from hwprune.measure.provenance import new_manifest
 from hwprune.measure.runners.base import Runner
-from hwprune.measure.runners.local import LocalRunner
+from hwprune.measure.site import LocalSite, Site
 from hwprune.measure.stopping import QUICK, MeasureProfile
 from hwprune.measure.sweep import ProfileReport, Progress, Sweep
 from hwprune.measure.table_writer import TableWriter
-from hwprune.target import Target, require_measurable
+from hwprune.target import Target
 
 BATCH = 32
 #: A sweep of this many kernels or fewer is part of a larger job.
@@ -41,6 +40,7 @@ def profile(
     directory: Path,
     *,
     profile: MeasureProfile = QUICK,
+    site: Site | None = None,
     builder: Builder | None = None,
     runner: Runner | None = None,
     pipeline: str | None = None,
@@ -62,9 +62,11 @@ def profile(
         so are those timed with other choices than its ``choices.json`` holds now.
     profile
         How much care to take.
+    site
+        Where kernels run. Default: this machine.
     builder, runner, pipeline
-        How kernels are built and run, and the pipeline hash of the builder. Default: this
-        machine and ``hwprune.compile``.
+        How kernels are built and run, and the pipeline hash of the builder. Default: those of the
+        site and of ``hwprune.compile``.
     progress
         Called with (done, total, label of the kernel) after each kernel, and before a batch is
         built with a label that says so.
@@ -91,14 +93,15 @@ def profile(
         After everything that was measured has been saved; call again to go on.
     """
     with ExitStack() as stack:
+        site = site or LocalSite()
         if runner is None:
-            require_measurable(target)
-            runner = LocalRunner(target.threads)
+            site.require(target)
+            runner = site.runner(target)
             stack.callback(runner.close)
         if builder is None:
-            builder = BuildPool(target)
+            builder = site.builder(target)
             stack.callback(builder.close)
-        device = describe_device()
+        device = site.device()
         if pipeline is None:
             from hwprune.compile import pipeline_hash
 

@@ -19,15 +19,16 @@ from typing import Any
 from hwprune.errors import MeasureError
 from hwprune.latency.choice import Choice, ChoiceTable, Searched
 from hwprune.latency.kernel import KernelSpec
-from hwprune.measure.build import Builder, BuildJob, BuildPool
-from hwprune.measure.device import describe_device
-from hwprune.measure.judge import Judge, LocalJudge, faster
+from hwprune.measure.build import Builder, BuildJob
+from hwprune.measure.device import Device
+from hwprune.measure.judge import Judge, faster
 from hwprune.measure.profile import scratch_directory
 from hwprune.measure.provenance import versions
 from hwprune.measure.rotation import copies_for
+from hwprune.measure.site import LocalSite, Site
 from hwprune.measure.sweep import Progress
 from hwprune.measure.table_writer import timestamp, writing
-from hwprune.target import Target, require_measurable
+from hwprune.target import Target
 
 #: Largest difference from the default's output, relative to the largest output: summing in another
 #: order, and transforming the sums.
@@ -76,6 +77,7 @@ def search(
     minutes: float | None = None,
     progress: Progress | None = None,
     seed: int = 0,
+    site: Site | None = None,
     builder: Builder | None = None,
     judge: Judge | None = None,
     forms: Forms | None = None,
@@ -97,23 +99,27 @@ def search(
         As in :func:`hwprune.measure.profile.profile`.
     seed
         Of the order of turns and of the arguments that results are compared on.
+    site
+        Where forms are raced. Default: this machine.
     builder, judge, forms, pipeline
-        How kernels are built and raced, which forms they have, and the pipeline's hash.
+        How kernels are built and raced (default: those of the site), which forms they have, and the
+        pipeline's hash.
 
     Raises
     ------
     MeasureError
         Another process writes this directory.
     TargetError
-        This machine cannot run the target.
+        The target cannot be timed at the site.
     TableError
         ``choices.json`` is damaged.
     """
     begin = time.monotonic()
     with ExitStack() as stack:
+        site = site or LocalSite()
         if judge is None:
-            require_measurable(target)
-            judge = stack.enter_context(LocalJudge(target))
+            site.require(target)
+            judge = stack.enter_context(site.judge(target))
         if forms is None:
             from hwprune.compile.choice import choices_for
 
@@ -125,14 +131,14 @@ def search(
         stack.enter_context(writing(directory))
         choices = ChoiceTable.load(directory)
         if not choices.provenance:
-            choices.provenance = search_provenance(target, pipeline, seed)
+            choices.provenance = search_provenance(target, pipeline, seed, site.device())
         unique = list({spec.digest(): spec for spec in specs}.values())
         todo = [spec for spec in unique if spec not in choices]
         report = SearchReport(len(unique), len(unique) - len(todo))
         several = [(spec, found) for spec in todo if len(found := forms(spec, target)) > 1]
         report.fixed = len(todo) - len(several)
         if several and builder is None:
-            builder = BuildPool(target)
+            builder = site.builder(target)
             stack.callback(builder.close)
         assert builder is not None or not several
         scratch = stack.enter_context(scratch_directory(directory))
@@ -245,12 +251,12 @@ def _drop(report: SearchReport, job: BuildJob, reason: str) -> None:
     _log.warning("form dropped: %s: %s", name, reason)
 
 
-def search_provenance(target: Target, pipeline: str, seed: int) -> dict[str, Any]:
+def search_provenance(target: Target, pipeline: str, seed: int, device: Device) -> dict[str, Any]:
     """Who searched, for what and on what: kept in ``choices.json``."""
     return {
         "target": target.model_dump(mode="json"),
         "pipeline": pipeline,
-        "device": describe_device().to_dict(),
+        "device": device.to_dict(),
         "versions": versions(),
         "seed": seed,
         "created": timestamp(),

@@ -25,15 +25,16 @@ from hwprune.latency.kernel import KernelSpec
 from hwprune.measure.behind import Behind, kernels_behind
 from hwprune.measure.build import Builder, BuildPool
 from hwprune.measure.contest import Contest, Standing
-from hwprune.measure.device import usable_cores
+from hwprune.measure.device import describe_device, usable_cores
 from hwprune.measure.judge import Judge, LocalJudge
 from hwprune.measure.present import PresentTimes
 from hwprune.measure.profile import scratch_directory
 from hwprune.measure.proposer import MetaScheduleProposer, Proposer, require_tuner
 from hwprune.measure.search import search_provenance
+from hwprune.measure.site import LocalSite
 from hwprune.measure.sweep import Progress
 from hwprune.measure.table_writer import timestamp, writing
-from hwprune.target import Target, require_measurable
+from hwprune.target import Target
 
 TUNING_NAME = "tuning"
 #: Schedules per round: built together, then raced together.
@@ -176,7 +177,7 @@ def tune(
     if proposer is None:
         require_tuner()
     if judge is None:
-        require_measurable(target)
+        LocalSite().require(target)
     with ExitStack() as stack:
         if judge is None:
             judge = stack.enter_context(LocalJudge(target))
@@ -195,7 +196,7 @@ def tune(
             stack.callback(proposer.close)
         choices = ChoiceTable.load(directory)
         if not choices.provenance:
-            choices.provenance = search_provenance(target, pipeline, seed)
+            choices.provenance = search_provenance(target, pipeline, seed, describe_device())
         scratch = stack.enter_context(scratch_directory(directory))
         if timer is None:
             timer = PresentTimes(choices, directory, builder, judge, scratch, seed, progress)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hwprune.capture.captured import Captured
-from hwprune.compile import build_program_library, pipeline_hash
+from hwprune.compile import pipeline_hash
 from hwprune.dependency.groups import Dependencies
 from hwprune.errors import UsageError
 from hwprune.latency.choice import ChoiceTable
@@ -18,15 +18,15 @@ from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.predict import LatencyModel
 from hwprune.latency.program import Program
 from hwprune.latency.table import MANIFEST_NAME, LatencyTable
-from hwprune.measure.device import device_slug
-from hwprune.measure.network import time_libraries
+from hwprune.measure.backend import backend_of
 from hwprune.measure.profile import profile as profile_kernels
 from hwprune.measure.search import search as search_forms
+from hwprune.measure.site import LocalSite, Site
 from hwprune.measure.stats import Summary
 from hwprune.measure.stopping import PROFILES, TABLE, MeasureProfile
 from hwprune.measure.toolchain import toolchain_directory
 from hwprune.planner.widths import GroupWidths, group_widths
-from hwprune.target import Target, require_measurable
+from hwprune.target import Target
 
 #: Reports long work: what, how much is done, of how much.
 Progress = Callable[[str, int, int], None]
@@ -41,7 +41,7 @@ class Workbench:
     """A captured model on a target.
 
     ``directory`` is where its latency table lies or will lie; ``widths`` says what each group may
-    become; ``model`` prices any choice of them.
+    become; ``model`` prices any choice of them; ``site`` is where everything is timed.
     """
 
     captured: Captured
@@ -56,6 +56,7 @@ class Workbench:
     seed: int
     progress: Progress
     search: bool = False
+    site: Site = field(default_factory=LocalSite)
 
     @staticmethod
     def open(
@@ -70,13 +71,14 @@ class Workbench:
         seed: int = 0,
         untrusted: bool | None = None,
         search: bool = False,
+        site: Site | None = None,
         progress: Progress = silent,
     ) -> Workbench:
         """Fuse the model, choose the widths on offer, and find the place of its table.
 
         ``untrusted`` admits kernels that were timed while the machine was disturbed; by default
         only the ``quick`` profile, which is for busy machines, does. With ``search`` every kernel is
-        searched for its fastest form before it is measured.
+        searched for its fastest form before it is measured. ``site`` is this machine by default.
         """
         if untrusted is None:
             untrusted = profile.name == "quick"
@@ -86,7 +88,8 @@ class Workbench:
         domains = {name: found.widths for name, found in widths.items()}
         model = LatencyModel(families, domains, untrusted=untrusted)
         pipeline = pipeline_hash(target)
-        directory = toolchain_directory(target, tables)
+        site = site or LocalSite()
+        directory = toolchain_directory(target, tables, site.device().slug)
         return Workbench(
             captured,
             deps,
@@ -100,17 +103,19 @@ class Workbench:
             seed,
             progress,
             search,
+            site,
         )
 
     def measure_kernels(self, specs: Sequence[KernelSpec]) -> LatencyTable:
         """Bring the kernels that the table lacks into it, and return the table."""
-        require_measurable(self.target)
+        self.site.require(self.target)
         if self.search:
             search_forms(
                 specs,
                 self.target,
                 self.directory,
                 seed=self.seed,
+                site=self.site,
                 progress=lambda done, total, label: self.progress(f"search {label}", done, total),
             )
         profile_kernels(
@@ -118,6 +123,7 @@ class Workbench:
             self.target,
             self.directory,
             profile=self.profile,
+            site=self.site,
             progress=lambda done, total, label: self.progress(f"profile {label}", done, total),
             seed=self.seed,
         )
@@ -126,7 +132,10 @@ class Workbench:
     def load_table(self) -> LatencyTable:
         """The table as it is on disk, refused if another pipeline or device made it."""
         return LatencyTable.load(
-            self.directory, pipeline=self.pipeline, unit=self.target.unit, device=device_slug()
+            self.directory,
+            pipeline=self.pipeline,
+            unit=self.target.unit,
+            device=self.site.device().slug,
         )
 
     def program_at(self, widths: Mapping[str, int]) -> Program:
@@ -138,17 +147,17 @@ class Workbench:
 
         A plan stands or falls with this, so it takes at least the care of the ``table`` profile.
         """
-        require_measurable(self.target)
+        self.site.require(self.target)
         with tempfile.TemporaryDirectory(prefix="hwprune-") as scratch:
             libraries: dict[str, Path] = {}
             choices = ChoiceTable.load(self.directory)
             for number, (name, program) in enumerate(programs.items()):
                 self.progress(f"build {name} network", number, len(programs))
-                libraries[name] = Path(scratch) / f"{number}.so"
-                build_program_library(program, self.target, libraries[name], choices)
+                libraries[name] = Path(scratch) / f"{number}{backend_of(self.target).suffix}"
+                self.site.build_network(program, self.target, libraries[name], choices)
             self.progress("time networks end to end", len(programs), len(programs))
             care = max(self.profile, TABLE, key=lambda profile: profile.rounds)
-            return time_libraries(libraries, threads=self.target.threads, profile=care, seed=self.seed)
+            return self.site.time_networks(libraries, self.target, profile=care, seed=self.seed)
 
 
 def measure_profile(name: str) -> MeasureProfile:
@@ -164,8 +173,10 @@ def measure_profile(name: str) -> MeasureProfile:
     return PROFILES[name]
 
 
-def recorded(target: Target, tables: Path | None = None) -> tuple[Path, dict[str, float], ChoiceTable]:
-    """What is on disk about kernels of ``target`` on this machine, for looking, not for planning.
+def recorded(
+    target: Target, tables: Path | None = None, site: Site | None = None
+) -> tuple[Path, dict[str, float], ChoiceTable]:
+    """What is on disk about kernels of ``target`` at a site (this machine), for looking only.
 
     Returns
     -------
@@ -179,9 +190,10 @@ def recorded(target: Target, tables: Path | None = None) -> tuple[Path, dict[str
         There is a table, but it is damaged or of another pipeline or device.
     """
     pipeline = pipeline_hash(target)
-    directory = toolchain_directory(target, tables)
+    slug = (site or LocalSite()).device().slug
+    directory = toolchain_directory(target, tables, slug)
     choices = ChoiceTable.load(directory)
     if not (directory / MANIFEST_NAME).is_file():
         return directory, {}, choices
-    table = LatencyTable.load(directory, pipeline=pipeline, unit=target.unit, device=device_slug())
+    table = LatencyTable.load(directory, pipeline=pipeline, unit=target.unit, device=slug)
     return directory, {row.digest: row.median for row in table if row.failure is None}, choices

@@ -221,6 +221,17 @@ def cpu_flags() -> set[str]:
     return set()
 
 
+def required_flags(target: Target) -> set[str]:
+    """Feature flags, as :func:`cpu_flags` names them, that a CPU needs to run a target's code."""
+    needs = {
+        "avx512": {"avx512f", "avx512bw"},
+        "avx2": {"avx2", "fma"},
+        "neon": {"asimd"},
+        "neon8": {"asimd"},
+    }
+    return needs.get(target.isa, set()) if target.kind == "cpu" else set()
+
+
 def require_runnable(target: Target) -> None:
     """Refuse a CPU target whose instructions or cores this machine lacks, before anything is run.
 
@@ -229,14 +240,8 @@ def require_runnable(target: Target) -> None:
     TargetError
         Naming what is missing.
     """
-    needs = {
-        "avx512": {"avx512f", "avx512bw"},
-        "avx2": {"avx2", "fma"},
-        "neon": {"asimd"},
-        "neon8": {"asimd"},
-    }
-    missing = needs.get(target.isa, set()) - cpu_flags()
-    if target.kind == "cpu" and missing:
+    missing = required_flags(target) - cpu_flags()
+    if missing:
         raise TargetError(
             f"target '{target.name}' needs {', '.join(sorted(missing))}, which this machine lacks",
             hint="choose another target, or reach the device with a remote runner",

@@ -1,0 +1,158 @@
+"""Rows of a latency table from what a device has measured."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hwprune.latency.rows import FAILED_PREFIX, OK, UNTRUSTED, Row, one_line
+from hwprune.measure.carry.bundle import CarryManifest, PackedKernel, Unbuilt
+from hwprune.measure.carry.networks import CarriedNetwork, CarriedNetworks
+from hwprune.measure.carry.results import Carried, KernelResult, SampledResult
+from hwprune.measure.provenance import new_manifest
+from hwprune.measure.stats import summarise
+from hwprune.measure.table_writer import TableWriter
+from hwprune.measure.toolchain import table_place
+
+#: What the numbers of a carried bundle are; the script on the device can take no others.
+UNIT, KIND, RUNNER = "ns", "measured", "carry"
+
+
+@dataclass
+class ReadReport:
+    """What was read.
+
+    ``kept`` counts kernels whose row in the table was better than the one that came back. ``failures``
+    maps labels of kernels to reasons; ``missing`` are labels of kernels that were not reached.
+    """
+
+    directory: Path
+    device: str
+    good: int = 0
+    untrusted: int = 0
+    kept: int = 0
+    networks: int = 0
+    failures: dict[str, str] = field(default_factory=dict[str, str])
+    missing: list[str] = field(default_factory=list[str])
+    warnings: list[str] = field(default_factory=list[str])
+
+
+def record(carried: Carried, tables: Path | None = None) -> ReadReport:
+    """Write verified results into the latency table of the device that measured them.
+
+    Reading the same results again changes nothing.
+
+    Parameters
+    ----------
+    tables
+        Root of all tables; None: the user's.
+
+    Raises
+    ------
+    TableError
+        The table there is damaged, or of another kind.
+    MeasureError
+        Somebody else writes it.
+    """
+    manifest, results = carried.bundle.manifest, carried.results
+    device = results.device
+    directory = table_place(manifest.target, tables, device.slug, manifest.pipeline)
+    report = ReadReport(directory, device.slug)
+    about = new_manifest(manifest.target, device, manifest.pipeline, UNIT, KIND, manifest.seed)
+    with TableWriter(directory, _provenance(about, carried)) as writer:
+        writer.compact()
+        for row in _rows(carried):
+            old = writer.get(row.kernel)
+            if row.status != OK and old is not None and old.status == OK and old.choice == row.choice:
+                report.kept += 1
+                continue
+            if old != row:
+                writer.append(row)
+            _count(report, row)
+        writer.compact()
+    networks = _networks(carried)
+    if networks:
+        CarriedNetworks.load(directory).with_networks(networks).save(directory)
+        report.networks = len(networks)
+    _warn(report, carried)
+    return report
+
+
+def _count(report: ReadReport, row: Row) -> None:
+    if row.failure is not None:
+        report.failures[row.label] = row.failure
+    elif row.status == UNTRUSTED:
+        report.untrusted += 1
+    else:
+        report.good += 1
+
+
+def _rows(carried: Carried) -> list[Row]:
+    packed = {kernel.digest: kernel for kernel in carried.bundle.manifest.kernels}
+    rows = [_row(packed[result.digest], result) for result in carried.results.kernels]
+    created = carried.bundle.manifest.created
+    rows += [_failed(item, item.reason, created) for item in carried.bundle.manifest.unbuilt]
+    sentinel = carried.bundle.manifest.sentinel
+    if sentinel.digest not in packed and carried.results.sentinel:
+        # As in a sweep on this machine: the timing that later ones were compared with.
+        reference = carried.results.sentinel[-1].reference
+        closest = min(
+            carried.results.sentinel,
+            key=lambda timing: abs(statistics.median(timing.sampled.samples_ns) - reference),
+        )
+        rows.append(_timed(sentinel, closest.sampled, closest.at, OK))
+    return rows
+
+
+def _row(kernel: PackedKernel, result: KernelResult) -> Row:
+    if result.sampled is None:
+        return _failed(kernel, result.why or "not timed", result.at)
+    if result.sampled.nonfinite:
+        return _failed(kernel, f"{result.sampled.nonfinite} values of its output are not finite", result.at)
+    return _timed(kernel, result.sampled, result.at, UNTRUSTED if result.disturbed else OK)
+
+
+def _timed(kernel: PackedKernel, sampled: SampledResult, at: str, status: str) -> Row:
+    s = summarise(sampled.samples_ns)
+    numbers = (s.median, s.ci_low, s.ci_high, s.minimum, s.mean)
+    return Row(
+        kernel.digest, kernel.label, kernel.spec, UNIT, *numbers, s.n, status, kernel.copies, at, kernel.choice
+    )
+
+
+def _failed(kernel: PackedKernel | Unbuilt, reason: str, at: str) -> Row:
+    status = FAILED_PREFIX + one_line(reason)
+    numbers = (0.0, 0.0, 0.0, 0.0, 0.0)
+    return Row(
+        kernel.digest, kernel.label, kernel.spec, UNIT, *numbers, 0, status, kernel.copies, at, kernel.choice
+    )
+
+
+def _networks(carried: Carried) -> list[CarriedNetwork]:
+    digests = {network.name: network.digest for network in carried.bundle.manifest.networks}
+    return [
+        CarriedNetwork(
+            digest=digests[result.name],
+            name=result.name,
+            measured_at=result.at,
+            bundle=carried.bundle.digest,
+            disturbed=result.disturbed,
+            samples_ns=result.samples_ns,
+        )
+        for result in carried.results.networks
+        if result.samples_ns
+    ]
+
+
+def _warn(report: ReadReport, carried: Carried) -> None:
+    labels = {kernel.digest: kernel.label for kernel in carried.bundle.manifest.kernels}
+    report.missing = [labels[digest] for digest in carried.results.missing]
+    if report.missing:
+        report.warnings.append(f"{len(report.missing)} kernels were not reached: run run.py again on the device")
+    reasons = Counter(kernel.disturbed for kernel in carried.results.kernels if kernel.disturbed)
+    report.warnings.extend(f"{count} kernels are untrusted: {why}" for why, count in reasons.most_common())
+    for network in carried.results.networks:
+        if network.disturbed:
+            report.warnings.append(f"network {network.name}: {network.disturbed}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from hwprune.latency.manifest import MANIFEST_NAME
 from hwprune.target import Target
 
 
@@ -28,19 +29,25 @@ def shipped_root() -> Path:
     return installed if installed.is_dir() else package.parent / "latency_tables"
 
 
-def _relative(target: Target, pipeline: str, device_slug: str) -> Path:
+def is_shipped(directory: Path) -> bool:
+    """Whether a directory belongs to the package, so that nothing may be written there."""
+    return directory.resolve().is_relative_to(shipped_root().resolve())
+
+
+def relative_directory(target: Target, pipeline: str, device_slug: str) -> Path:
+    """Where a table lies below the root of all tables."""
     return Path(target.name) / f"{device_slug}-{pipeline}-t{target.threads}"
 
 
 def table_directory(target: Target, pipeline: str, device_slug: str) -> Path:
     """Where the table of a target, pipeline hash and device is written."""
-    return tables_root() / _relative(target, pipeline, device_slug)
+    return tables_root() / relative_directory(target, pipeline, device_slug)
 
 
 def find_table(target: Target, pipeline: str, device_slug: str) -> Path | None:
     """The table of a target if there is one: the user's own goes before a shipped one."""
     for root in (tables_root(), shipped_root()):
-        directory = root / _relative(target, pipeline, device_slug)
-        if (directory / "manifest.json").is_file():
+        directory = root / relative_directory(target, pipeline, device_slug)
+        if (directory / MANIFEST_NAME).is_file():
             return directory
     return None

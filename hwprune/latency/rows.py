@@ -6,7 +6,7 @@ import csv
 import io
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from hwprune.errors import TableError
@@ -16,6 +16,8 @@ from hwprune.latency.kernel import KernelSpec
 OK = "ok"
 UNTRUSTED = "untrusted"
 FAILED_PREFIX = "failed:"
+#: Sweep of a row that has not been written yet.
+NO_SWEEP = "00000000"
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,9 @@ class Row:
     ``status`` is ``"ok"``, ``"untrusted"`` (timed while the machine was disturbed) or
     ``"failed:<reason>"`` (the numbers are then zero). ``spec`` is the canonical text: parsing it is
     slow in bulk, so it waits until somebody asks for :attr:`kernel`. ``choice`` names the form that
-    the kernel was built in; see :mod:`hwprune.latency.choice`.
+    the kernel was built in; see :mod:`hwprune.latency.choice`. ``note`` is a remark for people: why
+    a row is untrusted, which criterion was not met. ``sweep`` is the id of the sweep it was timed in
+    (:class:`hwprune.latency.manifest.SweepRecord`); the table's writer fills it in.
     """
 
     digest: str
@@ -43,6 +47,8 @@ class Row:
     copies: int
     measured_at: str
     choice: str = DEFAULT
+    note: str = ""
+    sweep: str = NO_SWEEP
 
     @property
     def kernel(self) -> KernelSpec:
@@ -55,7 +61,12 @@ class Row:
         return self.status.removeprefix(FAILED_PREFIX) if self.status.startswith(FAILED_PREFIX) else None
 
 
-COLUMNS: tuple[str, ...] = tuple(f.name for f in fields(Row))
+#: Cells of fixed width come first: a large table is checked and searched without being parsed.
+COLUMNS: tuple[str, ...] = (
+    *("digest", "unit", "sweep", "choice", "status"),
+    *("median", "ci_low", "ci_high", "minimum", "mean"),
+    *("samples", "copies", "measured_at", "note", "label", "spec"),
+)
 
 
 def one_line(text: str, limit: int = 300) -> str:
@@ -85,39 +96,34 @@ def row_from_cells(cells: list[str], where: str) -> Row:
             f"{where}: {len(cells)} cells instead of {len(COLUMNS)}",
             hint="the file is damaged: delete the directory and profile again",
         )
+    cell = dict(zip(COLUMNS, cells, strict=True))
     try:
         return Row(
-            digest=cells[0],
-            label=cells[1],
-            spec=cells[2],
-            unit=cells[3],
-            median=float(cells[4]),
-            ci_low=float(cells[5]),
-            ci_high=float(cells[6]),
-            minimum=float(cells[7]),
-            mean=float(cells[8]),
-            samples=int(cells[9]),
-            status=cells[10],
-            copies=int(cells[11]),
-            measured_at=cells[12],
-            choice=cells[13],
+            digest=cell["digest"],
+            label=cell["label"],
+            spec=cell["spec"],
+            unit=cell["unit"],
+            median=float(cell["median"]),
+            ci_low=float(cell["ci_low"]),
+            ci_high=float(cell["ci_high"]),
+            minimum=float(cell["minimum"]),
+            mean=float(cell["mean"]),
+            samples=int(cell["samples"]),
+            status=cell["status"],
+            copies=int(cell["copies"]),
+            measured_at=cell["measured_at"],
+            choice=cell["choice"],
+            note=cell["note"],
+            sweep=cell["sweep"],
         )
     except ValueError as error:
         raise TableError(f"{where}: {error}", hint="the file is damaged: profile again") from error
 
 
 def table_to_csv(rows: Iterable[Row]) -> str:
-    """A whole ``table.csv``: header, then one line a row, sorted by digest."""
+    """A whole small ``table.csv``: header, then one line a row, sorted by digest."""
     lines = [",".join(COLUMNS), *(row_to_csv(row) for row in sorted(rows, key=lambda r: r.digest))]
     return "\n".join(lines) + "\n"
-
-
-def table_from_csv(text: str, where: Path) -> list[Row]:
-    """Rows of a ``table.csv`` in file order."""
-    reader = csv.reader(io.StringIO(text))
-    if tuple(next(reader, [])) != COLUMNS:
-        raise TableError(f"{where}: unknown columns", hint="written by another version: profile again")
-    return [row_from_cells(cells, f"{where} line {reader.line_num}") for cells in reader]
 
 
 def journal_line(row: Row) -> bytes:

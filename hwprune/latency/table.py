@@ -3,65 +3,41 @@
 A table is a directory: ``table.csv`` (one kernel a line, sorted), ``manifest.json`` (where the
 numbers come from, and the checksum of ``table.csv``) and, while a sweep runs or after it was cut
 off, ``journal.csv`` (finished rows that are not in ``table.csv`` yet). Beside them may lie
-``choices.json``; rows that were timed with other choices are left out when a table is read.
+``choices.json``; rows that were timed with other choices are left out when a table is read; and
+``samples.bin``, the raw samples behind the rows (:mod:`hwprune.latency.samples`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import heapq
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from hwprune.artifact import read_json
-from hwprune.errors import ArtifactError, KernelMissError, PipelineMismatchError, TableError
+from hwprune.errors import KernelMissError, PipelineMismatchError, TableError
 from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.kernel import KernelSpec
-from hwprune.latency.rows import OK, Row, read_journal, table_from_csv
+from hwprune.latency.lines import Lines, read_buffer
+from hwprune.latency.manifest import MANIFEST_NAME, TableManifest, read_manifest
+from hwprune.latency.rows import OK, Row, read_journal
 
-MANIFEST_KIND = "hwprune-latency-table"
-MANIFEST_VERSION = 1
 CSV_NAME = "table.csv"
-MANIFEST_NAME = "manifest.json"
 JOURNAL_NAME = "journal.csv"
-
-
-class TableManifest(BaseModel):
-    """Provenance of a table.
-
-    ``sha256`` is that of ``table.csv``. While the two files are being replaced,
-    ``next_sha256`` is the checksum of the new ``table.csv``, so that a crash between the two
-    replacements leaves a table that still reads.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    target: dict[str, Any]
-    device: dict[str, Any]
-    system: str
-    versions: dict[str, str]
-    pipeline: str
-    unit: Literal["ns", "instructions", "cycles"]
-    provenance: Literal["measured", "emulated", "simulated", "estimated"]
-    seed: int
-    created: str
-    updated: str
-    command: str
-    git: str | None
-    sha256: str
-    next_sha256: str | None = None
 
 
 class LatencyTable:
     """Measured kernels, by digest. Make one with :meth:`load`."""
 
-    def __init__(self, directory: Path, manifest: TableManifest, rows: Iterable[Row]) -> None:
+    def __init__(
+        self, directory: Path, manifest: TableManifest, rows: Iterable[Row], lines: Lines | None = None
+    ) -> None:
         self.directory = directory
         self.manifest = manifest
+        self.lines = lines
+        #: Rows that are not in ``lines``, and those that somebody has asked for.
         self._rows = {row.digest: row for row in rows}
+        self._extra = sorted(self._rows)
 
     @staticmethod
     def load(
@@ -108,20 +84,45 @@ class LatencyTable:
                 hint="latencies do not carry over between devices: run hwprune profile on this one",
             )
         choices = ChoiceTable.load(directory)
-        rows = [
-            row for row in _read_rows(directory, manifest).values() if row.choice == choices.label(row.digest)
-        ]
-        return LatencyTable(directory, manifest, rows)
+        manifest, newer, lines = _read_files(directory, manifest)
+        lines = lines.without(newer).current(choices)
+        current = [row for row in newer.values() if row.choice == choices.label(row.digest)]
+        return LatencyTable(directory, manifest, current, lines)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._extra) + (len(self.lines) if self.lines else 0)
 
     def __iter__(self) -> Iterator[Row]:
-        return iter(self._rows[digest] for digest in sorted(self._rows))
+        """All rows by digest, parsed as they are asked for."""
+        lines = () if self.lines is None else map(self.lines.row, range(len(self.lines)))
+        return heapq.merge(lines, map(self._rows.__getitem__, self._extra), key=lambda row: row.digest)
 
     def get(self, spec: KernelSpec) -> Row | None:
         """The row of a kernel, whatever its status, or ``None``."""
-        return self._rows.get(spec.digest())
+        return self.by_digest(spec.digest())
+
+    def by_digest(self, digest: str) -> Row | None:
+        """The row of the kernel with a digest, or ``None``."""
+        row = self._rows.get(digest)
+        if row is None and self.lines is not None:
+            place = self.lines.find(digest)
+            if place is not None:
+                row = self._rows[digest] = self.lines.row(place)
+        return row
+
+    def has(self, digest: str) -> bool:
+        """Whether there is a row of the kernel with a digest; parses nothing."""
+        return digest in self._rows or (self.lines is not None and self.lines.find(digest) is not None)
+
+    @property
+    def extra(self) -> list[Row]:
+        """Rows that are not among ``lines``: those of the journal."""
+        return [self._rows[digest] for digest in self._extra]
+
+    def sweeps(self, *, without: Collection[str] = ()) -> set[str]:
+        """Ids of the sweeps that rows name, those of the kernels ``without`` left out."""
+        named = {row.sweep for row in self.extra if row.digest not in without}
+        return named if self.lines is None else named | self.lines.without(without).sweeps()
 
     def lookup(self, spec: KernelSpec, *, untrusted: bool = False) -> Row:
         """The row of a kernel that can be relied on.
@@ -163,55 +164,51 @@ class LatencyTable:
         """Timed rows with the same operators and the closest shapes, closest first."""
         chain = "+".join(op.kind for op in spec.ops) + " "
         found: list[tuple[float, str, Row]] = []
-        for row in self._rows.values():
+        for row in self._mentioning(chain):
             if row.failure is None and row.label.startswith(chain):
                 distance = _distance(spec, row.kernel)
                 if distance is not None:
                     found.append((distance, row.digest, row))
         return [row for _, _, row in sorted(found, key=lambda f: f[:2])[:count]]
 
-
-def read_manifest(directory: Path) -> TableManifest:
-    """The manifest of a table.
-
-    Raises
-    ------
-    TableError
-        No table there, or its manifest is damaged.
-    """
-    path = directory / MANIFEST_NAME
-    if not path.is_file():
-        raise TableError(f"no latency table at {directory}", hint="measure one: hwprune profile --help")
-    try:
-        return TableManifest.model_validate(read_json(path, MANIFEST_KIND, MANIFEST_VERSION))
-    except ArtifactError as error:
-        raise TableError(error.message, hint=error.hint) from error
-    except ValidationError as error:
-        raise TableError(f"{path}: {error}", hint="written by another version: profile again") from error
+    def _mentioning(self, text: str) -> Iterator[Row]:
+        """Rows in whose line a text occurs; the others are not parsed."""
+        yield from (self._rows[digest] for digest in self._extra)
+        if self.lines is not None:
+            needle = text.encode()
+            for place in range(len(self.lines)):
+                if needle in self.lines.text(place):
+                    yield self.lines.row(place)
 
 
-def _read_rows(directory: Path, manifest: TableManifest) -> dict[str, Row]:
+def _read_files(directory: Path, manifest: TableManifest) -> tuple[TableManifest, dict[str, Row], Lines]:
+    """The journal, then ``table.csv``: a writer moves rows from the one to the other."""
     path = directory / CSV_NAME
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise TableError(f"{path} cannot be read: {error}", hint="profile again") from error
-    checksum = hashlib.sha256(data).hexdigest()
-    if checksum not in (manifest.sha256, manifest.next_sha256):
-        raise TableError(
-            f"{path} is not the file that {MANIFEST_NAME} describes: it was truncated or edited",
-            hint="restore both files together, or delete the directory and profile again",
-        )
-    rows: dict[str, Row] = {}
-    for row in table_from_csv(data.decode(), path):
-        if row.digest in rows:
-            raise TableError(f"{path} has kernel {row.digest} ({row.label}) twice", hint="profile again")
-        rows[row.digest] = row
-    journal = directory / JOURNAL_NAME
-    if journal.is_file():
-        # A later line replaces an earlier one: that is how the profiler takes a row back.
-        rows.update((row.digest, row) for row in read_journal(journal.read_bytes(), journal)[0])
-    for row in rows.values():
+    while True:
+        newer = {row.digest: row for row in _read_journal(directory, manifest)}
+        try:
+            data = read_buffer(path)
+        except OSError as error:
+            raise TableError(f"{path} cannot be read: {error}", hint="profile again") from error
+        checksum = hashlib.sha256(data).hexdigest()
+        if checksum in (manifest.sha256, manifest.next_sha256):
+            return manifest, newer, Lines(data, path, manifest.unit)
+        again = read_manifest(directory)
+        if again == manifest:
+            raise TableError(
+                f"{path} is not the file that {MANIFEST_NAME} describes: it was truncated or edited",
+                hint="restore both files together, or delete the directory and profile again",
+            )
+        manifest = again  # a writer has replaced both since we began
+
+
+def _read_journal(directory: Path, manifest: TableManifest) -> list[Row]:
+    path = directory / JOURNAL_NAME
+    if not path.is_file():
+        return []
+    # A later line replaces an earlier one: that is how the profiler takes a row back.
+    rows = read_journal(path.read_bytes(), path)[0]
+    for row in rows:
         if row.unit != manifest.unit:
             raise TableError(
                 f"table {directory} mixes units: kernel '{row.label}' is in {row.unit}, "

@@ -106,7 +106,9 @@ def profile(
             from hwprune.compile import pipeline_hash
 
             pipeline = pipeline_hash(target)
-        manifest = new_manifest(target, device, pipeline, runner.unit, runner.provenance, seed)
+        manifest = new_manifest(
+            target, device, pipeline, runner.unit, runner.provenance, seed, profile, site.reached()
+        )
         writer = stack.enter_context(TableWriter(directory, manifest))
         writer.compact()  # what a sweep that was cut off has left
         choices = ChoiceTable.load(writer.directory)

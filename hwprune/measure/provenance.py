@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import secrets
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
-from hwprune.latency.table import TableManifest
+from hwprune.latency.manifest import SweepRecord, TableManifest, target_string
 from hwprune.measure.device import Device
+from hwprune.measure.stopping import MeasureProfile
 from hwprune.measure.table_writer import timestamp
 from hwprune.target import Target
 
@@ -42,24 +45,46 @@ def git_state() -> str | None:
 
 
 def new_manifest(
-    target: Target, device: Device, pipeline: str, unit: str, kind: str, seed: int
+    target: Target,
+    device: Device,
+    pipeline: str,
+    unit: str,
+    kind: str,
+    seed: int,
+    profile: MeasureProfile | None = None,
+    reached: Mapping[str, str] | None = None,
 ) -> TableManifest:
-    """Manifest of a table that is begun now; the checksum is filled in by the writer."""
+    """Manifest of one sweep that begins now; the table's writer fills in the checksums.
+
+    Parameters
+    ----------
+    profile
+        With which care it measures.
+    reached
+        How the device is reached.
+    """
     now = timestamp()
+    sweep = SweepRecord(
+        id=secrets.token_hex(4),
+        command=shlex.join(sys.argv),
+        git=git_state(),
+        versions={**versions(), "driver": None},
+        seed=seed,
+        profile=profile.to_dict() if profile else {},
+        started=now,
+        reached=dict(reached or {}),
+    )
     return TableManifest.model_validate(
         {
             "target": target.model_dump(mode="json"),
+            "target_string": target_string(target.tvm),
             "device": device.to_dict(),
             "system": platform.platform(),
-            "versions": versions(),
             "pipeline": pipeline,
             "unit": unit,
             "provenance": kind,
-            "seed": seed,
             "created": now,
             "updated": now,
-            "command": shlex.join(sys.argv),
-            "git": git_state(),
-            "sha256": "",
+            "sweeps": (sweep,),
         }
     )

@@ -22,12 +22,13 @@ from hwprune.latency.kernel import KernelSpec
 from hwprune.measure.build import Builder, BuildJob
 from hwprune.measure.device import Device
 from hwprune.measure.judge import Judge, faster
+from hwprune.measure.lock import writing
 from hwprune.measure.profile import scratch_directory
 from hwprune.measure.provenance import versions
 from hwprune.measure.rotation import copies_for
 from hwprune.measure.site import LocalSite, Site
 from hwprune.measure.sweep import Progress
-from hwprune.measure.table_writer import timestamp, writing
+from hwprune.measure.table_writer import timestamp
 from hwprune.target import Target
 
 #: Largest difference from the default's output, relative to the largest output: summing in another

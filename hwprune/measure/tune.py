@@ -27,13 +27,14 @@ from hwprune.measure.build import Builder, BuildPool
 from hwprune.measure.contest import Contest, Standing
 from hwprune.measure.device import describe_device, usable_cores
 from hwprune.measure.judge import Judge, LocalJudge
+from hwprune.measure.lock import writing
 from hwprune.measure.present import PresentTimes
 from hwprune.measure.profile import scratch_directory
 from hwprune.measure.proposer import MetaScheduleProposer, Proposer, require_tuner
 from hwprune.measure.search import search_provenance
 from hwprune.measure.site import LocalSite
 from hwprune.measure.sweep import Progress
-from hwprune.measure.table_writer import timestamp, writing
+from hwprune.measure.table_writer import timestamp
 from hwprune.target import Target
 
 TUNING_NAME = "tuning"

@@ -15,9 +15,10 @@ from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.fused import FusedGraph
 from hwprune.latency.fusion import fuse
 from hwprune.latency.kernel import KernelSpec
+from hwprune.latency.manifest import MANIFEST_NAME
 from hwprune.latency.predict import LatencyModel
 from hwprune.latency.program import Program
-from hwprune.latency.table import MANIFEST_NAME, LatencyTable
+from hwprune.latency.table import LatencyTable
 from hwprune.measure.backend import backend_of
 from hwprune.measure.profile import profile as profile_kernels
 from hwprune.measure.search import search as search_forms

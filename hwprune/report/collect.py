@@ -159,19 +159,20 @@ def contenders(comparison: Comparison, reference: str) -> tuple[Contender, ...]:
 def provenance(bench: Workbench, result: LoopResult, plan: Plan) -> dict[str, str]:
     """Where the numbers come from, in the order in which the page shows it."""
     manifest = result.table.manifest
+    sweep = manifest.latest
     return {
         "device": str(manifest.device.get("cpu", bench.target.name)),
         "cores": str(manifest.device.get("cores", "")),
         "system": manifest.system,
         "target": f"{bench.target.name}: {bench.target.tvm}",
         "compile pipeline": f"{bench.target.pipeline} {bench.pipeline}",
-        "versions": ", ".join(f"{k} {v}" for k, v in manifest.versions.items()),
+        "versions": ", ".join(f"{k} {v}" for k, v in sweep.versions.items() if v),
         "latency table": f"{plan.table} ({len(result.table)} kernels, digest {plan.table_digest})",
         "measurement profile": bench.profile.name,
         "criterion": plan.criterion,
         "seed": str(plan.seed),
-        "command": manifest.command,
-        "git": manifest.git or "not a checkout",
+        "command": sweep.command,
+        "git": sweep.git or "not a checkout",
     }
 
 

@@ -10,25 +10,38 @@ from hwprune.artifact import sha256_file, write_json
 from hwprune.errors import KernelMissError, MeasureError, PipelineMismatchError, TableError
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.location import find_table, table_directory, tables_root
+from hwprune.latency.manifest import (
+    MANIFEST_KIND,
+    MANIFEST_VERSION,
+    SweepRecord,
+    TableManifest,
+    read_manifest,
+)
 from hwprune.latency.rows import COLUMNS, Row, journal_line, read_journal, table_to_csv
-from hwprune.latency.table import MANIFEST_KIND, LatencyTable, TableManifest, read_manifest
+from hwprune.latency.table import LatencyTable
 from hwprune.measure.table_writer import TableWriter
 from tests.measure.fakes import TARGET, conv, linear
 
+SWEEP = SweepRecord(
+    id="0a0a0a0a",
+    command="hwprune profile",
+    git=None,
+    versions={"numpy": "2"},
+    seed=0,
+    profile={},
+    started="2026-01-01T00:00:00+00:00",
+)
 MANIFEST = TableManifest(
     target=TARGET.model_dump(mode="json"),
+    target_string="llvm",
     device={"slug": "some-cpu-2c", "cpu": "Some CPU"},
     system="Linux",
-    versions={"numpy": "2"},
     pipeline="0123456789ab",
     unit="ns",
     provenance="measured",
-    seed=0,
     created="2026-01-01T00:00:00+00:00",
     updated="2026-01-01T00:00:00+00:00",
-    command="hwprune profile",
-    git=None,
-    sha256="",
+    sweeps=(SWEEP,),
 )
 
 
@@ -47,6 +60,7 @@ def row(spec: KernelSpec, median: float = 1234.567890123, status: str = "ok", un
         status=status,
         copies=12,
         measured_at="2026-01-01T00:00:00+00:00",
+        sweep=SWEEP.id,
     )
 
 
@@ -136,7 +150,7 @@ def resign(directory: Path, rows_text: str, **changes: object) -> None:
     (directory / "table.csv").write_text(rows_text)
     manifest = read_manifest(directory).model_dump(mode="json")
     manifest |= {"sha256": sha256_file(directory / "table.csv"), **changes}
-    write_json(directory / "manifest.json", MANIFEST_KIND, 1, manifest)
+    write_json(directory / "manifest.json", MANIFEST_KIND, MANIFEST_VERSION, manifest)
 
 
 def test_mixed_units_duplicates_and_foreign_columns(tmp_path: Path):
@@ -152,7 +166,7 @@ def test_mixed_units_duplicates_and_foreign_columns(tmp_path: Path):
         LatencyTable.load(tmp_path)
     resign(tmp_path, table_to_csv(ROWS).replace(",17,", ",many,"))
     with pytest.raises(TableError, match="line 2"):
-        LatencyTable.load(tmp_path)
+        list(LatencyTable.load(tmp_path))
     resign(tmp_path, table_to_csv(ROWS), surprise=1)
     with pytest.raises(TableError, match="surprise"):
         LatencyTable.load(tmp_path)
@@ -253,7 +267,7 @@ def test_every_crash_point_of_compaction_leaves_a_whole_table(
     def compact(directory: Path, limit: int | None) -> None:
         steps.clear()
         with monkeypatch.context() as patch, TableWriter(directory, MANIFEST) as writer:
-            for name in ("write_json", "atomic_write_text"):
+            for name in ("write_json", "atomic_write_chunks"):
                 patch.setattr(table_writer, name, guard(name, getattr(table_writer, name), limit))
             patch.setattr(Path, "unlink", guard("unlink", Path.unlink, limit))
             writer.compact()

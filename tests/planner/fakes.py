@@ -11,10 +11,11 @@ import numpy as np
 
 from hwprune.extent import Extent
 from hwprune.latency.kernel import FamilyInput, KernelFamily, KernelOp, KernelSpec
+from hwprune.latency.manifest import SweepRecord, TableManifest
 from hwprune.latency.predict import LatencyModel
 from hwprune.latency.program import Program
 from hwprune.latency.rows import Row
-from hwprune.latency.table import LatencyTable, TableManifest
+from hwprune.latency.table import LatencyTable
 from hwprune.measure.stats import Summary
 from hwprune.planner.loop import PlanningLoop
 
@@ -22,18 +23,15 @@ Cost = Callable[[KernelSpec], float]
 
 MANIFEST = TableManifest(
     target={"name": "fake"},
+    target_string="llvm",
     device={"slug": "fake"},
     system="",
-    versions={},
     pipeline="0123456789ab",
     unit="ns",
     provenance="measured",
-    seed=0,
     created="",
     updated="",
-    command="",
-    git=None,
-    sha256="",
+    sweeps=(SweepRecord(id="0f0f0f0f", command="", git=None, versions={}, seed=0, profile={}, started=""),),
 )
 
 WIDTHS = tuple(range(16, 129, 16))

@@ -43,6 +43,16 @@ Latency = Annotated[
         help='Budget: a share of the dense model\'s measured latency ("50%") or a time ("8ms").',
     ),
 ]
+CarriedDevice = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="SLUG",
+        help="Plan for a device that cannot be reached, from its table alone (see `hwprune carry`); "
+        "nothing is measured, and no plan is checked end to end.",
+        show_default=False,
+    ),
+]
 Criterion = Annotated[
     str | None,
     typer.Option(
@@ -122,6 +132,7 @@ def plan(
     checks: Annotated[
         int, typer.Option(min=0, help="Candidate plans to build and time at most; 0 trusts the prediction.")
     ] = 3,
+    device: CarriedDevice = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -130,6 +141,7 @@ def plan(
     Kernels that the latency table lacks are measured first. Can be interrupted.
     """
     from hwprune import api
+    from hwprune.measure.runners.carry import CarriedSite
     from hwprune.modelspec import example_inputs, load_data, load_model
 
     require_file(output)
@@ -150,6 +162,7 @@ def plan(
             search=search,
             minimum=minimum,
             checks=checks,
+            site=CarriedSite(device, resolved, tables) if device else None,
             seed=seed,
             progress=progress,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hwprune.artifact import read_json, sha256_file
 from hwprune.errors import ArtifactError
-from hwprune.latency.program import Program
+from hwprune.latency.program import Program, Source
 from hwprune.measure.carry.device.main import BUNDLE_FORMAT, BUNDLE_VERSION, MANIFEST
 from hwprune.target import Target
 
@@ -114,7 +115,8 @@ def load_carry_bundle(directory: Path) -> CarryBundle:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ArtifactError(f"{path} is not a valid manifest: {where}: {first['msg']}", hint=_AGAIN) from error
+        message = f"{path} is not a valid manifest: {where}: {first['msg']}"
+        raise ArtifactError(message, hint=_AGAIN) from error
     for name, expected in manifest.files.items():
         file = path.parent / name
         if not file.is_file():
@@ -132,10 +134,14 @@ def program_digest(program: Program, choices: dict[str, str]) -> str:
     choices
         Label of the choice by kernel digest, for kernels that are not in their default form.
     """
+
+    def linked(sources: Iterable[Source]) -> list[list[object]]:
+        return [[source.kind, source.index] for source in sources]
+
     steps = [
-        [step.spec.canonical(), [[s.kind, s.index] for s in step.sources], choices.get(step.spec.digest(), "")]
+        [step.spec.canonical(), linked(step.sources), choices.get(step.spec.digest(), "")]
         for step in program.steps
     ]
-    outputs = [[source.kind, source.index] for source in program.outputs]
-    text = json.dumps([list(map(list, program.input_shapes)), steps, outputs], separators=(",", ":"))
+    whole = [list(map(list, program.input_shapes)), steps, linked(program.outputs)]
+    text = json.dumps(whole, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -257,5 +257,5 @@ def _require_replaceable(directory: Path) -> None:
         if (directory / name).exists():
             raise ArtifactError(
                 f"{directory} holds measurements ({name}), so it is not replaced",
-                hint="read them first with `hwprune carry read`, then name a new directory or remove this one",
+                hint=f"read them first with `hwprune carry read`, then {hint}",
             )

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from hwprune.artifact import sha256_file
+from hwprune.latency.location import relative_directory, tables_root
+from hwprune.latency.manifest import SweepRecord, TableManifest
 from hwprune.latency.rows import FAILED_PREFIX, OK, UNTRUSTED, Row, one_line
-from hwprune.measure.carry.bundle import CarryManifest, PackedKernel, Unbuilt
+from hwprune.latency.samples import Samples
+from hwprune.measure.carry.bundle import PackedKernel, Unbuilt
 from hwprune.measure.carry.networks import CarriedNetwork, CarriedNetworks
 from hwprune.measure.carry.results import Carried, KernelResult, SampledResult
 from hwprune.measure.provenance import new_manifest
 from hwprune.measure.stats import summarise
 from hwprune.measure.table_writer import TableWriter
-from hwprune.measure.toolchain import table_place
 
 #: What the numbers of a carried bundle are; the script on the device can take no others.
 UNIT, KIND, RUNNER = "ns", "measured", "carry"
@@ -56,20 +60,19 @@ def record(carried: Carried, tables: Path | None = None) -> ReadReport:
     MeasureError
         Somebody else writes it.
     """
-    manifest, results = carried.bundle.manifest, carried.results
-    device = results.device
-    directory = table_place(manifest.target, tables, device.slug, manifest.pipeline)
+    manifest, device = carried.bundle.manifest, carried.results.device
+    place = relative_directory(manifest.target, manifest.pipeline, device.slug)
+    directory = (tables or tables_root()) / place
     report = ReadReport(directory, device.slug)
-    about = new_manifest(manifest.target, device, manifest.pipeline, UNIT, KIND, manifest.seed)
-    with TableWriter(directory, _provenance(about, carried)) as writer:
+    with TableWriter(directory, _provenance(carried)) as writer:
         writer.compact()
-        for row in _rows(carried):
+        for row, samples in _rows(carried):
             old = writer.get(row.kernel)
             if row.status != OK and old is not None and old.status == OK and old.choice == row.choice:
                 report.kept += 1
                 continue
-            if old != row:
-                writer.append(row)
+            if old is None or old != replace(row, sweep=old.sweep):
+                writer.append(row, samples)
             _count(report, row)
         writer.compact()
     networks = _networks(carried)
@@ -78,6 +81,39 @@ def record(carried: Carried, tables: Path | None = None) -> ReadReport:
         report.networks = len(networks)
     _warn(report, carried)
     return report
+
+
+def _provenance(carried: Carried) -> TableManifest:
+    """The table's manifest as the device's own; the sweep is that of the bundle's seed and profile."""
+    manifest, results = carried.bundle.manifest, carried.results
+    first, last = results.sessions[0], results.sessions[-1]
+    about = new_manifest(manifest.target, results.device, manifest.pipeline, UNIT, KIND, manifest.seed)
+    sweep = SweepRecord(
+        # From the results, so that reading them again makes no second sweep.
+        id=sha256_file(carried.path)[:8],
+        command=manifest.command,
+        git=manifest.git,
+        versions={**manifest.versions, "python": last.python, "driver": None},
+        seed=manifest.seed,
+        profile=manifest.profile,
+        started=str(first.before["at"]),
+        conditions=_conditions(carried),
+        reached={"runner": RUNNER, "bundle": carried.bundle.digest},
+    )
+    return about.model_copy(update={"system": last.system, "sweeps": (sweep,)})
+
+
+def _conditions(carried: Carried) -> dict[str, Any]:
+    """The device's state around every session, and how the sentinel's median (ns) went."""
+    sessions = [
+        {"cores": list(session.cores), "before": session.before, "after": session.after}
+        for session in carried.results.sessions
+    ]
+    sentinel = [
+        {"at": timing.at, "median_ns": statistics.median(timing.sampled.samples_ns)}
+        for timing in carried.results.sentinel
+    ]
+    return {"sessions": sessions, "sentinel": sentinel}
 
 
 def _count(report: ReadReport, row: Row) -> None:
@@ -89,7 +125,7 @@ def _count(report: ReadReport, row: Row) -> None:
         report.good += 1
 
 
-def _rows(carried: Carried) -> list[Row]:
+def _rows(carried: Carried) -> list[tuple[Row, Samples | None]]:
     packed = {kernel.digest: kernel for kernel in carried.bundle.manifest.kernels}
     rows = [_row(packed[result.digest], result) for result in carried.results.kernels]
     created = carried.bundle.manifest.created
@@ -102,32 +138,42 @@ def _rows(carried: Carried) -> list[Row]:
             carried.results.sentinel,
             key=lambda timing: abs(statistics.median(timing.sampled.samples_ns) - reference),
         )
-        rows.append(_timed(sentinel, closest.sampled, closest.at, OK))
+        rows.append(_timed(sentinel, closest.sampled, closest.at, None))
     return rows
 
 
-def _row(kernel: PackedKernel, result: KernelResult) -> Row:
+def _row(kernel: PackedKernel, result: KernelResult) -> tuple[Row, Samples | None]:
     if result.sampled is None:
         return _failed(kernel, result.why or "not timed", result.at)
     if result.sampled.nonfinite:
         return _failed(kernel, f"{result.sampled.nonfinite} values of its output are not finite", result.at)
-    return _timed(kernel, result.sampled, result.at, UNTRUSTED if result.disturbed else OK)
+    return _timed(kernel, result.sampled, result.at, result.disturbed)
 
 
-def _timed(kernel: PackedKernel, sampled: SampledResult, at: str, status: str) -> Row:
+def _timed(
+    kernel: PackedKernel, sampled: SampledResult, at: str, disturbed: str | None
+) -> tuple[Row, Samples | None]:
     s = summarise(sampled.samples_ns)
     numbers = (s.median, s.ci_low, s.ci_high, s.minimum, s.mean)
-    return Row(
-        kernel.digest, kernel.label, kernel.spec, UNIT, *numbers, s.n, status, kernel.copies, at, kernel.choice
-    )
+    status = UNTRUSTED if disturbed else OK
+    samples = Samples(sampled.samples_ns, sampled.model_dump(mode="json", exclude={"samples_ns"}))
+    return _make(kernel, numbers, s.n, status, at, disturbed or sampled.unmet or ""), samples
 
 
-def _failed(kernel: PackedKernel | Unbuilt, reason: str, at: str) -> Row:
-    status = FAILED_PREFIX + one_line(reason)
-    numbers = (0.0, 0.0, 0.0, 0.0, 0.0)
-    return Row(
-        kernel.digest, kernel.label, kernel.spec, UNIT, *numbers, 0, status, kernel.copies, at, kernel.choice
-    )
+def _failed(kernel: PackedKernel | Unbuilt, reason: str, at: str) -> tuple[Row, Samples | None]:
+    return _make(kernel, (0.0, 0.0, 0.0, 0.0, 0.0), 0, FAILED_PREFIX + one_line(reason), at, ""), None
+
+
+def _make(
+    kernel: PackedKernel | Unbuilt,
+    numbers: tuple[float, float, float, float, float],
+    count: int,
+    status: str,
+    at: str,
+    note: str,
+) -> Row:
+    about, copies, choice = (kernel.digest, kernel.label, kernel.spec), kernel.copies, kernel.choice
+    return Row(*about, UNIT, *numbers, count, status, copies, at, choice, note=one_line(note))
 
 
 def _networks(carried: Carried) -> list[CarriedNetwork]:
@@ -150,7 +196,8 @@ def _warn(report: ReadReport, carried: Carried) -> None:
     labels = {kernel.digest: kernel.label for kernel in carried.bundle.manifest.kernels}
     report.missing = [labels[digest] for digest in carried.results.missing]
     if report.missing:
-        report.warnings.append(f"{len(report.missing)} kernels were not reached: run run.py again on the device")
+        count = len(report.missing)
+        report.warnings.append(f"{count} kernels were not reached: run run.py again on the device")
     reasons = Counter(kernel.disturbed for kernel in carried.results.kernels if kernel.disturbed)
     report.warnings.extend(f"{count} kernels are untrusted: {why}" for why, count in reasons.most_common())
     for network in carried.results.networks:

@@ -13,7 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hwprune.errors import ArtifactError
 from hwprune.measure.carry.bundle import CarryBundle, load_carry_bundle
-from hwprune.measure.carry.device.main import MANIFEST, RESULTS, RESULTS_FORMAT, RESULTS_VERSION, payload_sha256
+from hwprune.measure.carry.device.main import (
+    MANIFEST,
+    RESULTS,
+    RESULTS_FORMAT,
+    RESULTS_VERSION,
+    payload_sha256,
+)
 from hwprune.measure.device import Device
 
 _AGAIN = "copy the file from the device again; if it is like that there, run run.py again"
@@ -93,14 +99,14 @@ class Results(_Strict):
     @property
     def device(self) -> Device:
         """The device, as it described itself last."""
-        data = self.sessions[-1].device
-        return Device(**{**data, "load": tuple(data["load"])})
+        return Device.from_dict(self.sessions[-1].device)
 
 
 @dataclass(frozen=True)
 class Carried:
-    """A bundle and what a device has measured of it."""
+    """A bundle and what a device has measured of it, in the file ``path``."""
 
+    path: Path
     bundle: CarryBundle
     results: Results
 
@@ -141,7 +147,7 @@ def open_carried(place: Path, bundle: Path | None = None) -> Carried:
     strange += [n.name for n in results.networks if n.name not in networks]
     if strange:
         raise ArtifactError(f"{path} times '{strange[0]}', which is not in its bundle", hint=_AGAIN)
-    return Carried(packed, results)
+    return Carried(path, packed, results)
 
 
 def read_results(path: Path) -> Results:
@@ -157,7 +163,8 @@ def read_results(path: Path) -> Results:
             data: object = json.load(file)
     except FileNotFoundError as error:
         raise ArtifactError(
-            f"{path} does not exist", hint="run `python3 run.py` in the bundle on the device, and carry it back"
+            f"{path} does not exist",
+            hint="run `python3 run.py` in the bundle on the device, and carry it back",
         ) from error
     except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError, ValueError) as error:
         raise ArtifactError(f"{path} is damaged or cut off: {error}", hint=_AGAIN) from error

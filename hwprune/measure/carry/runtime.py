@@ -37,11 +37,11 @@ def runtime_files(architecture: str, given: Path | None) -> dict[str, Path]:
     if given is None:
         if architecture != host_architecture():
             raise UsageError(
-                f"a bundle for {architecture} needs the TVM runtime for {architecture}; this machine's is for"
-                f" {host_architecture()}",
-                hint=f"unpack the {architecture} wheels of {_PACKAGES} into a directory (pip download --no-deps"
-                f" --only-binary=:all: --platform manylinux_2_28_{architecture}, then unzip), and name it with"
-                " --runtime",
+                f"a bundle for {architecture} needs the TVM runtime for {architecture}; that of this machine"
+                f" is for {host_architecture()}",
+                hint=f"unpack the {architecture} wheels of {_PACKAGES} into a directory (pip download"
+                f" --no-deps --only-binary=:all: --platform manylinux_2_28_{architecture}, then unzip), and"
+                " name it with --runtime",
             )
         found = {"libtvm_runtime.so": runtime_library(), "libtvm_ffi.so": _installed_ffi()}
     else:

@@ -101,7 +101,9 @@ class _Joiner:
         lines: set[str] = set()
         for local, (module, name) in self._imports.items():
             if name is None:
-                lines.add(f"import {module}" if local == module.partition(".")[0] else f"import {module} as {local}")
+                lines.add(
+                    f"import {module}" if local == module.partition(".")[0] else f"import {module} as {local}"
+                )
             else:
                 lines.add(f"from {module} import {name}" + (f" as {local}" if local != name else ""))
         return "\n".join(sorted(lines, key=lambda line: (line.startswith("from"), line)))
@@ -134,7 +136,9 @@ class _Joiner:
         if module not in self._sources:
             found = importlib.util.find_spec(module)
             if found is None or found.origin is None:
-                raise CompileError(f"the source of {module} was not found", hint="install hwprune with its sources")
+                raise CompileError(
+                    f"the source of {module} was not found", hint="install hwprune with its sources"
+                )
             self._sources[module] = _parse(module, Path(found.origin).read_text(encoding="utf-8"))
         return self._sources[module]
 

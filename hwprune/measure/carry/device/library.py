@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -207,10 +208,8 @@ class Memory:
         self._map = mmap.mmap(-1, sum(rounded) + HUGE_PAGE)
         advice = getattr(mmap, "MADV_HUGEPAGE", None)
         if advice is not None:
-            try:
+            with contextlib.suppress(OSError):  # a kernel without large pages
                 self._map.madvise(advice)
-            except OSError:
-                pass  # noqa: SIM105 - a kernel without large pages
         self._anchor = (ctypes.c_char * len(self._map)).from_buffer(self._map)
         place = ctypes.addressof(self._anchor)
         place += -place % HUGE_PAGE
@@ -273,7 +272,7 @@ class Loaded:
         self._handles.extend(tensor.handle for tensor in tensors)
         tvm.call(self._keep(tvm.function(vm, b"set_input")), b"main", *tensors)
         self._vm = vm
-        self._run = tvm.caller(self._keep(tvm.function(vm, b"invoke_stateful")), b"main")
+        self._run: Any = tvm.caller(self._keep(tvm.function(vm, b"invoke_stateful")), b"main")
         self._invoke_once()
 
     def time(self, number: int, repeat: int) -> list[float]:

@@ -130,7 +130,8 @@ def _measure(folder: Path, options: argparse.Namespace) -> int:
     cores = [int(c) for c in options.cores.split(",")] if options.cores else measuring_cores(threads)
     if len(cores) != threads:
         raise BundleError(f"--cores names {len(cores)} cores, the kernels use {threads} threads")
-    say(f"{len(bundle['kernels'])} kernels, {len(bundle['networks'])} networks; device {device.slug}, cores {cores}")
+    counts = f"{len(bundle['kernels'])} kernels, {len(bundle['networks'])} networks"
+    say(f"{counts}; device {device.slug}, cores {', '.join(map(str, cores))}")
     if options.check:
         return 0
     manifest_hash = file_sha256(folder / MANIFEST)
@@ -153,7 +154,8 @@ def _measure(folder: Path, options: argparse.Namespace) -> int:
         command=sys.argv,
         before=conditions(cores),
     )
-    command = [sys.executable, str(Path(__file__).resolve()), CHILD_FLAG, ",".join(map(str, cores)), str(threads)]
+    child = [CHILD_FLAG, ",".join(map(str, cores)), str(threads)]
+    command = [sys.executable, str(Path(__file__).resolve()), *child]
     sweep = CarriedSweep(bundle, journal, cores, lambda: KernelProcess(command, threads), _progress())
     interrupted = False
     try:
@@ -172,7 +174,8 @@ def _summary(results: dict[str, Any], path: Path, interrupted: bool) -> int:
     failed = [kernel for kernel in kernels if kernel["what"] != KERNEL]
     disturbed = [kernel for kernel in kernels if kernel["disturbed"]]
     good = len(kernels) - len(failed) - len(disturbed)
-    say(f"{good} kernels timed, {len(disturbed)} disturbed, {len(failed)} failed, {len(results['missing'])} missing")
+    others = f"{len(disturbed)} disturbed, {len(failed)} failed, {len(results['missing'])} missing"
+    say(f"{good} kernels timed, {others}")
     for kernel in failed:
         say(f"failed: {kernel['digest']}: {kernel['why']}")
     for network in results["networks"]:

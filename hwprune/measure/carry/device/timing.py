@@ -149,7 +149,9 @@ class CarriedSweep:
             return None  # with threads, waiting for each other looks the same
         kernels = [self._journal.state.kernels[kernel["digest"]] for kernel in timed]
         starved = sum(kernel["sampled"]["cpu_share"] < 1 - limit for kernel in kernels)
-        return f"{starved} of {len(timed)} kernels did not get their cores" if starved > limit * len(timed) else None
+        if starved <= limit * len(timed):
+            return None
+        return f"{starved} of {len(timed)} kernels did not get their cores"
 
     def _judge(self, digests: list[str], why: str | None) -> str | None:
         """Write the verdict on some kernels: ``why``, or what the sentinel says against them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -110,10 +111,9 @@ class KernelProcess:
 
     def _lost(self, what: str) -> KernelError:
         if what == "died" and self._process is not None:
-            try:  # one that dies by itself has a code worth telling: leave it a moment
+            # One that dies by itself has a code worth telling: leave it a moment.
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(1.0)
-            except subprocess.TimeoutExpired:
-                pass  # noqa: SIM105 - contextlib is no shorter
         code = self.end()
         if what == "died" and code is not None:
             what = f"died with {_signal_name(-code)}" if code < 0 else f"died with exit code {code}"

@@ -63,6 +63,10 @@ class KernelRunner:
             samples.append((time.perf_counter_ns() - begin) * 1e-9 / (number * self.copies))
         return samples
 
+    def nonfinite(self) -> int:
+        """Values in the result of the last call that are NaN or infinite."""
+        return int(np.count_nonzero(~np.isfinite(self.output())))
+
     def output(self) -> np.ndarray:
         """Result of the last call, physical layout."""
         return self._machine.outputs()[0]

@@ -38,12 +38,16 @@ class Backend:
         Ending of library files.
     build_network
         Builds a network library.
+    run
+        ``package.module:function`` that runs a kernel library on given arguments; see
+        :func:`hwprune.measure.values.run_library`. None: values are not checked.
     """
 
     kernel_function: str
     engine: str
     suffix: str
     build_network: NetworkBuilder
+    run: str | None = None
 
 
 def _tvm_network(program: Program, target: Target, path: Path, choices: ChoiceTable | None = None) -> None:
@@ -51,7 +55,13 @@ def _tvm_network(program: Program, target: Target, path: Path, choices: ChoiceTa
 
 
 #: Shared objects out of :mod:`hwprune.compile`.
-TVM = Backend("hwprune.compile:build_kernel_library", "hwprune.compile:KernelRunner", ".so", _tvm_network)
+TVM = Backend(
+    "hwprune.compile:build_kernel_library",
+    "hwprune.compile:KernelRunner",
+    ".so",
+    _tvm_network,
+    "hwprune.measure.values:run_library",
+)
 
 
 def backend_of(target: Target) -> Backend:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +10,7 @@ from typing import Any, Protocol
 from hwprune.errors import MeasureError
 from hwprune.latency.choice import Choice
 from hwprune.latency.kernel import KernelSpec
+from hwprune.measure.crew import Crew
 from hwprune.measure.device import usable_cores
 from hwprune.measure.process import WorkerProcess
 from hwprune.measure.worker import resolve
@@ -73,25 +72,15 @@ class BuildPool:
         self._target = target.model_dump(mode="json")
         self._function = function
         self._timeout_s = timeout_s
-        self._local = threading.local()
-        self._workers: list[WorkerProcess] = []
-        # A worker dies with the thread that started it, so the threads live as long as the pool.
-        self._threads = ThreadPoolExecutor(processes or len(usable_cores()), thread_name_prefix="build")
+        self._crew = Crew(processes or len(usable_cores()), "build")
 
     def build(self, jobs: Sequence[BuildJob]) -> Iterator[tuple[BuildJob, str | None]]:
         """See :class:`Builder`."""
-        futures: dict[Future[str | None], BuildJob] = {
-            self._threads.submit(self._one, job): job for job in jobs
-        }
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+        yield from self._crew.run(self._one, jobs)
 
     def close(self) -> None:
         """End all workers, also in the middle of a build."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        for worker in self._workers:
-            worker.close()
-        self._threads.shutdown(wait=True)
+        self._crew.close()
 
     def _one(self, job: BuildJob) -> str | None:
         worker = self._worker(imports_torch=job.spec.anchor == "fallback")
@@ -112,13 +101,9 @@ class BuildPool:
 
     def _worker(self, *, imports_torch: bool) -> WorkerProcess:
         """This thread's worker. Kernels of TVM's importer need torch, which others do not wait for."""
-        name = "importing" if imports_torch else "plain"
-        worker: WorkerProcess | None = getattr(self._local, name, None)
-        if worker is None:
-            worker = WorkerProcess([], 1, "build worker", hidden=[] if imports_torch else ["torch"])
-            setattr(self._local, name, worker)
-            self._workers.append(worker)
-        return worker
+        if imports_torch:
+            return self._crew.worker("importing", lambda: WorkerProcess([], 1, "build worker"))
+        return self._crew.worker("plain", lambda: WorkerProcess([], 1, "build worker", hidden=["torch"]))
 
 
 def build_in_worker(

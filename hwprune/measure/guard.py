@@ -12,9 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-#: A sentinel further than this from its first timing discredits what was timed in between.
-DRIFT_LIMIT = 0.10
-
 
 @dataclass(frozen=True)
 class CoreTimes:

@@ -19,12 +19,14 @@ from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.rows import OK, Row
 from hwprune.measure.build import Builder
 from hwprune.measure.guard import load_warning
+from hwprune.measure.outcome import ProfileReport
 from hwprune.measure.provenance import new_manifest
 from hwprune.measure.runners.base import Runner
 from hwprune.measure.site import LocalSite, Site
 from hwprune.measure.stopping import QUICK, MeasureProfile
-from hwprune.measure.sweep import ProfileReport, Progress, Sweep
+from hwprune.measure.sweep import Progress, Sweep
 from hwprune.measure.table_writer import TableWriter
+from hwprune.measure.values import Checker
 from hwprune.target import Target
 
 BATCH = 32
@@ -43,6 +45,7 @@ def profile(
     site: Site | None = None,
     builder: Builder | None = None,
     runner: Runner | None = None,
+    checker: Checker | None = None,
     pipeline: str | None = None,
     progress: Progress | None = None,
     seed: int = 0,
@@ -67,6 +70,9 @@ def profile(
     builder, runner, pipeline
         How kernels are built and run, and the pipeline hash of the builder. Default: those of the
         site and of ``hwprune.compile``.
+    checker
+        Compares what kernels return with a reference. Default: the site's, if the profile wants it and the
+        builder is the site's.
     progress
         Called with (done, total, label of the kernel) after each kernel, and before a batch is
         built with a label that says so.
@@ -80,7 +86,8 @@ def profile(
     Returns
     -------
     ProfileReport
-        Counts, failures, warnings, seconds.
+        Counts, failures, warnings, seconds. Kernels that cannot be built, crash, hang or return wrong
+        values are in its failures; they never end the sweep.
 
     Raises
     ------
@@ -99,6 +106,8 @@ def profile(
             runner = site.runner(target)
             stack.callback(runner.close)
         if builder is None:
+            if checker is None and profile.check_values:
+                checker = _checker(site, target, stack)
             builder = site.builder(target)
             stack.callback(builder.close)
         device = site.device()
@@ -123,8 +132,10 @@ def profile(
             # A plan asks for a few kernels more again and again; that needs to be said only once.
             _log.log(logging.WARNING if len(todo) > FEW else logging.INFO, warning)
         scratch = stack.enter_context(scratch_directory(writer.directory))
+        if checker is None and profile.check_values:
+            report.warnings.append("what the kernels return was not compared with PyTorch")
         sweep = Sweep(
-            writer, builder, runner, profile, report, scratch, progress, len(todo), retries, choices
+            writer, builder, runner, checker, profile, report, scratch, progress, len(todo), retries, choices
         )
         try:
             sweep.prepare_sentinel()
@@ -141,7 +152,16 @@ def profile(
             raise KeyboardInterrupt(message) from None
         finally:
             writer.compact()
+        if report.failures:
+            _log.warning("%d of %d kernels failed and were left out", len(report.failures), len(todo))
         return report
+
+
+def _checker(site: Site, target: Target, stack: ExitStack) -> Checker | None:
+    checker = site.checker(target)
+    if checker is not None:
+        stack.callback(checker.close)
+    return checker
 
 
 def _done(row: Row | None) -> bool:

@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 
 from hwprune.compile.kernel_runner import KernelRunner
-from hwprune.compile.layout import input_layouts
-from hwprune.compile.vm_runtime import VirtualMachine
 from hwprune.latency.choice import Choice
 from hwprune.latency.kernel import KernelSpec
+from hwprune.measure.values import run_library
 from hwprune.target import Target
 
 #: Rounds of each heat, and how many forms stay for it (the first one always does).
@@ -88,16 +87,5 @@ class CheckEngine:
     def _output(self, form: Mapping[str, Any], seed: int) -> np.ndarray:
         random = np.random.default_rng(seed)
         choice = Choice.from_dict(form["choice"]) if form["choice"] else None
-        data: list[np.ndarray] = []
-        weights: list[np.ndarray] = []
-        for item, layout in zip(
-            self._spec.inputs, input_layouts(self._spec, self._target, choice), strict=True
-        ):
-            array = layout.pack(random.standard_normal(item.shape, np.float32))
-            (weights if item.role == "weight" else data).append(array)
-        path = Path(form["path"])
-        copies = KernelRunner.copies_of(path)
-        machine = VirtualMachine(path, weights * copies, self._target.threads)
-        machine.set_inputs(data)
-        machine.invoke()
-        return machine.outputs()[0]
+        arrays = [random.standard_normal(item.shape, np.float32) for item in self._spec.inputs]
+        return run_library(Path(form["path"]), self._spec, self._target, choice, arrays)

@@ -15,6 +15,8 @@ MAX_NUMBER = 1_000_000
 STEADY_SAMPLES = 3
 #: ... lie within this share of each other.
 STEADY_SPREAD = 0.03
+#: Between two looks at the criteria no more than about this long: samples of a slow kernel are dear.
+CHUNK_S = 0.05
 
 
 class TimedEngine(Protocol):
@@ -43,6 +45,8 @@ class Sampled:
         Processor time over elapsed time: below the number of threads, others had the cores.
     unmet
         The criterion that was not met when time ran out, if any.
+    nonfinite
+        Values in the last output that are no finite numbers, where the engine can tell.
     """
 
     samples_ns: list[float]
@@ -51,6 +55,7 @@ class Sampled:
     elapsed_s: float
     cpu_share: float
     unmet: str | None
+    nonfinite: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """For the wire."""
@@ -103,7 +108,7 @@ def sample(engine: TimedEngine, profile: MeasureProfile) -> Sampled:
     """Time an engine with the care that ``profile`` asks for."""
     number = calibrate(engine, profile.sample_s)
     stopping = profile.stopping
-    warmup = warm_up(engine, number, profile.max_warmup, stopping.timeout_s / 2)
+    warmup = warm_up(engine, number, profile.max_warmup, stopping.timeout_s / 4)
     samples_ns: list[float] = []
     repeat = 1
     elapsed = cpu = 0.0  # of the engine alone, without our own statistics
@@ -113,7 +118,8 @@ def sample(engine: TimedEngine, profile: MeasureProfile) -> Sampled:
         cpu += time.process_time() - cpu_start
         elapsed += time.perf_counter() - start
         # A chunk of a long kernel must not run far past the timeout.
-        fitting = int((stopping.timeout_s - elapsed) / (elapsed / len(samples_ns)))
+        one = elapsed / len(samples_ns)
+        fitting = int(min(stopping.timeout_s - elapsed, CHUNK_S) / max(one, 1e-9))
         repeat = max(1, min(profile.chunk, fitting))
         unmet = stopping.unmet(samples_ns, elapsed)
         if unmet is None or stopping.timed_out(samples_ns, elapsed):

@@ -23,6 +23,7 @@ from hwprune.measure.runners.base import Runner
 from hwprune.measure.runners.local import LocalRunner
 from hwprune.measure.stats import Summary
 from hwprune.measure.stopping import MeasureProfile
+from hwprune.measure.values import Checker, CheckPool
 from hwprune.target import Target, require_runnable
 
 
@@ -66,6 +67,10 @@ class Site(Protocol):
 
     def runner(self, target: Target) -> Runner:
         """Times kernel libraries, on all devices of the site if there are several."""
+        ...
+
+    def checker(self, target: Target) -> Checker | None:
+        """Compares what built libraries return with PyTorch; None where that cannot be done."""
         ...
 
     def judge(self, target: Target) -> AbstractContextManager[Judge]:
@@ -127,6 +132,11 @@ class LocalSite:
     def runner(self, target: Target) -> Runner:
         """See :class:`Site`."""
         return LocalRunner(target.threads, engine=backend_of(target).engine)
+
+    def checker(self, target: Target) -> Checker | None:
+        """See :class:`Site`."""
+        run = backend_of(target).run
+        return CheckPool(target, run=run) if run else None
 
     def judge(self, target: Target) -> AbstractContextManager[Judge]:
         """See :class:`Site`."""

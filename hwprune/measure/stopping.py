@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hwprune.measure.stats import summarise
+from hwprune.measure.stats import quick_relative_width, summarise
+
+#: A quick estimate of the interval's width this many times too wide spares the bootstrap.
+CLEARLY_TOO_WIDE = 1.5
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,9 @@ class Stopping:
             return f"{len(samples)} of {self.min_samples} samples"
         if elapsed_s < self.min_time_s:
             return f"{elapsed_s:.3g} of {self.min_time_s:.3g} s sampled"
-        width = summarise(samples).relative_width
+        width = quick_relative_width(samples)
+        if width <= CLEARLY_TOO_WIDE * self.relative_ci:
+            width = summarise(samples).relative_width
         if width > self.relative_ci:
             return f"confidence interval {width:.1%} wide, {self.relative_ci:.1%} asked"
         return None
@@ -71,6 +76,9 @@ class MeasureProfile:
         Share of the measuring cores that others may use before a row is untrusted.
     job_timeout_s
         A worker that has not answered after this long has hung.
+    check_values
+        Whether what each kernel returns is compared with PyTorch before it is timed. That its values
+        are finite is always looked at.
     """
 
     name: str
@@ -82,10 +90,21 @@ class MeasureProfile:
     samples_per_round: int
     max_disturbance: float
     job_timeout_s: float
+    check_values: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """For the wire to the worker process."""
         return asdict(self)
+
+    def criteria(self) -> str:
+        """Its criteria in words, for help texts."""
+        s = self.stopping
+        checked = ", values compared with PyTorch" if self.check_values else ""
+        return (
+            f"{self.name}: at least {s.min_samples} samples and {s.min_time_s:g} s, median's 95 % interval "
+            f"within {s.relative_ci:.1%}, or {s.timeout_s:g} s; others may use {self.max_disturbance:.0%} "
+            f"of the cores{checked}"
+        )
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> MeasureProfile:
@@ -96,9 +115,10 @@ class MeasureProfile:
 
 #: Under a tenth of a second a kernel: good enough to rank widths.
 QUICK = MeasureProfile("quick", 1e-3, 8, 8, Stopping(16, 0.02, 0.03, 0.06), 10, 3, 0.3, 20.0)
-#: For tables that are kept and shared.
-TABLE = MeasureProfile("table", 2e-3, 16, 20, Stopping(50, 0.2, 0.01, 1.5), 20, 5, 0.15, 60.0)
+#: For tables that are kept and shared. A sample of a large kernel takes 10 to 20 ms: more than 30 of
+#: them make it dear, and its interval no narrower than is asked.
+TABLE = MeasureProfile("table", 2e-3, 16, 20, Stopping(30, 0.2, 0.01, 1.5), 20, 5, 0.15, 60.0, True)
 #: For numbers in a README.
-PUBLISH = MeasureProfile("publish", 5e-3, 25, 40, Stopping(200, 1.0, 0.005, 10.0), 40, 10, 0.05, 300.0)
+PUBLISH = MeasureProfile("publish", 5e-3, 25, 40, Stopping(200, 1.0, 0.005, 10.0), 40, 10, 0.05, 300.0, True)
 
 PROFILES: dict[str, MeasureProfile] = {p.name: p for p in (QUICK, TABLE, PUBLISH)}

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TextIO
 
 
@@ -71,13 +72,18 @@ class Worker:
         return {}
 
     def _measure(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Load, warm up, sample until the profile is content. Samples are ns per call."""
+        """Load, warm up, sample until the profile is content. Samples are ns per call.
+
+        An engine with a method ``nonfinite`` is asked how many values of its output are not finite.
+        """
         from hwprune.measure.sampling import sample
         from hwprune.measure.stopping import MeasureProfile
 
         self._load(message)
         try:
-            return sample(self._engine, MeasureProfile.from_dict(message["profile"])).to_dict()
+            sampled = sample(self._engine, MeasureProfile.from_dict(message["profile"]))
+            nonfinite = getattr(self._engine, "nonfinite", int)()
+            return replace(sampled, nonfinite=nonfinite).to_dict()
         finally:
             self._engine = None
 

@@ -14,7 +14,9 @@ import numpy as np
 from hwprune.errors import MeasureError
 from hwprune.latency.kernel import KernelInput, KernelOp, KernelSpec
 from hwprune.measure.build import BuildJob
+from hwprune.measure.conditions import Conditions
 from hwprune.measure.guard import CoreTimes
+from hwprune.measure.runners.base import Provenance, Unit
 from hwprune.measure.sampling import Sampled
 from hwprune.measure.stopping import MeasureProfile, Stopping
 from hwprune.target import Target
@@ -116,8 +118,8 @@ class InlineBuilder:
 class InlineRunner:
     """Times in this process, on a clock that ``factor`` can bend: called with (spec, call number)."""
 
-    unit = "ns"
-    provenance = "measured"
+    unit: Unit = "ns"
+    provenance: Provenance = "measured"
     threads = 1
 
     def __init__(self, factor: Callable[[KernelSpec, int], float] = lambda spec, n: 1.0) -> None:
@@ -126,6 +128,8 @@ class InlineRunner:
         self.cpu_share = 1.0
         self._factor = factor
         self._readings = 0
+        #: What :meth:`conditions` tells, one after the other; the last one for ever.
+        self.readings: list[Conditions] = []
 
     def measure(self, library: Path, profile: MeasureProfile) -> Sampled:
         spec = KernelSpec.parse(json.loads(library.read_text())["spec"])
@@ -138,6 +142,9 @@ class InlineRunner:
     def core_times(self) -> CoreTimes:
         self._readings += 1
         return CoreTimes(self._readings * self.foreign_ticks, 0, self._readings * 100, 0, 1)
+
+    def conditions(self) -> Conditions | None:
+        return self.readings.pop(0) if len(self.readings) > 1 else (self.readings or [None])[0]
 
     def close(self) -> None: ...
 

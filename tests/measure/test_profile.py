@@ -12,10 +12,11 @@ from hwprune.errors import MeasureError, PipelineMismatchError
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.table import LatencyTable
 from hwprune.measure.build import BuildPool
+from hwprune.measure.outcome import ProfileReport
 from hwprune.measure.profile import profile
 from hwprune.measure.rotation import copies_for, sentinel_spec
 from hwprune.measure.runners.local import LocalRunner
-from hwprune.measure.sweep import SENTINEL_TIMINGS, ProfileReport
+from hwprune.measure.sentinel import SENTINEL_TIMINGS
 from tests.measure import fakes
 from tests.measure.fakes import IMPATIENT, QUIET, TARGET, InlineBuilder, InlineRunner, conv, fake_seconds
 
@@ -64,7 +65,7 @@ def test_sweep_fills_the_table(tmp_path: Path):
     assert [c[:2] for c in kernels] == [(i, 12) for i in range(1, 13)]
     assert {c[2] for c in kernels} == {s.label() for s in SPECS}
     assert table.manifest.provenance == "measured"
-    assert {p.name for p in tmp_path.iterdir()} == {"table.csv", "manifest.json", ".lock"}
+    assert {p.name for p in tmp_path.iterdir()} == {"table.csv", "samples.bin", "manifest.json", ".lock"}
 
 
 def test_what_is_there_is_not_measured_again(tmp_path: Path):
@@ -230,7 +231,7 @@ def test_interrupt_keeps_what_was_measured_and_resumes(tmp_path: Path, at: int):
     with pytest.raises(KeyboardInterrupt, match="run the same command to go on"):
         run(tmp_path, SPECS, progress=progress)
     assert len(keys(tmp_path) & digests(SPECS)) == at + 1
-    assert {p.name for p in tmp_path.iterdir()} == {"table.csv", "manifest.json", ".lock"}
+    assert {p.name for p in tmp_path.iterdir()} == {"table.csv", "samples.bin", "manifest.json", ".lock"}
     report = run(tmp_path, SPECS)
     assert report.skipped == at + 1
     run(tmp_path / "whole", SPECS)
@@ -264,7 +265,12 @@ def test_kill_and_resume_equals_an_uninterrupted_sweep(tmp_path: Path, after: in
     assert report.skipped >= after
     run(tmp_path / "whole", SPECS)
     assert keys(tmp_path / "killed") == keys(tmp_path / "whole")
-    assert {p.name for p in (tmp_path / "killed").iterdir()} == {"table.csv", "manifest.json", ".lock"}
+    assert {p.name for p in (tmp_path / "killed").iterdir()} == {
+        "table.csv",
+        "samples.bin",
+        "manifest.json",
+        ".lock",
+    }
 
 
 def test_with_real_processes(tmp_path: Path):

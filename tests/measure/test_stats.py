@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from hwprune.measure.stats import bootstrap_medians, ratio_interval, summarise
-from hwprune.measure.stopping import PROFILES, QUICK, MeasureProfile, Stopping
+from hwprune.measure.stats import bootstrap_medians, quick_relative_width, ratio_interval, summarise
+from hwprune.measure.stopping import CLEARLY_TOO_WIDE, PROFILES, QUICK, MeasureProfile, Stopping
 
 
 def test_known_answers():
@@ -13,17 +13,32 @@ def test_known_answers():
 
 def test_constant_samples_have_a_point_interval_and_no_outliers():
     s = summarise([7.0] * 20)
-    assert (s.ci_low, s.median, s.ci_high, s.relative_width, s.outliers) == (7.0, 7.0, 7.0, 0.0, 0)
+    assert (s.ci_low, s.median, s.ci_high, s.relative_width, s.outliers) == (7.0, 7.0, 7.0, 0.0, ())
 
 
 def test_outliers_are_counted_and_kept():
     samples = [10.0, 10.1, 9.9, 10.05, 9.95, 10.02, 9.98, 50.0]
     s = summarise(samples)
-    assert s.outliers == 1
+    assert s.outliers == (7,)
     assert s.n == 8
     assert s.mean == pytest.approx(np.mean(samples))
     # One spike among equal samples is an outlier although the deviations' median is zero.
-    assert summarise([1.0] * 9 + [2.0]).outliers == 1
+    assert summarise([1.0] * 4 + [2.0] + [1.0] * 5).outliers == (4,)
+    # ... but the last digit of a coarse clock is not.
+    assert summarise([1.0] * 15 + [1.001] * 5).outliers == ()
+
+
+def test_quick_width_agrees_with_the_bootstrap():
+    rng = np.random.default_rng(4)
+    for n in (30, 100, 700):
+        widths = [
+            (quick_relative_width(s), summarise(s).relative_width) for s in rng.lognormal(0, 0.2, (40, n))
+        ]
+        ratios = [quick / slow for quick, slow in widths]
+        assert 0.9 < np.median(ratios) < 1.2
+        assert max(ratios) < CLEARLY_TOO_WIDE  # what it spares the bootstrap is really too wide
+    assert quick_relative_width([7.0] * 20) == 0.0
+    assert quick_relative_width([1.0]) == 0.0
 
 
 def test_deterministic_and_seeded():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Protocol
 
+from hwprune.measure.conditions import Conditions
 from hwprune.measure.guard import CoreTimes
 from hwprune.measure.sampling import Sampled
 from hwprune.measure.stopping import MeasureProfile
@@ -47,6 +48,10 @@ class Runner(Protocol):
 
     def core_times(self) -> CoreTimes | None:
         """The scheduler's books of the measuring cores, where there are any."""
+        ...
+
+    def conditions(self) -> Conditions | None:
+        """Clock, heat, throttling and load of the device now, where they can be read."""
         ...
 
     def close(self) -> None:

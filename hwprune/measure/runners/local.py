@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from hwprune.measure.conditions import Conditions, read_conditions
 from hwprune.measure.device import measuring_cores
 from hwprune.measure.guard import CoreTimes, read_core_times
 from hwprune.measure.process import WorkerProcess
@@ -55,6 +56,10 @@ class LocalRunner:
         """See :class:`hwprune.measure.runners.base.Runner`."""
         self.about()  # starts the worker if there is none: its own time must be in the books
         return read_core_times(self.cores, self._worker.pid)
+
+    def conditions(self) -> Conditions | None:
+        """See :class:`hwprune.measure.runners.base.Runner`."""
+        return read_conditions(self.cores)
 
     def close(self) -> None:
         """End the worker."""

@@ -33,12 +33,17 @@ class Needs(_Strict):
 
 
 class PackedLibrary(_Strict):
-    """A library and how to call it: physical shapes (float32), kernel calls in one run."""
+    """A library and how to call it: physical shapes (float32), kernel calls in one run.
+
+    ``expected`` are values of its output for the arguments that the script on the device gives it, as
+    pairs of place and value; None where they are not known.
+    """
 
     file: str
     inputs: tuple[tuple[int, ...], ...]
     weights: tuple[tuple[int, ...], ...]
     copies: int
+    expected: tuple[tuple[int, float], ...] | None = None
 
 
 class PackedKernel(PackedLibrary):

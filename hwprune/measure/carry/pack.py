@@ -33,12 +33,14 @@ from hwprune.measure.carry.bundle import (
     program_digest,
 )
 from hwprune.measure.carry.device.main import BUNDLE_FORMAT, BUNDLE_VERSION, JOURNAL, MANIFEST, RESULTS
+from hwprune.measure.carry.probe import Expected, can_probe, probe
 from hwprune.measure.carry.runtime import LIBRARIES, runtime_files
 from hwprune.measure.carry.script import join_script
 from hwprune.measure.provenance import git_state, versions
 from hwprune.measure.rotation import copies_for, sentinel_spec
 from hwprune.measure.stopping import QUICK, TABLE, MeasureProfile
 from hwprune.measure.table_writer import timestamp
+from hwprune.measure.values import CheckPool
 from hwprune.target import Target, required_flags
 
 #: Values that arguments are filled with; as many as :class:`hwprune.compile.KernelRunner` takes.
@@ -133,7 +135,9 @@ def pack(
             shutil.copyfile(files[name], folder / "lib" / name)
         (folder / "values.bin").write_bytes(argument_values())
         (folder / "run.py").write_text(device_script())
-        sentinel, kernels, unbuilt = _build_kernels(specs, folder, builder, choices, progress)
+        kernels = _Kernels(specs, folder, choices)
+        _build_kernels(kernels, target, builder, check=profile.check_values, progress=progress)
+        sentinel, packed = kernels.packed()
         built = _build_networks(networks or {}, target, folder, choices, progress)
         found = sorted(path for path in folder.rglob("*") if path.is_file())
         manifest = CarryManifest(
@@ -152,15 +156,15 @@ def pack(
             command=shlex.join(sys.argv),
             created=timestamp(),
             sentinel=sentinel,
-            kernels=tuple(kernels),
-            unbuilt=tuple(unbuilt),
+            kernels=tuple(packed),
+            unbuilt=tuple(kernels.unbuilt),
             networks=tuple(built),
             files={path.relative_to(folder).as_posix(): sha256_file(path) for path in found},
         )
         write_json(folder / MANIFEST, BUNDLE_FORMAT, BUNDLE_VERSION, manifest.model_dump(mode="json"))
         size = sum(path.stat().st_size for path in found)
-    failures = {item.label: item.reason for item in unbuilt}
-    return PackReport(directory, len(kernels), len(built), failures, size)
+    failures = {item.label: item.reason for item in kernels.unbuilt}
+    return PackReport(directory, len(packed), len(built), failures, size)
 
 
 def device_script() -> str:
@@ -174,41 +178,90 @@ def argument_values() -> bytes:
     return values.astype("<f4").tobytes()
 
 
+class _Kernels:
+    """The kernels of a bundle on their way from specs to checked libraries."""
+
+    def __init__(self, specs: Sequence[KernelSpec], folder: Path, choices: ChoiceTable) -> None:
+        self._folder = folder
+        self._sentinel = sentinel_spec().digest()
+        self._wanted = list(dict.fromkeys(spec.digest() for spec in specs))
+        unique = {spec.digest(): spec for spec in [sentinel_spec(), *specs]}
+        #: Jobs of libraries that nothing speaks against so far.
+        self.jobs = [
+            BuildJob(spec, folder / "kernels" / f"{digest}.so", copies_for(spec), choices.get(spec))
+            for digest, spec in unique.items()
+        ]
+        self.expected: dict[str, Expected] = {}
+        self.unbuilt: list[Unbuilt] = []
+
+    def keep(self, failures: Mapping[str, str | None]) -> None:
+        """Leave out the kernels that have a reason.
+
+        Raises
+        ------
+        MeasureError
+            The sentinel is among them.
+        """
+        for job in self.jobs:
+            reason = failures.get(job.spec.digest())
+            if reason is None:
+                continue
+            if job.spec.digest() == self._sentinel:
+                raise MeasureError(
+                    f"no kernel can be packed for this target: {reason}",
+                    hint="check the compiler set-up; the kernel tried is a plain 3x3 convolution",
+                )
+            for path in (job.path, job.path.with_suffix(".json")):
+                path.unlink(missing_ok=True)
+            self.unbuilt.append(Unbuilt(**_about(job), copies=job.copies, reason=one_line(reason)))
+        self.jobs = [job for job in self.jobs if failures.get(job.spec.digest()) is None]
+
+    def packed(self) -> tuple[PackedKernel, list[PackedKernel]]:
+        """The sentinel, and the kernels that were asked for."""
+        found: dict[str, PackedKernel] = {}
+        for job in self.jobs:
+            digest = job.spec.digest()
+            how = _take_sidecar(job.path, self._folder, self.expected.get(digest))
+            found[digest] = PackedKernel(**_about(job), **how.model_dump())
+        return found[self._sentinel], [found[digest] for digest in self._wanted if digest in found]
+
+
+def _about(job: BuildJob) -> dict[str, str]:
+    spec = job.spec
+    text = {"digest": spec.digest(), "label": spec.label(), "spec": spec.canonical()}
+    return {**text, "choice": choice_label(job.choice)}
+
+
 def _build_kernels(
-    specs: Sequence[KernelSpec], folder: Path, builder: Builder, choices: ChoiceTable, progress: Progress
-) -> tuple[PackedKernel, list[PackedKernel], list[Unbuilt]]:
-    sentinel = sentinel_spec()
-    unique = {spec.digest(): spec for spec in [sentinel, *specs]}
-    jobs = [
-        BuildJob(spec, folder / "kernels" / f"{digest}.so", copies_for(spec), choices.get(spec))
-        for digest, spec in unique.items()
-    ]
-    built: dict[str, PackedKernel] = {}
-    unbuilt: list[Unbuilt] = []
-    for done, (job, failure) in enumerate(builder.build(jobs), start=1):
-        about = {
-            "digest": job.spec.digest(),
-            "label": job.spec.label(),
-            "spec": job.spec.canonical(),
-            "choice": choice_label(job.choice),
-        }
-        if failure is None:
-            how = _take_sidecar(job.path, folder)
-            built[job.spec.digest()] = PackedKernel(**about, **how.model_dump())
+    kernels: _Kernels, target: Target, builder: Builder, *, check: bool, progress: Progress
+) -> None:
+    """Build all; where they can run here, note what they return, and compare it with PyTorch."""
+    total = len(kernels.jobs)
+    failures: dict[str, str | None] = {}
+    for done, (job, failure) in enumerate(builder.build(kernels.jobs), start=1):
+        failures[job.spec.digest()] = failure
+        progress(f"build {job.spec.label()}", done, total)
+    kernels.keep(failures)
+    if not can_probe(target):
+        return
+    failures = {}
+    for done, (job, found) in enumerate(probe(kernels.jobs, target), start=1):
+        if isinstance(found, str):
+            failures[job.spec.digest()] = found
         else:
-            reason = one_line(failure)
-            unbuilt.append(Unbuilt(**about, copies=job.copies, reason=reason))
-        progress(f"build {job.spec.label()}", done, len(jobs))
-    own = sentinel.digest()
-    if own not in built:
-        reason = next(item.reason for item in unbuilt if item.digest == own)
-        raise MeasureError(
-            f"no kernel can be built for this target: {reason}",
-            hint="check the compiler set-up; the kernel tried is a plain 3x3 convolution",
-        )
-    wanted = {spec.digest() for spec in specs}
-    kernels = [built[digest] for digest in unique if digest in built and digest in wanted]
-    return built[own], kernels, unbuilt
+            kernels.expected[job.spec.digest()] = found
+        progress(f"run {job.spec.label()}", done, total)
+    kernels.keep(failures)
+    if not check:
+        return
+    checker = CheckPool(target)
+    try:
+        for done, (job, verdict) in enumerate(checker.check(kernels.jobs), start=1):
+            failures[job.spec.digest()] = verdict.complaint
+            progress(f"check {job.spec.label()}", done, total)
+    finally:
+        checker.close()
+    kernels.keep(failures)
 
 
 def _build_networks(
@@ -231,7 +284,7 @@ def network_digest(program: Program, choices: ChoiceTable) -> str:
     return program_digest(program, labels)
 
 
-def _take_sidecar(path: Path, folder: Path) -> PackedLibrary:
+def _take_sidecar(path: Path, folder: Path, expected: Expected | None = None) -> PackedLibrary:
     """What the sidecar of a library says; the manifest says it from now on."""
     sidecar = path.with_suffix(".json")
     data: dict[str, Any] = json.loads(sidecar.read_text())
@@ -241,6 +294,7 @@ def _take_sidecar(path: Path, folder: Path) -> PackedLibrary:
         inputs=data["inputs"],
         weights=data["weights"],
         copies=data["copies"],
+        expected=expected,
     )
 
 

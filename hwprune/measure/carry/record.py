@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hwprune.artifact import sha256_file
+from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.location import relative_directory, tables_root
 from hwprune.latency.manifest import SweepRecord, TableManifest
 from hwprune.latency.rows import FAILED_PREFIX, OK, UNTRUSTED, Row, one_line
@@ -96,7 +97,7 @@ def _provenance(carried: Carried) -> TableManifest:
         versions={**manifest.versions, "python": last.python, "driver": None},
         seed=manifest.seed,
         profile=manifest.profile,
-        started=str(first.before["at"]),
+        started=first.at,
         conditions=_conditions(carried),
         reached={"runner": RUNNER, "bundle": carried.bundle.digest},
     )
@@ -104,9 +105,9 @@ def _provenance(carried: Carried) -> TableManifest:
 
 
 def _conditions(carried: Carried) -> dict[str, Any]:
-    """The device's state around every session, and how the sentinel's median (ns) went."""
+    """The device's state in every session, and how the sentinel's median (ns) went."""
     sessions = [
-        {"cores": list(session.cores), "before": session.before, "after": session.after}
+        {"at": session.at, "cores": list(session.cores), **(session.conditions or {})}
         for session in carried.results.sessions
     ]
     sentinel = [
@@ -136,17 +137,21 @@ def _rows(carried: Carried) -> list[tuple[Row, Samples | None]]:
         reference = carried.results.sentinel[-1].reference
         closest = min(
             carried.results.sentinel,
-            key=lambda timing: abs(statistics.median(timing.sampled.samples_ns) - reference),
+            key=lambda timing: (
+                timing.disturbed is not None,
+                abs(statistics.median(timing.sampled.samples_ns) - reference),
+            ),
         )
-        rows.append(_timed(sentinel, closest.sampled, closest.at, None))
+        rows.append(_timed(sentinel, closest.sampled, closest.at, closest.disturbed))
     return rows
 
 
 def _row(kernel: PackedKernel, result: KernelResult) -> tuple[Row, Samples | None]:
     if result.sampled is None:
         return _failed(kernel, result.why or "not timed", result.at)
-    if result.sampled.nonfinite:
-        return _failed(kernel, f"{result.sampled.nonfinite} values of its output are not finite", result.at)
+    # What TVM makes of an operator of PyTorch may well be the logarithm of a negative number.
+    if result.sampled.nonfinite and KernelSpec.parse(kernel.spec).anchor != "fallback":
+        return _failed(kernel, f"returned {result.sampled.nonfinite} values that are not finite", result.at)
     return _timed(kernel, result.sampled, result.at, result.disturbed)
 
 
@@ -156,8 +161,10 @@ def _timed(
     s = summarise(sampled.samples_ns)
     numbers = (s.median, s.ci_low, s.ci_high, s.minimum, s.mean)
     status = UNTRUSTED if disturbed else OK
+    remarks = [disturbed] if disturbed else []
+    remarks += [f"timeout: {sampled.unmet}"] if sampled.unmet else []
     samples = Samples(sampled.samples_ns, sampled.model_dump(mode="json", exclude={"samples_ns"}))
-    return _make(kernel, numbers, s.n, status, at, disturbed or sampled.unmet or ""), samples
+    return _make(kernel, numbers, s.n, status, at, "; ".join(remarks)), samples
 
 
 def _failed(kernel: PackedKernel | Unbuilt, reason: str, at: str) -> tuple[Row, Samples | None]:
@@ -201,5 +208,5 @@ def _warn(report: ReadReport, carried: Carried) -> None:
     reasons = Counter(kernel.disturbed for kernel in carried.results.kernels if kernel.disturbed)
     report.warnings.extend(f"{count} kernels are untrusted: {why}" for why, count in reasons.most_common())
     for network in carried.results.networks:
-        if network.disturbed:
-            report.warnings.append(f"network {network.name}: {network.disturbed}")
+        if network.failure or network.disturbed:
+            report.warnings.append(f"network {network.name}: {network.failure or network.disturbed}")

@@ -53,12 +53,16 @@ class KernelResult(_Strict):
 
 
 class SentinelResult(_Strict):
-    """One timing of the sentinel, and the reference (ns) that was valid from then on."""
+    """One timing of the sentinel, and the reference (ns) that was valid from then on.
+
+    ``disturbed`` says what spoiled it as a reference.
+    """
 
     what: Literal["sentinel"]
     at: str
     sampled: SampledResult
     reference: Nanoseconds
+    disturbed: str | None
 
 
 class NetworkResult(_Strict):
@@ -82,8 +86,8 @@ class SessionResult(_Strict):
     system: str
     python: str
     command: tuple[str, ...]
-    before: dict[str, Any]
-    after: dict[str, Any] | None = None
+    at: str
+    conditions: dict[str, Any] | None = None
 
 
 class Results(_Strict):

@@ -19,6 +19,7 @@ from hwprune.measure.judge import Judge
 from hwprune.measure.runners.base import Runner
 from hwprune.measure.stats import Summary
 from hwprune.measure.stopping import MeasureProfile
+from hwprune.measure.values import Checker
 from hwprune.target import Target
 
 
@@ -61,6 +62,10 @@ class CarriedSite:
     def builder(self, target: Target) -> Builder:
         """See :class:`hwprune.measure.site.Site`."""
         self._refuse("nothing can be built to be run at once")
+
+    def checker(self, target: Target) -> Checker | None:
+        """See :class:`hwprune.measure.site.Site`: a bundle's kernels were checked when it was packed."""
+        return None
 
     def runner(self, target: Target) -> Runner:
         """See :class:`hwprune.measure.site.Site`."""

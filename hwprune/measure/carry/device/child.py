@@ -7,10 +7,12 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hwprune.measure.carry.device.library import Loaded, Tvm
+from hwprune.measure.carry.device.output import nonfinite, wrong_value
 from hwprune.measure.sampling import calibrate, sample, warm_up
 from hwprune.measure.stopping import MeasureProfile
 
@@ -42,9 +44,14 @@ class Child:
         """Load, warm up, sample until the profile is content, unload."""
         loaded = self._open(message)
         try:
-            return sample(loaded, MeasureProfile.from_dict(message["profile"])).to_dict()
+            sampled = sample(loaded, MeasureProfile.from_dict(message["profile"]))
+            values = loaded.output()
         finally:
             self._close()
+        wrong = wrong_value(values, message["expected"])
+        if wrong:
+            return {"error": wrong}
+        return replace(sampled, nonfinite=nonfinite(values)).to_dict()
 
     def _load(self, message: dict[str, Any]) -> dict[str, Any]:
         """Load and warm up a library that is timed in turn with others."""

@@ -42,7 +42,7 @@ class State:
         if what == SESSION:
             self.sessions.append(dict(record))
         elif what == END:
-            self.sessions[-1]["after"] = record["after"]
+            self.sessions[-1]["conditions"] = record["conditions"]
         elif what in (KERNEL, FAILURE):
             self.kernels[record["digest"]] = dict(record, disturbed=None, judged=what == FAILURE)
         elif what == NETWORK:
@@ -67,6 +67,11 @@ class State:
         """Whether a kernel need not be timed again."""
         kernel = self.kernels.get(digest)
         return kernel is not None and kernel["what"] == KERNEL and kernel["disturbed"] is None
+
+    def good_network(self, name: str) -> bool:
+        """Whether a network need not be timed again."""
+        network = self.networks.get(name)
+        return network is not None and network["failure"] is None and network["disturbed"] is None
 
 
 class Journal:

@@ -7,6 +7,7 @@ import ctypes
 import mmap
 import os
 import time
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -271,7 +272,7 @@ class Loaded:
         tensors = [tvm.tensor(managed) for managed in memory.tensors]
         self._handles.extend(tensor.handle for tensor in tensors)
         tvm.call(self._keep(tvm.function(vm, b"set_input")), b"main", *tensors)
-        self._vm = vm
+        self._output = self._keep(tvm.function(vm, b"get_output"))
         self._run: Any = tvm.caller(self._keep(tvm.function(vm, b"invoke_stateful")), b"main")
         self._invoke_once()
 
@@ -288,6 +289,17 @@ class Loaded:
         if failed:
             raise self._tvm.error()
         return samples
+
+    def output(self) -> array[float]:
+        """Values of the first result of the last run."""
+        tensor = self._tvm.call(self._output, b"main", 0)
+        try:
+            header = _Tensor.from_address(tensor + _OBJECT_HEADER)
+            shape = (ctypes.c_int64 * header.ndim).from_address(header.shape)
+            raw = ctypes.string_at(header.data + header.byte_offset, 4 * _items(list(shape)))
+        finally:
+            self._tvm.free(tensor)
+        return array("f", raw)
 
     def close(self) -> None:
         """Free everything: the next library may need the memory."""

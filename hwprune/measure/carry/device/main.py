@@ -6,19 +6,21 @@ import argparse
 import gzip
 import hashlib
 import json
-import os
 import platform
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hwprune.measure.carry.device.child import CHILD_FLAG, child_main
 from hwprune.measure.carry.device.journal import END, KERNEL, SESSION, Journal, State
-from hwprune.measure.carry.device.machine import conditions, unfit
-from hwprune.measure.carry.device.timing import CarriedSweep, Tell
+from hwprune.measure.carry.device.machine import unfit, utc_now
+from hwprune.measure.carry.device.runner import BundleRunner
+from hwprune.measure.carry.device.timing import CarriedSweep
 from hwprune.measure.carry.device.worker import KernelError, KernelProcess
 from hwprune.measure.device import describe_device, measuring_cores
+from hwprune.measure.guard import load_warning
 from hwprune.target import cpu_flags
 
 MANIFEST = "manifest.json"
@@ -142,8 +144,9 @@ def _measure(folder: Path, options: argparse.Namespace) -> int:
         raise BundleError(
             f"{options.out / JOURNAL} was begun on {others.pop()}, this is {device.slug}: give another --out"
         )
-    if device.cores and hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5 * device.cores:
-        say(f"warning: load average is {os.getloadavg()[0]:.1f}; stop other programs for good timings")
+    warning = load_warning(device.cores)
+    if warning:
+        say(f"warning: {warning}")
     journal.add(
         SESSION,
         bundle=manifest_hash,
@@ -152,18 +155,19 @@ def _measure(folder: Path, options: argparse.Namespace) -> int:
         system=platform.platform(),
         python=platform.python_version(),
         command=sys.argv,
-        before=conditions(cores),
+        at=utc_now(),
     )
     child = [CHILD_FLAG, ",".join(map(str, cores)), str(threads)]
     command = [sys.executable, str(Path(__file__).resolve()), *child]
-    sweep = CarriedSweep(bundle, journal, cores, lambda: KernelProcess(command, threads), _progress())
+    runner = BundleRunner(bundle, cores, lambda: KernelProcess(command, threads))
+    sweep = CarriedSweep(bundle, journal, runner, _progress())
     interrupted = False
     try:
         sweep.run()
     except KeyboardInterrupt:
         interrupted = True
     finally:
-        journal.add(END, after=conditions(cores))
+        journal.add(END, conditions=sweep.observed())
         results = write_results(options.out / RESULTS, bundle, manifest_hash, journal.state)
         journal.close()
     return _summary(results, options.out / RESULTS, interrupted)
@@ -179,8 +183,8 @@ def _summary(results: dict[str, Any], path: Path, interrupted: bool) -> int:
     for kernel in failed:
         say(f"failed: {kernel['digest']}: {kernel['why']}")
     for network in results["networks"]:
-        if network["disturbed"]:
-            say(f"network {network['name']}: {network['disturbed']}")
+        if network["failure"] or network["disturbed"]:
+            say(f"network {network['name']}: {network['failure'] or network['disturbed']}")
     if interrupted:
         say("interrupted: run the same command to go on")
     elif disturbed:
@@ -195,7 +199,7 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def _progress() -> Tell:
+def _progress() -> Callable[[int, int, str], None]:
     """One line that is written over on a terminal, else a line every few seconds."""
     begun = time.monotonic()
     last = [0.0]

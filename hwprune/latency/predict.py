@@ -99,7 +99,7 @@ class LatencyModel:
         known = {shape.key: shape for shape in reversed(shapes)}
         #: Shape of each family; families that share one have the same object.
         self.shapes = tuple(known[shape.key] for shape in shapes)
-        self._classes = [shape.classes(f) for shape, f in zip(shapes, self.families, strict=True)]
+        self._classes = [shape.classes for shape in shapes]
         self._prices: Prices | None = None
 
     @property

@@ -144,7 +144,7 @@ class MeasureProfile:
 QUICK = MeasureProfile("quick", 1e-3, 8, 8, Stopping(16, 0.02, 0.03, 0.06), 10, 3, 0.3, 20.0)
 #: For tables that are kept and shared. A sample of a large kernel takes 10 to 20 ms: more than 30 of
 #: them make it dear, and its interval no narrower than is asked.
-TABLE = MeasureProfile("table", 2e-3, 16, 20, Stopping(30, 0.2, 0.01, 1.5), 20, 5, 0.15, 60.0, True, 3, 5)
+TABLE = MeasureProfile("table", 2e-3, 16, 20, Stopping(30, 0.2, 0.02, 1.0), 20, 5, 0.15, 60.0, True, 3, 4)
 #: For numbers in a README.
 PUBLISH = MeasureProfile(
     "publish", 5e-3, 25, 40, Stopping(200, 1.0, 0.005, 10.0), 40, 10, 0.05, 300.0, True, 5, 10

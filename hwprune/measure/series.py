@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from hwprune.measure.build import BuildJob
 from hwprune.measure.sampling import Sampled
+from hwprune.measure.stats import Summary, summarise
 from hwprune.measure.stopping import MeasureProfile
 
 
@@ -31,7 +32,9 @@ class Series:
         """Whether another pass is due."""
         if len(self.parts) < profile.passes:
             return True
-        return len(self.parts) < profile.max_passes and unmet(self.parts, profile) is not None
+        if len(self.parts) >= profile.max_passes:
+            return False
+        return unmet(self.parts, summary_of(self.parts), profile) is not None
 
 
 def samples_of(parts: Sequence[Sampled]) -> list[float]:
@@ -44,9 +47,14 @@ def lengths_of(parts: Sequence[Sampled]) -> list[int]:
     return [len(part.samples_ns) for part in parts]
 
 
-def unmet(parts: Sequence[Sampled], profile: MeasureProfile) -> str | None:
+def summary_of(parts: Sequence[Sampled]) -> Summary:
+    """Statistics of all parts together; what changed between them is in the interval."""
+    return summarise(samples_of(parts), passes=lengths_of(parts))
+
+
+def unmet(parts: Sequence[Sampled], summary: Summary, profile: MeasureProfile) -> str | None:
     """The criterion of the profile that all parts together do not meet, in words."""
     elapsed = sum(part.elapsed_s for part in parts)
     if len(parts) < profile.passes:
         return f"{len(parts)} of {profile.passes} passes"
-    return profile.stopping.unmet(samples_of(parts), elapsed, lengths_of(parts))
+    return profile.stopping.unmet(samples_of(parts), elapsed, summary.relative_width)

@@ -37,18 +37,19 @@ class Stopping:
     timeout_s: float
     floor_samples: int = 5
 
-    def unmet(self, samples: Sequence[float], elapsed_s: float, passes: Sequence[int] = ()) -> str | None:
+    def unmet(self, samples: Sequence[float], elapsed_s: float, width: float | None = None) -> str | None:
         """The first criterion that is not met, in words, or ``None``.
 
-        ``passes`` are the lengths of the parts that the samples were taken in.
+        ``width`` is that of the median's confidence interval over the median, where it is known.
         """
         if len(samples) < self.min_samples:
             return f"{len(samples)} of {self.min_samples} samples"
         if elapsed_s < self.min_time_s:
             return f"{elapsed_s:.3g} of {self.min_time_s:.3g} s sampled"
-        width = quick_relative_width(samples)
-        if width <= CLEARLY_TOO_WIDE * self.relative_ci:
-            width = summarise(samples, passes=passes).relative_width
+        if width is None:
+            width = quick_relative_width(samples)
+            if width <= CLEARLY_TOO_WIDE * self.relative_ci:
+                width = summarise(samples).relative_width
         if width > self.relative_ci:
             return f"confidence interval {width:.1%} wide, {self.relative_ci:.1%} asked"
         return None
@@ -129,7 +130,7 @@ class MeasureProfile:
         checked = ", values compared with PyTorch" if self.check_values else ""
         return (
             f"at least {s.min_samples} samples and {s.min_time_s:g} s{times}, median's 95 % interval "
-            f"within {s.relative_ci:.1%}, or {limit:g} s; others may use {self.max_disturbance:.0%} "
+            f"within {s.relative_ci:.1%}, or {limit:.3g} s; others may use {self.max_disturbance:.0%} "
             f"of the cores{checked}"
         )
 

@@ -10,8 +10,8 @@ from hwprune.latency.rows import FAILED_PREFIX, OK, Row, one_line
 from hwprune.latency.samples import Samples
 from hwprune.measure.build import BuildJob
 from hwprune.measure.sampling import Sampled
-from hwprune.measure.series import samples_of, summary_of, unmet
-from hwprune.measure.stats import Summary
+from hwprune.measure.series import lengths_of, samples_of, unmet
+from hwprune.measure.stats import Summary, summarise
 from hwprune.measure.stopping import MeasureProfile
 from hwprune.measure.table_writer import timestamp
 
@@ -28,8 +28,8 @@ def timed_row(
     record has the reference: sample * pace / reference is what the clock said.
     """
     values = samples_of(parts)
-    summary = summary_of(parts)
-    missing = unmet(parts, summary, profile)
+    summary = summarise(values, passes=lengths_of(parts))
+    missing = unmet(parts, profile, summary.relative_width)
     about: dict[str, Any] = {
         "passes": [
             {

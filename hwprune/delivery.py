@@ -125,7 +125,7 @@ def compile_model(
             report = tune_kernels(specs, target, directory, minutes=tune, progress=progress, seed=seed)
             if tuned is not None:
                 tuned(report)
-            choices = ChoiceTable.load(directory)
+            choices = ChoiceTable.load(toolchain_directory(target, tables))
         module = compile_program(program, target, choices)
     if not check:
         return module, float("nan")
@@ -156,6 +156,7 @@ def _choices(
     if search:
         specs = [step.spec for step in program.steps]
         search_forms(specs, target, directory, minutes=minutes, progress=progress, seed=seed)
+        directory = toolchain_directory(target, tables)  # a shipped table was copied to the user's own
     return ChoiceTable.load(directory)
 
 

@@ -103,5 +103,9 @@ class MeasureError(HwpruneError):
     """A measurement failed: the worker crashed, hung, or gave wrong values."""
 
 
+class DeviceLostError(MeasureError):
+    """A device cannot be reached, or went away while it was measuring."""
+
+
 class ReportError(HwpruneError):
     """The report could not be written."""

@@ -212,24 +212,28 @@ def _require_cores(target: Target) -> int:
 def cpu_flags() -> set[str]:
     """Feature flags of the first processor as the operating system names them (Linux)."""
     try:
-        text = Path("/proc/cpuinfo").read_text()
+        return flags_in(Path("/proc/cpuinfo").read_text())
     except OSError:
         return set()
-    for line in text.splitlines():
+
+
+def flags_in(cpuinfo: str) -> set[str]:
+    """Feature flags of the first processor of a ``/proc/cpuinfo``."""
+    for line in cpuinfo.splitlines():
         if line.startswith(("flags", "Features")):
             return set(line.split(":", 1)[1].split())
     return set()
 
 
-def required_flags(target: Target) -> set[str]:
-    """Feature flags, as :func:`cpu_flags` names them, that a CPU needs to run a target's code."""
+def missing_flags(target: Target, flags: set[str]) -> set[str]:
+    """Feature flags that a CPU target needs and that are not among ``flags``."""
     needs = {
         "avx512": {"avx512f", "avx512bw"},
         "avx2": {"avx2", "fma"},
         "neon": {"asimd"},
         "neon8": {"asimd"},
     }
-    return needs.get(target.isa, set()) if target.kind == "cpu" else set()
+    return needs.get(target.isa, set()) - flags
 
 
 def require_runnable(target: Target) -> None:
@@ -240,8 +244,8 @@ def require_runnable(target: Target) -> None:
     TargetError
         Naming what is missing.
     """
-    missing = required_flags(target) - cpu_flags()
-    if missing:
+    missing = missing_flags(target, cpu_flags())
+    if target.kind == "cpu" and missing:
         raise TargetError(
             f"target '{target.name}' needs {', '.join(sorted(missing))}, which this machine lacks",
             hint="choose another target, or reach the device with a remote runner",

@@ -46,7 +46,7 @@ def fake_device(monkeypatch: pytest.MonkeyPatch) -> None:
         found: dict[str, Summary] = {}
         for name, program in programs.items():
             ns = sum(price(step.spec) for step in program.steps)
-            found[name] = Summary(ns, ns, ns, ns, ns, 0, 9)
+            found[name] = Summary(ns, ns, ns, ns, ns, (), 9)
         return found
 
     _measured: list[KernelSpec] = []

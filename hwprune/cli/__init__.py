@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hwprune.cli import analysis, carry, delivery, planning
+from hwprune.cli import analysis, carry, delivery, planning, tables
 from hwprune.cli.common import complain
 from hwprune.errors import HwpruneError, TargetError, UsageError
 
@@ -27,6 +27,7 @@ analysis.register(app)
 planning.register(app)
 delivery.register(app)
 carry.register(app)
+tables.register(app)
 
 
 @app.callback()

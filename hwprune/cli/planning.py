@@ -10,18 +10,21 @@ import typer
 from hwprune.cli.common import (
     Care,
     Data,
+    DeviceKey,
     Exclude,
     Include,
     Inputs,
     Json,
     Minimum,
     Model,
+    Rpc,
     SearchFirst,
     Seed,
     Submodule,
     Tables,
     TargetName,
     Threads,
+    TrackerAddress,
     TrustPickle,
     Weights,
     Winograd,
@@ -34,6 +37,7 @@ from hwprune.cli.common import (
     resolve_target,
     say,
 )
+from hwprune.cli.sweeps import report_sweeps, sweep_data
 
 Latency = Annotated[
     str,
@@ -81,15 +85,24 @@ def profile(
     winograd: Winograd = True,
     tables: Tables = None,
     minimum: Minimum = 0.1,
+    rpc: Rpc = None,
+    tracker: TrackerAddress = None,
+    key: DeviceKey = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Measure the kernels of a model at the widths that a plan may choose. Can be interrupted."""
+    """Measure the kernels of a model at the widths that a plan may choose. Can be interrupted.
+
+    Kernels that cannot be built, crash, hang or return wrong values are listed and left out; the
+    exit code is then 1.
+    """
     from hwprune.api import analyse_model
+    from hwprune.measure.sites import site_for
     from hwprune.modelspec import example_inputs, load_model
     from hwprune.planner.workbench import Workbench, measure_profile
 
     resolved, measured = resolve_target(target, threads, winograd), measure_profile(care)
+    site = site_for(resolved, rpc, tracker, key)
     captured, deps = analyse_model(
         load_model(model), example_inputs(input), include=include or (), exclude=exclude or ()
     )
@@ -103,11 +116,18 @@ def profile(
             tables=tables,
             search=search,
             seed=seed,
+            site=site,
             progress=progress,
         )
         table = bench.measure_kernels(bench.model.specs())
-    data = {"table": str(bench.directory), "rows": len(table), "kernels": len(bench.model.specs())}
+    data = {
+        "table": str(bench.directory),
+        "rows": len(table),
+        "kernels": len(bench.model.specs()),
+        **sweep_data(bench.sweeps),
+    }
     emit(data, json, lambda: say(f"{data['rows']} kernels in {data['table']}"))
+    report_sweeps(bench.sweeps)
 
 
 def plan(
@@ -133,6 +153,9 @@ def plan(
         int, typer.Option(min=0, help="Candidate plans to build and time at most; 0 trusts the prediction.")
     ] = 3,
     device: CarriedDevice = None,
+    rpc: Rpc = None,
+    tracker: TrackerAddress = None,
+    key: DeviceKey = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -141,11 +164,12 @@ def plan(
     Kernels that the latency table lacks are measured first. Can be interrupted.
     """
     from hwprune import api
-    from hwprune.measure.runners.carry import CarriedSite
+    from hwprune.measure.sites import site_for
     from hwprune.modelspec import example_inputs, load_data, load_model
 
     require_file(output)
     resolved = resolve_target(target, threads, winograd)
+    site = site_for(resolved, rpc, tracker, key, device=device, tables=tables)
     with progress_bar() as progress:
         planned = api.plan(
             load_model(model, weights, trust_pickle=trust_pickle),
@@ -162,7 +186,7 @@ def plan(
             search=search,
             minimum=minimum,
             checks=checks,
-            site=CarriedSite(device, resolved, tables) if device else None,
+            site=site,
             seed=seed,
             progress=progress,
         )

@@ -97,9 +97,12 @@ class Lines:
         """
         try:
             (cells,) = csv.reader([self.text(place).decode()], strict=True)
+            return row_from_cells(cells, str(self.where))
         except (UnicodeDecodeError, ValueError, csv.Error) as error:
             raise TableError(f"{self._where(place)}: {error}", hint="profile again") from error
-        return row_from_cells(cells, self._where(place))
+        except TableError as error:  # which line it is takes a while to find out
+            message = error.message.replace(str(self.where), self._where(place), 1)
+            raise TableError(message, hint=error.hint) from error
 
     def sweeps(self) -> set[str]:
         """Ids of all sweeps that the lines name."""

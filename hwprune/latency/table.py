@@ -41,7 +41,12 @@ class LatencyTable:
 
     @staticmethod
     def load(
-        directory: Path, *, pipeline: str | None = None, unit: str = "ns", device: str | None = None
+        directory: Path,
+        *,
+        pipeline: str | None = None,
+        unit: str = "ns",
+        device: str | None = None,
+        stale: bool = False,
     ) -> LatencyTable:
         """Read a table and refuse it where it does not fit.
 
@@ -55,6 +60,8 @@ class LatencyTable:
             Unit the caller computes in.
         device
             Slug of the device it will run on; ``None`` skips the check.
+        stale
+            Also take rows of forms that ``choices.json`` has replaced: for looking, not for adding up.
 
         Raises
         ------
@@ -83,11 +90,13 @@ class LatencyTable:
                 f"table {directory} was measured on {slug}, this device is {device}",
                 hint="latencies do not carry over between devices: run hwprune profile on this one",
             )
-        choices = ChoiceTable.load(directory)
         manifest, newer, lines = _read_files(directory, manifest)
-        lines = lines.without(newer).current(choices)
+        lines = lines.without(newer)
+        if stale:
+            return LatencyTable(directory, manifest, newer.values(), lines)
+        choices = ChoiceTable.load(directory)
         current = [row for row in newer.values() if row.choice == choices.label(row.digest)]
-        return LatencyTable(directory, manifest, current, lines)
+        return LatencyTable(directory, manifest, current, lines.current(choices))
 
     def __len__(self) -> int:
         return len(self._extra) + (len(self.lines) if self.lines else 0)

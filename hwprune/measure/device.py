@@ -7,13 +7,13 @@ import os
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hwprune.target import cpu_flags
+from hwprune.target import flags_in
 
-_CPU = Path("/sys/devices/system/cpu")
+_CPU = Path("sys/devices/system/cpu")
 
 
 @dataclass(frozen=True)
@@ -52,24 +52,41 @@ class Device:
 
 def describe_device() -> Device:
     """Describe this machine. What the operating system does not tell is ``None`` or empty."""
-    info = _cpuinfo()
-    flags = sorted(cpu_flags())
+    found = describe_files(Path("/"), platform.machine(), len(usable_cores()))
+    # Systems without /proc tell this in other ways.
+    return replace(found, load=os.getloadavg()) if hasattr(os, "getloadavg") else found
+
+
+def describe_files(root: Path, architecture: str, cores: int) -> Device:
+    """Describe the machine whose ``/proc`` and ``/sys`` lie under ``root``.
+
+    Parameters
+    ----------
+    architecture
+        As ``uname -m`` says it.
+    cores
+        Cores that measurements may use.
+    """
+    text = _text(root / "proc/cpuinfo") or ""
+    info = _first_processor(text)
+    flags = sorted(flags_in(text))
     flags_hash = hashlib.sha256(" ".join(flags).encode()).hexdigest()[:8]
-    cpu = info.get("model name") or info.get("Hardware") or platform.processor() or platform.machine()
+    cpu = info.get("model name") or info.get("Hardware") or architecture
     family = "-".join(info.get(key, "") for key in ("cpu family", "model", "stepping")).strip("-")
     family = family or "-".join(info.get(k, "") for k in ("CPU implementer", "CPU part")).strip("-")
-    cores = len(usable_cores())
+    load = (_text(root / "proc/loadavg") or "").split()[:3]
+    one, five, fifteen = [float(value) for value in load] if len(load) == 3 else (0.0, 0.0, 0.0)
     return Device(
         slug=_slug(cpu, family, cores, flags_hash),
         cpu=cpu,
-        architecture=platform.machine(),
+        architecture=architecture,
         family=family,
         cores=cores,
         flags_hash=flags_hash,
-        caches=_caches(),
-        governor=_text(_CPU / "cpu0/cpufreq/scaling_governor"),
-        frequency_mhz=_frequency(info),
-        load=os.getloadavg() if hasattr(os, "getloadavg") else (0.0, 0.0, 0.0),
+        caches=_caches(root / _CPU),
+        governor=_text(root / _CPU / "cpu0/cpufreq/scaling_governor"),
+        frequency_mhz=_frequency(root / _CPU, info),
+        load=(one, five, fifteen),
         virtualised="hypervisor" in flags,
     )
 
@@ -98,24 +115,23 @@ def _slug(cpu: str, family: str, cores: int, flags_hash: str) -> str:
     return "-".join(part for part in parts if part)
 
 
-def _cpuinfo() -> dict[str, str]:
-    """First processor of ``/proc/cpuinfo``."""
-    text = _text(Path("/proc/cpuinfo")) or ""
-    pairs = (line.split(":", 1) for line in text.split("\n\n", 1)[0].splitlines() if ":" in line)
+def _first_processor(cpuinfo: str) -> dict[str, str]:
+    """First processor of a ``/proc/cpuinfo``."""
+    pairs = (line.split(":", 1) for line in cpuinfo.split("\n\n", 1)[0].splitlines() if ":" in line)
     return {key.strip(): value.strip() for key, value in pairs}
 
 
-def _caches() -> dict[str, str]:
+def _caches(cpu: Path) -> dict[str, str]:
     found: dict[str, str] = {}
-    for index in sorted((_CPU / "cpu0/cache").glob("index*")):
+    for index in sorted((cpu / "cpu0/cache").glob("index*")):
         level, kind, size = (_text(index / name) for name in ("level", "type", "size"))
         if level and size:
             found[f"L{level}{(kind or 'u')[0].lower()}"] = size
     return found
 
 
-def _frequency(info: dict[str, str]) -> float | None:
-    khz = _text(_CPU / "cpu0/cpufreq/cpuinfo_max_freq")
+def _frequency(cpu: Path, info: dict[str, str]) -> float | None:
+    khz = _text(cpu / "cpu0/cpufreq/cpuinfo_max_freq")
     if khz and khz.isdigit():
         return int(khz) / 1000
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hwprune.measure.device import measuring_cores
@@ -12,6 +12,9 @@ from hwprune.measure.process import WorkerProcess
 from hwprune.measure.runners.local import DEFAULT_ENGINE
 from hwprune.measure.stats import Summary, summarise
 from hwprune.measure.stopping import MeasureProfile
+
+#: ``ask(name, number, repeat)``: nanoseconds per run of a network, ``repeat`` means of ``number`` runs.
+AskNetwork = Callable[[str, int, int], list[float]]
 
 
 def time_libraries(
@@ -42,27 +45,43 @@ def time_libraries(
     MeasureError
         A network crashed, hung, or could not be loaded.
     """
-    order = random.Random(seed)
-    samples: dict[str, list[float]] = {name: [] for name in libraries}
     cores = measuring_cores(threads)
     timeout = profile.job_timeout_s + 60.0
+    workers: dict[str, WorkerProcess] = {}
+
+    def ask(name: str, number: int, repeat: int) -> list[float]:
+        answer = workers[name].request({"do": "time", "number": number, "repeat": repeat}, timeout)
+        return [float(value) for value in answer["samples_ns"]]
+
     with contextlib.ExitStack() as stack:
-        workers: dict[str, WorkerProcess] = {}
         numbers: dict[str, int] = {}
         for name, path in libraries.items():
-            worker = stack.enter_context(WorkerProcess(cores, threads, f"network '{name}'"))
-            worker.request({"do": "load", "engine": engine, "arguments": {"path": str(path)}}, timeout)
-            first = _ask(worker, 1, 3, timeout)
-            numbers[name] = max(1, round(profile.sample_s * 1e9 / max(min(first), 1.0)))
-            workers[name] = worker
-        for _ in range(profile.rounds):
-            for name in order.sample(sorted(workers), len(workers)):
-                # The first sample after another network had the caches is not counted.
-                found = _ask(workers[name], numbers[name], profile.samples_per_round + 1, timeout)
-                samples[name].extend(found[1:])
+            workers[name] = stack.enter_context(WorkerProcess(cores, threads, f"network '{name}'"))
+            load = {"do": "load", "engine": engine, "arguments": {"path": str(path)}}
+            workers[name].request(load, timeout)
+            numbers[name] = runs_per_sample(ask(name, 1, 3), profile)
+        return take_turns(numbers, ask, profile, seed)
+
+
+def runs_per_sample(first_ns: list[float], profile: MeasureProfile) -> int:
+    """Runs that last a sample of the profile, from a few single ones."""
+    return max(1, round(profile.sample_s * 1e9 / max(min(first_ns), 1.0)))
+
+
+def take_turns(
+    numbers: Mapping[str, int], ask: AskNetwork, profile: MeasureProfile, seed: int
+) -> dict[str, Summary]:
+    """Rounds in which every network is timed once, in an order drawn anew.
+
+    Parameters
+    ----------
+    numbers
+        Runs per sample of every network.
+    """
+    order = random.Random(seed)
+    samples: dict[str, list[float]] = {name: [] for name in numbers}
+    for _ in range(profile.rounds):
+        for name in order.sample(sorted(numbers), len(numbers)):
+            # The first sample after another network had the caches is not counted.
+            samples[name].extend(ask(name, numbers[name], profile.samples_per_round + 1)[1:])
     return {name: summarise(values, seed=seed) for name, values in samples.items()}
-
-
-def _ask(worker: WorkerProcess, number: int, repeat: int, timeout: float) -> list[float]:
-    answer = worker.request({"do": "time", "number": number, "repeat": repeat}, timeout)
-    return [float(value) for value in answer["samples_ns"]]

@@ -16,7 +16,9 @@ import numpy as np
 
 from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.kernel import KernelSpec
+from hwprune.latency.location import is_shipped
 from hwprune.latency.rows import OK, Row
+from hwprune.latency.table import LatencyTable
 from hwprune.measure.build import Builder
 from hwprune.measure.guard import load_warning
 from hwprune.measure.outcome import ProfileReport
@@ -26,6 +28,7 @@ from hwprune.measure.site import LocalSite, Site
 from hwprune.measure.stopping import QUICK, MeasureProfile
 from hwprune.measure.sweep import Progress, Sweep
 from hwprune.measure.table_writer import TableWriter
+from hwprune.measure.toolchain import own_directory
 from hwprune.measure.values import Checker
 from hwprune.target import Target
 
@@ -81,7 +84,7 @@ def profile(
     batch
         Kernels built before the machine is left quiet for timing.
     retries
-        How often a disturbed batch is timed again before its rows are called untrusted.
+        How many disturbed passes over a batch are repeated before its rows are called untrusted.
 
     Returns
     -------
@@ -118,15 +121,19 @@ def profile(
         manifest = new_manifest(
             target, device, pipeline, runner.unit, runner.provenance, seed, profile, site.reached()
         )
-        writer = stack.enter_context(TableWriter(directory, manifest))
+        unique = list({spec.digest(): spec for spec in specs}.values())
+        if is_shipped(directory):
+            table = LatencyTable.load(directory, pipeline=pipeline, unit=runner.unit, device=device.slug)
+            if all(_done(table.get(spec)) for spec in unique):
+                return ProfileReport(directory, len(unique), len(unique))
+        writer = stack.enter_context(TableWriter(own_directory(directory), manifest))
         writer.compact()  # what a sweep that was cut off has left
         choices = ChoiceTable.load(writer.directory)
-        unique = list({spec.digest(): spec for spec in specs}.values())
         todo = [spec for spec in unique if not _done(writer.get(spec))]
         report = ProfileReport(writer.directory, len(unique), len(unique) - len(todo))
         if not todo:
             return report
-        warning = load_warning(device.cores)
+        warning = load_warning(device.cores, device.load[0])
         if warning:
             report.warnings.append(warning)
             # A plan asks for a few kernels more again and again; that needs to be said only once.
@@ -135,7 +142,18 @@ def profile(
         if checker is None and profile.check_values:
             report.warnings.append("what the kernels return was not compared with PyTorch")
         sweep = Sweep(
-            writer, builder, runner, checker, profile, report, scratch, progress, len(todo), retries, choices
+            writer,
+            builder,
+            runner,
+            checker,
+            profile,
+            report,
+            scratch,
+            progress,
+            len(todo),
+            retries,
+            choices,
+            seed,
         )
         try:
             sweep.prepare_sentinel()
@@ -145,7 +163,7 @@ def profile(
                 sweep.run([todo[i] for i in order[start : start + batch]])
         except KeyboardInterrupt:
             message = (
-                f"interrupted: {report.measured} of {len(todo)} kernels are saved in {directory}; "
+                f"interrupted: {report.measured} of {len(todo)} kernels are saved in {writer.directory}; "
                 "run the same command to go on"
             )
             _log.warning(message)

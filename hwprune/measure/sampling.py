@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from hwprune.measure.stopping import MeasureProfile
 
@@ -27,6 +27,15 @@ class TimedEngine(Protocol):
         ...
 
 
+@runtime_checkable
+class TellsShare(Protocol):
+    """An engine whose work is not done in this process, and that knows what it cost."""
+
+    def cpu_share(self) -> float | None:
+        """Processor time over elapsed time; None if it cannot tell."""
+        ...
+
+
 @dataclass(frozen=True)
 class Sampled:
     """Raw samples of one measurement.
@@ -42,7 +51,8 @@ class Sampled:
     elapsed_s
         Time spent on ``samples_ns``.
     cpu_share
-        Processor time over elapsed time: below the number of threads, others had the cores.
+        Processor time over elapsed time: below the number of threads, others had the cores. None
+        where the device does not tell.
     unmet
         The criterion that was not met when time ran out, if any.
     nonfinite
@@ -53,7 +63,7 @@ class Sampled:
     number: int
     warmup: int
     elapsed_s: float
-    cpu_share: float
+    cpu_share: float | None
     unmet: str | None
     nonfinite: int = 0
 
@@ -87,8 +97,11 @@ def calibrate(engine: TimedEngine, sample_s: float) -> int:
 
 def _wall(engine: TimedEngine, number: int) -> float:
     start = time.perf_counter()
-    engine.time(number, 1)
-    return time.perf_counter() - start
+    samples = engine.time(number, 1)
+    wall = time.perf_counter() - start
+    # Where the clock is on another machine, ours also counts the way there.
+    calls = getattr(engine, "calls_per_run", None)
+    return wall if calls is None else samples[0] * number * calls
 
 
 def warm_up(engine: TimedEngine, number: int, limit: int, limit_s: float) -> int:
@@ -123,4 +136,5 @@ def sample(engine: TimedEngine, profile: MeasureProfile) -> Sampled:
         repeat = max(1, min(profile.chunk, fitting))
         unmet = stopping.unmet(samples_ns, elapsed)
         if unmet is None or stopping.timed_out(samples_ns, elapsed):
-            return Sampled(samples_ns, number, warmup, elapsed, cpu / max(elapsed, 1e-9), unmet)
+            share = engine.cpu_share() if isinstance(engine, TellsShare) else cpu / max(elapsed, 1e-9)
+            return Sampled(samples_ns, number, warmup, elapsed, share, unmet)

@@ -29,6 +29,7 @@ from hwprune.measure.rotation import copies_for
 from hwprune.measure.site import LocalSite, Site
 from hwprune.measure.sweep import Progress
 from hwprune.measure.table_writer import timestamp
+from hwprune.measure.toolchain import own_directory
 from hwprune.target import Target
 
 #: Largest difference from the default's output, relative to the largest output: summing in another
@@ -129,6 +130,7 @@ def search(
             from hwprune.compile import pipeline_hash
 
             pipeline = pipeline_hash(target)
+        directory = own_directory(directory)
         stack.enter_context(writing(directory))
         choices = ChoiceTable.load(directory)
         if not choices.provenance:

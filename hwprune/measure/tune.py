@@ -35,6 +35,7 @@ from hwprune.measure.search import search_provenance
 from hwprune.measure.site import LocalSite
 from hwprune.measure.sweep import Progress
 from hwprune.measure.table_writer import timestamp
+from hwprune.measure.toolchain import own_directory
 from hwprune.target import Target
 
 TUNING_NAME = "tuning"
@@ -189,6 +190,7 @@ def tune(
             from hwprune.compile import pipeline_hash
 
             pipeline = pipeline_hash(target)
+        directory = own_directory(directory)
         stack.enter_context(writing(directory))
         if proposer is None:
             kept = directory / TUNING_NAME

@@ -72,4 +72,5 @@ class Watch:
 
     def _starved(self, sampled: Sampled) -> bool:
         """Whether others ran on our core meanwhile. With threads, waiting looks the same."""
-        return self._runner.threads == 1 and sampled.cpu_share < 1 - self._limit
+        share = sampled.cpu_share
+        return self._runner.threads == 1 and share is not None and share < 1 - self._limit

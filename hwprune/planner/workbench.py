@@ -20,9 +20,11 @@ from hwprune.latency.predict import LatencyModel
 from hwprune.latency.program import Program
 from hwprune.latency.table import LatencyTable
 from hwprune.measure.backend import backend_of
+from hwprune.measure.outcome import ProfileReport
 from hwprune.measure.profile import profile as profile_kernels
 from hwprune.measure.search import search as search_forms
 from hwprune.measure.site import LocalSite, Site
+from hwprune.measure.sites import site_for
 from hwprune.measure.stats import Summary
 from hwprune.measure.stopping import PROFILES, TABLE, MeasureProfile
 from hwprune.measure.toolchain import toolchain_directory
@@ -41,7 +43,8 @@ def silent(what: str, done: int, total: int) -> None:
 class Workbench:
     """A captured model on a target.
 
-    ``directory`` is where its latency table lies or will lie; ``widths`` says what each group may
+    ``tables`` is the root of all latency tables (None: the user's, or the shipped ones) and ``slug``
+    the device's name there; ``widths`` says what each group may
     become; ``model`` prices any choice of them; ``site`` is where everything is timed.
     """
 
@@ -52,12 +55,15 @@ class Workbench:
     widths: Mapping[str, GroupWidths]
     model: LatencyModel
     pipeline: str
-    directory: Path
+    tables: Path | None
+    slug: str
     profile: MeasureProfile
     seed: int
     progress: Progress
     search: bool = False
     site: Site = field(default_factory=LocalSite)
+    #: What the sweeps of :meth:`measure_kernels` did, in their order.
+    sweeps: list[ProfileReport] = field(default_factory=list[ProfileReport])
 
     @staticmethod
     def open(
@@ -79,7 +85,8 @@ class Workbench:
 
         ``untrusted`` admits kernels that were timed while the machine was disturbed; by default
         only the ``quick`` profile, which is for busy machines, does. With ``search`` every kernel is
-        searched for its fastest form before it is measured. ``site`` is this machine by default.
+        searched for its fastest form before it is measured. ``site`` is by default the one that
+        the target and the environment ask for.
         """
         if untrusted is None:
             untrusted = profile.name == "quick"
@@ -89,8 +96,7 @@ class Workbench:
         domains = {name: found.widths for name, found in widths.items()}
         model = LatencyModel(families, domains, untrusted=untrusted)
         pipeline = pipeline_hash(target)
-        site = site or LocalSite()
-        directory = toolchain_directory(target, tables, site.device().slug)
+        site = site or site_for(target)
         return Workbench(
             captured,
             deps,
@@ -99,13 +105,19 @@ class Workbench:
             widths,
             model,
             pipeline,
-            directory,
+            tables,
+            site.device().slug,
             profile,
             seed,
             progress,
             search,
             site,
         )
+
+    @property
+    def directory(self) -> Path:
+        """Where its latency table lies or will lie: a shipped one moves when it grows."""
+        return toolchain_directory(self.target, self.tables, self.slug)
 
     def measure_kernels(self, specs: Sequence[KernelSpec]) -> LatencyTable:
         """Bring the kernels that the table lacks into it, and return the table."""
@@ -119,7 +131,7 @@ class Workbench:
                 site=self.site,
                 progress=lambda done, total, label: self.progress(f"search {label}", done, total),
             )
-        profile_kernels(
+        done = profile_kernels(
             specs,
             self.target,
             self.directory,
@@ -128,6 +140,7 @@ class Workbench:
             progress=lambda done, total, label: self.progress(f"profile {label}", done, total),
             seed=self.seed,
         )
+        self.sweeps.append(done)
         return self.load_table()
 
     def load_table(self) -> LatencyTable:
@@ -136,7 +149,7 @@ class Workbench:
             self.directory,
             pipeline=self.pipeline,
             unit=self.target.unit,
-            device=self.site.device().slug,
+            device=self.slug,
         )
 
     def program_at(self, widths: Mapping[str, int]) -> Program:

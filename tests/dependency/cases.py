@@ -409,3 +409,28 @@ def several_inputs() -> nn.Module:
         return m.c(m.a(x).mean((2, 3))) + m.d(m.b(y).mean(1))
 
     return Net(body, a=stem(), b=nn.Linear(12, 4), c=nn.Linear(8, 5), d=nn.Linear(4, 5))
+
+
+@case({"a": 8})
+def written_views() -> nn.Module:
+    """Rows and columns of maps are overwritten: channels pass."""
+
+    def body(m: Net, x: Tensor) -> Tensor:
+        y = m.a(x) * 2
+        y[:, :, 1:, 1:] += m.b(x)[:, :, :-1, :-1]
+        y[..., 0] = y[..., 7].exp()
+        return m.c(y)
+
+    return Net(body, a=stem(), b=stem(), c=head(8))
+
+
+@case({}, declined={"a": "a part is exchanged"})
+def written_channels() -> nn.Module:
+    """Some channels are overwritten, by number: they stay."""
+
+    def body(m: Net, x: Tensor) -> Tensor:
+        y = m.a(x) * 2
+        y[:, :3] += x
+        return m.c(y)
+
+    return Net(body, a=stem(), c=head(8))

@@ -125,7 +125,7 @@ class Device:
         found: dict[str, Summary] = {}
         for name, widths in networks.items():
             ns = slow * self.truth(widths)
-            found[name] = Summary(ns, ns, ns, ns, ns, 0, 9)
+            found[name] = Summary(ns, ns, ns, ns, ns, (), 9)
         return found
 
     def truth(self, widths: Mapping[str, int]) -> float:

@@ -92,7 +92,7 @@ def bench_calls(monkeypatch: pytest.MonkeyPatch, fake_device: None) -> list[dict
         standings: list[Standing] = []
         for name, ms in ((module.PRUNED, 0.4), ("dense (TVM)", 1.0)):
             ns = ms * 1e6
-            summary = Summary(ns, 0.9 * ns, 1.1 * ns, ns, ns, 0, 3)
+            summary = Summary(ns, 0.9 * ns, 1.1 * ns, ns, ns, (), 3)
             standings.append(Standing(name, summary, (ns,) * 3, Ratio(ms / 0.4, 1, 2), 0.0))
         found = Comparison(module.PRUNED, 1, 0, "table", tuple(standings), {})
         return found, {"ONNX Runtime dense": "not installed"}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
+from hwprune.errors import DeviceLostError, MeasureError
 from hwprune.measure.conditions import Conditions
 from hwprune.measure.guard import CoreTimes
 from hwprune.measure.sampling import Sampled
@@ -57,3 +59,43 @@ class Runner(Protocol):
     def close(self) -> None:
         """Let go of the device."""
         ...
+
+
+@runtime_checkable
+class Farm(Runner, Protocol):
+    """A runner with several devices of one kind, which share out a series of libraries."""
+
+    def measure_each(
+        self, libraries: Sequence[Path], profile: MeasureProfile
+    ) -> Iterator[tuple[Path, Sampled | MeasureError]]:
+        """Time libraries, each once; yields them with their timing or failure as they end.
+
+        Raises
+        ------
+        DeviceLostError
+            No device is left. Those that were not yielded were not timed.
+        """
+        ...
+
+
+def measure_each(
+    runner: Runner, libraries: Sequence[Path], profile: MeasureProfile
+) -> Iterator[tuple[Path, Sampled | MeasureError]]:
+    """Time libraries with whatever the runner has: in turn, or shared out over its devices.
+
+    Raises
+    ------
+    DeviceLostError
+        There is nothing to time them on any more.
+    """
+    if isinstance(runner, Farm):
+        yield from runner.measure_each(libraries, profile)
+        return
+    for library in libraries:
+        try:
+            outcome: Sampled | MeasureError = runner.measure(library, profile)
+        except DeviceLostError:
+            raise
+        except MeasureError as error:
+            outcome = error
+        yield library, outcome

@@ -70,13 +70,13 @@ def test_results_become_rows_of_the_table_of_that_device(packed: Packed, measure
     sweep = table.manifest.latest
     assert sweep.reached["runner"] == "carry"
     assert sweep.reached["bundle"] == sha256_file(measured / MANIFEST)
-    assert sweep.conditions["sentinel"] and sweep.conditions["sessions"][0]["cores"]
-    raw = {k.digest: k.sampled for k in read_results(measured / RESULTS).kernels}
+    assert sweep.conditions["sentinel"]["timings"] and sweep.conditions["cores"]
+    raw = {k.digest: k.parts or k.spoiled for k in read_results(measured / RESULTS).kernels}
     samples = SampleFile(report.directory)
-    for digest, sampled in raw.items():
-        assert sampled is not None
+    for digest, parts in raw.items():
         kept = samples.of(rows[digest])
-        assert kept is not None and kept.values == sampled.samples_ns
+        assert kept is not None
+        assert kept.values == tuple(value for part in parts for value in part.samples_ns)
     text = (report.directory / "table.csv").read_text()
     again = record(open_carried(measured), tmp_path)
     assert again == report and (report.directory / "table.csv").read_text() == text
@@ -89,7 +89,7 @@ def test_second_run_on_the_device_only_times_what_is_not_good(measured: Path, de
     first, second = (read_results(p / RESULTS) for p in (measured, place))
     assert len(second.sessions) == 2
     for before, after in zip(first.kernels, second.kernels, strict=True):
-        assert before == after or before.disturbed
+        assert before == after or not before.parts
 
 
 def test_wrong_values_and_useless_libraries_fail_alone(packed: Packed, device: Device, tmp_path: Path):

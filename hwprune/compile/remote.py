@@ -1,0 +1,264 @@
+"""Kernels and networks on a device that is reached through a TVM RPC server.
+
+The client is TVM's runtime alone (see :mod:`hwprune.compile.vm_runtime`): neither ``tvm`` nor
+``torch`` is imported. A session has a time limit, after which the server ends it by itself; so a
+kernel that hangs does not keep a device.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import struct
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hwprune.compile.vm_runtime import ffi, load_runtime
+from hwprune.errors import ArtifactError, DeviceLostError, MeasureError
+
+#: TVM's number of the first remote device type: local types are below.
+_REMOTE = 128
+_CPU = 1
+#: Largest file that is read from a device.
+READ_BYTES = 1 << 20
+CONNECTING = "connecting"
+#: Bytes of an affinity mask.
+MASK_BYTES = 128
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a session is opened: a server, and the key that it wants to hear."""
+
+    host: str
+    port: int
+    key: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class RemoteSession:
+    """An open session.
+
+    Parameters
+    ----------
+    endpoint
+        The server.
+    timeout_s
+        The server ends the session after this long.
+    probe
+        Library of :mod:`hwprune.compile.remote_probe`; None goes without.
+    cores
+        Cores to run on, where there is a probe.
+
+    Raises
+    ------
+    DeviceLostError
+        Nobody answers there, or not as a server of this TVM would.
+    MeasureError
+        The probe does not run on the device.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        timeout_s: float,
+        probe: Path | None = None,
+        cores: Sequence[int] = (),
+    ) -> None:
+        load_runtime()
+        self.endpoint, self.timeout_s = endpoint, timeout_s
+        with self.talking(CONNECTING):
+            key = f"{endpoint.key} -timeout={timeout_s:g}"
+            self._session: Any = _function("rpc.Connect")(endpoint.host, endpoint.port, key, False)
+            #: Device type of the session's processor, as local functions want it.
+            self.device_type: int = _CPU + _REMOTE * (_function("rpc.SessTableIndex")(self._session) + 1)
+        self._device = ffi().Device(self.device_type, 0)
+        self._probe: Any = None
+        if probe is not None:
+            self._probe = self.load(probe)
+            with self.talking("preparing the session"):
+                self._probe["guard"]()
+                if cores:
+                    self._probe["pin"](self.tensor(_mask(cores)))
+
+    @contextmanager
+    def talking(self, what: str) -> Generator[None]:
+        """Turn TVM's errors into ours, and tell a kernel's from the connection's."""
+        try:
+            yield
+        except (AttributeError, RuntimeError, TypeError, ValueError, OSError) as error:
+            text = str(error).strip()
+            if "RPCSessionTimeoutError" in text:
+                raise MeasureError(
+                    f"it did not end within {self.timeout_s:g} s on {self.endpoint}"
+                ) from error
+            if "RPCError" in text:
+                raise MeasureError(f"{what} failed on {self.endpoint}: {_last_line(text)}") from error
+            if what == CONNECTING:
+                raise DeviceLostError(
+                    f"no RPC server answers at {self.endpoint}: {_first_line(text)}"
+                ) from error
+            raise DeviceLostError(
+                f"the connection to {self.endpoint} broke off while {what}: {_first_line(text)}"
+            ) from error
+
+    def load(self, library: Path) -> Any:
+        """Send a shared object and load it there."""
+        with self.talking(f"loading {library.name}"):
+            self._remote("tvm.rpc.server.upload")(library.name, library.read_bytes())
+            return _function("rpc.LoadRemoteModule")(self._session, library.name)
+
+    def tensor(self, array: np.ndarray) -> Any:
+        """A copy of an array on the device."""
+        array = np.ascontiguousarray(array)
+        shape, dtype = ffi().Shape(array.shape), ffi().dtype(str(array.dtype))
+        tensor = _function("runtime.TVMTensorAllocWithScope")(shape, dtype, self._device, None)
+        pointer = array.ctypes.data_as(ctypes.c_void_p)
+        _function("runtime.TVMTensorCopyFromBytes")(tensor, pointer, array.nbytes)
+        return tensor
+
+    def view(self, tensor: Any, shape: Sequence[int]) -> Any:
+        """The beginning of a float32 tensor under another shape."""
+        dtype = ffi().dtype("float32")
+        return _function("runtime.TVMTensorCreateView")(tensor, ffi().Shape(list(shape)), dtype, 0)
+
+    def array(self, tensor: Any) -> np.ndarray:
+        """A float32 tensor of the device as an array here."""
+        array = np.empty(tuple(int(n) for n in tensor.shape), np.float32)
+        pointer = array.ctypes.data_as(ctypes.c_void_p)
+        with self.talking("reading results"):
+            _function("runtime.TVMTensorCopyToBytes")(tensor, pointer, array.nbytes)
+        return array
+
+    def read(self, path: str) -> bytes | None:
+        """A file of the device; None if there is none, or no way to read it."""
+        if self._probe is None:
+            try:
+                with self.talking(f"reading {path}"):
+                    return bytes(self._remote("tvm.rpc.server.download")(path)).rstrip(b"\0")
+            except DeviceLostError:
+                raise
+            except MeasureError:
+                return None
+        with self.talking(f"reading {path}"):
+            name = self.tensor(np.frombuffer(path.encode() + b"\0", np.uint8))
+            buffer = self.tensor(np.zeros(READ_BYTES, np.uint8)) if self._buffer is None else self._buffer
+            self._buffer = buffer
+            size = int(self._probe["slurp"](name, buffer, READ_BYTES))
+            if size < 0:
+                return None
+            content = np.empty(size, np.uint8)
+            if size:
+                part = _function("runtime.TVMTensorCreateView")(
+                    buffer, ffi().Shape([size]), ffi().dtype("uint8"), 0
+                )
+                pointer = content.ctypes.data_as(ctypes.c_void_p)
+                _function("runtime.TVMTensorCopyToBytes")(part, pointer, size)
+            return content.tobytes()
+
+    _buffer: Any = None
+
+    def cpu_s(self) -> float | None:
+        """Processor time of the serving process so far; None without a probe."""
+        if self._probe is None:
+            return None
+        with self.talking("reading the processor's clock"):
+            return int(self._probe["cpu_ns"]()) * 1e-9
+
+    def use_threads(self, threads: int) -> None:
+        """Size of the device's thread pool."""
+        with self.talking("starting threads"):
+            self._remote("runtime.config_threadpool")(1, threads)
+
+    def _remote(self, name: str) -> Any:
+        return self._session.get_function(name)
+
+
+class RemoteLibrary:
+    """A library of :mod:`hwprune.compile.kernel_library` or ``program_library`` on a device.
+
+    Its arguments hold the numbers that :class:`hwprune.compile.kernel_runner.KernelRunner` would fill
+    them with; the virtual machine copies each of them, so that weights do not share memory.
+
+    Raises
+    ------
+    ArtifactError
+        The sidecar is missing or malformed.
+    """
+
+    def __init__(self, session: RemoteSession, path: Path) -> None:
+        sidecar = path.with_suffix(".json")
+        try:
+            info: dict[str, Any] = json.loads(sidecar.read_text())
+            shapes = [tuple(s) for s in [*info["inputs"], *info["weights"]]]
+            self.copies, threads = int(info["copies"]), int(info["threads"])
+        except (OSError, ValueError, KeyError) as error:
+            raise ArtifactError(f"{sidecar} is missing or malformed: {error}") from error
+        self._session = session
+        if threads > 1:
+            session.use_threads(threads)
+        module = session.load(path)
+        block = (0.05 * np.random.default_rng(0).standard_normal(4096)).astype(np.float32)
+        with session.talking("preparing a run"):
+            self._machine: Any = module["vm_load_executable"]()
+            self._machine["vm_initialization"](_CPU, 0, 2, 1, 0, 2)
+            longest = max((int(np.prod(s, dtype=np.int64)) for s in shapes), default=0)
+            numbers = session.tensor(np.resize(block, max(longest, 1)))
+            self._machine["set_input"]("main", *(session.view(numbers, s) for s in shapes))
+        with session.talking("running"):
+            self._machine["invoke_stateful"]("main")
+
+    def time(self, number: int, repeat: int) -> list[float]:
+        """``repeat`` samples, each the mean over ``number`` runs: seconds per single kernel call."""
+        with self._session.talking("timing"):
+            evaluator = _function("runtime.RPCTimeEvaluator")(
+                self._machine,
+                "invoke_stateful",
+                self._session.device_type,
+                0,
+                number,
+                repeat,
+                0,  # least milliseconds of a sample: ``number`` says it
+                100,
+                0,
+                1,
+                0,
+                "",
+            )
+            blob = bytes(evaluator("main"))
+        return [seconds / self.copies for seconds in struct.unpack(f"<{repeat}d", blob)]
+
+    def outputs(self) -> list[np.ndarray]:
+        """Results of the last run, physical layout."""
+        with self._session.talking("reading results"):
+            count = int(self._machine["get_output_arity"]("main"))
+            tensors = [self._machine["get_output"]("main", i) for i in range(count)]
+        return [self._session.array(tensor) for tensor in tensors]
+
+
+def _function(name: str) -> Any:
+    return ffi().get_global_func(name)
+
+
+def _mask(cores: Sequence[int]) -> np.ndarray:
+    mask = np.zeros(MASK_BYTES, np.uint8)
+    for core in cores:
+        mask[core // 8] |= 1 << core % 8
+    return mask
+
+
+def _first_line(text: str) -> str:
+    line = text.splitlines()[0] if text else "no reason given"
+    return line.rpartition(" is false: ")[2].strip(" :")[:200]
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].strip()[:300] if lines else "no reason given"

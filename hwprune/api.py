@@ -19,6 +19,7 @@ from hwprune.importance import score, to_objective
 from hwprune.measure.compare import Comparison
 from hwprune.measure.runners.carry import CarriedSite
 from hwprune.measure.site import Site
+from hwprune.onnx_backend.module import OnnxModule
 from hwprune.planner.carried import CarriedWorkbench
 from hwprune.planner.loop import PlanningLoop, reject_overrun
 from hwprune.planner.result import make_plan
@@ -213,8 +214,10 @@ def compile(
     search: bool | None = None,
     tune: float | None = None,
     tables: Path | None = None,
-) -> CompiledModule:
+) -> CompiledModule | OnnxModule:
     """Compile a model for a target; ``.save(directory)`` writes a bundle that runs on its own.
+
+    For a target whose backend is ``onnxruntime`` that is an ``.onnx`` file and what runs it.
 
     With ``search`` each kernel is built in the fastest of about a dozen forms, measured here once
     and remembered in ``tables``; without it (None) forms found earlier are used, False ignores them.

@@ -26,8 +26,8 @@ app = typer.Typer(
 analysis.register(app)
 planning.register(app)
 delivery.register(app)
-carry.register(app)
 tables.register(app)
+carry.register(app)
 
 
 @app.callback()

@@ -152,10 +152,10 @@ def plan(
     checks: Annotated[
         int, typer.Option(min=0, help="Candidate plans to build and time at most; 0 trusts the prediction.")
     ] = 3,
-    device: CarriedDevice = None,
     rpc: Rpc = None,
     tracker: TrackerAddress = None,
     key: DeviceKey = None,
+    device: CarriedDevice = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:

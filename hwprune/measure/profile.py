@@ -19,10 +19,11 @@ from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.location import is_shipped
 from hwprune.latency.rows import OK, Row
 from hwprune.latency.table import LatencyTable
+from hwprune.measure.backend import pipeline_hash
 from hwprune.measure.build import Builder
 from hwprune.measure.guard import load_warning
 from hwprune.measure.outcome import ProfileReport
-from hwprune.measure.provenance import new_manifest
+from hwprune.measure.provenance import compiler_versions, new_manifest
 from hwprune.measure.runners.base import Runner
 from hwprune.measure.site import LocalSite, Site
 from hwprune.measure.stopping import QUICK, MeasureProfile
@@ -114,9 +115,8 @@ def profile(
             builder = site.builder(target)
             stack.callback(builder.close)
         device = site.device()
+        ours = pipeline is None
         if pipeline is None:
-            from hwprune.compile import pipeline_hash
-
             pipeline = pipeline_hash(target)
         manifest = new_manifest(
             target, device, pipeline, runner.unit, runner.provenance, seed, profile, site.reached()
@@ -133,6 +133,8 @@ def profile(
         report = ProfileReport(writer.directory, len(unique), len(unique) - len(todo))
         if not todo:
             return report
+        if ours:
+            writer.identify(compiler_versions(str(target.tvm.get("kind"))))
         warning = load_warning(device.cores, device.load[0])
         if warning:
             report.warnings.append(warning)

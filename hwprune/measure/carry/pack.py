@@ -41,7 +41,7 @@ from hwprune.measure.rotation import copies_for, sentinel_spec
 from hwprune.measure.stopping import QUICK, TABLE, MeasureProfile
 from hwprune.measure.table_writer import timestamp
 from hwprune.measure.values import CheckPool
-from hwprune.target import Target, missing_flags
+from hwprune.target import Target, required_flags
 
 #: Values that arguments are filled with; as many as :class:`hwprune.compile.KernelRunner` takes.
 BLOCK_VALUES = 4096
@@ -145,7 +145,7 @@ def pack(
             pipeline=pipeline,
             needs=Needs(
                 architecture=architecture,
-                flags=tuple(sorted(missing_flags(target, set()))),
+                flags=tuple(sorted(required_flags(target))),
                 threads=target.threads,
             ),
             seed=seed,

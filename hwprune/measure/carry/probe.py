@@ -15,7 +15,7 @@ from hwprune.measure.build import BuildJob
 from hwprune.measure.crew import Crew
 from hwprune.measure.device import usable_cores
 from hwprune.measure.process import WorkerProcess
-from hwprune.target import Target, cpu_flags, missing_flags
+from hwprune.target import Target, cpu_flags, required_flags
 
 #: Values of each output that are compared.
 PLACES = 32
@@ -44,7 +44,7 @@ class OutputProbe:
 def can_probe(target: Target) -> bool:
     """Whether libraries for a target run on this machine."""
     same = target_architecture(target.tvm.get("mtriple")) == host_architecture()
-    return same and not missing_flags(target, cpu_flags()) and target.threads <= len(usable_cores())
+    return same and required_flags(target) <= cpu_flags() and target.threads <= len(usable_cores())
 
 
 def probe(jobs: Sequence[BuildJob], target: Target) -> Iterator[tuple[BuildJob, Expected | str]]:

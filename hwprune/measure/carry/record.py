@@ -34,6 +34,7 @@ class ReadReport:
 
     ``kept`` counts kernels whose row in the table was better than the one that came back. ``failures``
     maps labels of kernels to reasons; ``missing`` are labels of kernels that were not reached.
+    ``networks_ns`` are medians of whole networks, by name.
     """
 
     directory: Path
@@ -41,7 +42,7 @@ class ReadReport:
     good: int = 0
     untrusted: int = 0
     kept: int = 0
-    networks: int = 0
+    networks_ns: dict[str, float] = field(default_factory=dict[str, float])
     failures: dict[str, str] = field(default_factory=dict[str, str])
     missing: list[str] = field(default_factory=list[str])
     warnings: list[str] = field(default_factory=list[str])
@@ -85,7 +86,7 @@ def record(carried: Carried, tables: Path | None = None) -> ReadReport:
     networks = _networks(carried)
     if networks:
         CarriedNetworks.load(directory).with_networks(networks).save(directory)
-        report.networks = len(networks)
+        report.networks_ns = {network.name: network.summary().median for network in networks}
     report.warnings += [f"{count} kernels are untrusted: {why}" for why, count in reasons.most_common()]
     _warn(report, carried)
     return report

@@ -55,7 +55,7 @@ def test_bundle_says_what_it_is(packed: Packed):
     files = {p.relative_to(packed.directory).as_posix() for p in packed.directory.rglob("*") if p.is_file()}
     assert set(manifest.files) == files - {MANIFEST}
     assert all(kernel.expected for kernel in manifest.kernels), "what kernels return is known here"
-    assert packed.report.kernels == len(manifest.kernels) and packed.report.networks == 1
+    assert packed.report.kernels == len(manifest.kernels) and packed.report.networks == 2
 
 
 def test_results_become_rows_of_the_table_of_that_device(packed: Packed, measured: Path, tmp_path: Path):
@@ -77,6 +77,7 @@ def test_results_become_rows_of_the_table_of_that_device(packed: Packed, measure
         kept = samples.of(rows[digest])
         assert kept is not None
         assert kept.values == tuple(value for part in parts for value in part.samples_ns)
+    assert report.networks_ns.keys() == {"dense", "plan"} and min(report.networks_ns.values()) > 0
     text = (report.directory / "table.csv").read_text()
     again = record(open_carried(measured), tmp_path)
     assert again == report and (report.directory / "table.csv").read_text() == text

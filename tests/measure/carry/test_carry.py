@@ -52,6 +52,7 @@ def test_bundle_says_what_it_is(packed: Packed):
     assert {k.digest for k in manifest.kernels} == {s.digest() for s in packed.bench.needed()}
     assert [item.digest for item in manifest.unbuilt] == [UNBUILDABLE.digest()]
     assert manifest.profile == FAST.to_dict() and manifest.network_profile["name"] == "table"
+    assert manifest.pace is not None and manifest.pace.copies == 1
     files = {p.relative_to(packed.directory).as_posix() for p in packed.directory.rglob("*") if p.is_file()}
     assert set(manifest.files) == files - {MANIFEST}
     assert all(kernel.expected for kernel in manifest.kernels), "what kernels return is known here"
@@ -71,6 +72,9 @@ def test_results_become_rows_of_the_table_of_that_device(packed: Packed, measure
     assert sweep.reached["runner"] == "carry"
     assert sweep.reached["bundle"] == sha256_file(measured / MANIFEST)
     assert sweep.conditions["sentinel"]["timings"] and sweep.conditions["cores"]
+    parts = read_results(measured / RESULTS).kernels[0]
+    part = (parts.parts or parts.spoiled)[0].sampled()
+    assert len(part.pace_ns) == len(part.samples_ns), "the core's speed is noted beside every sample"
     raw = {k.digest: k.parts or k.spoiled for k in read_results(measured / RESULTS).kernels}
     samples = SampleFile(report.directory)
     for digest, parts in raw.items():

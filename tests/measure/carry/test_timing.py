@@ -34,6 +34,7 @@ class Machine:
         self.timed: list[str] = []
         self.broken: set[str] = set()
         self.closed = 0
+        self.tells_pace = False
         self.busy: Callable[[], float] = lambda: 0.0
         self._speed, self._ticks, self._foreign = speed, 0, 0.0
 
@@ -47,8 +48,9 @@ class Machine:
         self._foreign += 100 * self.busy()
         if name in self.broken:
             raise KernelError("it crashed")
-        value = 1000.0 * self._speed(len(self.timed))
-        return Sampled([value] * 5, 1, 1, 0.1, 1.0, None)
+        factor = self._speed(len(self.timed))
+        pace = [50.0 * factor] * 5 if self.tells_pace else []
+        return Sampled([1000.0 * factor] * 5, 1, 1, 0.1, 1.0, None, pace_ns=pace)
 
     def core_times(self) -> CoreTimes:
         return CoreTimes(int(self._foreign), 0, self._ticks, 0, 1)
@@ -179,13 +181,29 @@ def test_kernels_without_a_verdict_are_judged_by_the_next_run(journal: Journal):
     assert machine.closed == 1
     unjudged = journal.state.unjudged()
     assert len(unjudged) == 3
-    later = Machine(lambda n: 1.3 if n == 1 else 1.0)
+    later = Machine(lambda n: 1.3 if n <= 4 else 1.0)
     sweep(later, journal).run()
     assert later.timed[0] == "sentinel"
     # The sentinel was slow when the judgement was made, so these were timed again.
     assert sorted(name for name in later.timed if name != "sentinel") == KERNELS
     assert all(journal.state.kernel(name).spoiled for name in unjudged)
     assert all(good(journal, name) for name in KERNELS)
+
+
+def test_core_that_changes_its_speed_is_no_drift_where_its_pace_is_known(journal: Journal):
+    machine = Machine(lambda n: 1.0 + 0.1 * (n % 5))
+    machine.tells_pace = True
+    sweep(machine, journal).run()
+    assert all(good(journal, name) for name in KERNELS)
+    times = {value for name in KERNELS for value in journal.state.kernel(name).parts[0]["samples_ns"]}
+    assert len({round(value, 6) for value in times}) == 1
+    assert all(journal.state.kernel(name).parts[0]["pace_ns"] for name in KERNELS)
+    # A later run, on a core that is slower as a whole, brings its timings to the same pace.
+    journal.state.kernels.pop("k0")
+    slower = Machine(lambda n: 1.7)
+    slower.tells_pace = True
+    sweep(slower, journal).run()
+    assert journal.state.kernel("k0").parts[0]["samples_ns"] == pytest.approx([next(iter(times))] * 5)
 
 
 def test_network_that_was_disturbed_is_timed_again(journal: Journal):

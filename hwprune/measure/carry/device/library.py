@@ -8,6 +8,7 @@ import mmap
 import os
 import time
 from array import array
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +270,8 @@ class Loaded:
 
     def __init__(self, tvm: Tvm, path: Path, about: dict[str, Any], block: bytes) -> None:
         self._tvm = tvm
+        #: Seconds that a fixed piece of work takes now, if somebody can tell.
+        self.pace: Callable[[], float] | None = None
         self._copies = int(about["copies"])
         self._handles: list[int] = []
         memories = [

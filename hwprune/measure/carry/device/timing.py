@@ -11,6 +11,7 @@ from hwprune.measure.carry.device.journal import FAILURE, FASTER, KERNEL, NETWOR
 from hwprune.measure.carry.device.machine import utc_now
 from hwprune.measure.carry.device.runner import BundleRunner
 from hwprune.measure.carry.device.worker import KernelError
+from hwprune.measure.pace import Pace
 from hwprune.measure.sampling import Sampled
 from hwprune.measure.sentinel import DRIFT_LIMIT, Sentinel
 from hwprune.measure.series import unmet
@@ -48,6 +49,7 @@ class CarriedSweep:
         self._bundle, self._journal, self._runner, self._tell = bundle, journal, runner, tell
         self._profile = MeasureProfile.from_dict(bundle["profile"])
         self._slice = self._profile.one_pass()
+        self._pace = Pace()
         self._sentinel = Sentinel(lambda: self._time(bundle["sentinel"]), self._profile.passes)
         self._sentinel.reference = journal.state.reference
         self._watch = Watch(runner, self._profile.max_disturbance)
@@ -73,8 +75,7 @@ class CarriedSweep:
             return
         try:
             self._runner.check_runtime()
-            if not state.reference:
-                self._find_reference()
+            self._find_reference(state.reference)
             if unjudged:
                 self._journal.add(VERDICT, digests=unjudged, why=self._drifted())
                 todo = [kernel for kernel in todo if self._wants_more(kernel)]
@@ -99,11 +100,19 @@ class CarriedSweep:
         parts = [Sampled.from_dict(part) for part in found.parts]
         return len(parts) < self._profile.max_passes and unmet(parts, self._profile) is not None
 
-    def _find_reference(self) -> None:
+    def _find_reference(self, known: float) -> None:
+        """What the sentinel takes, and at which pace of the core; ``known`` of an earlier session."""
         self._tell(0, self._total, "sentinel")
         self._watch.begin()
         timings = self._sentinel.settle()
-        self._note_sentinel(timings, self._watch.end(timings))
+        unrest = self._watch.end(timings)
+        self._pace.learn(timings, known or None)
+        timings = [self._pace.steady(timing) for timing in timings]
+        if known:
+            self._sentinel.reference = known
+        else:
+            self._sentinel.refer_to(timings)
+        self._note_sentinel(timings, unrest)
 
     def _batch(self, batch: dict[str, dict[str, Any]]) -> None:
         """Time kernels pass after pass, until each has enough good ones or patience ends."""
@@ -153,7 +162,7 @@ class CarriedSweep:
         return why
 
     def _time(self, kernel: dict[str, Any]) -> Sampled:
-        return self._runner.measure(Path(kernel["file"]), self._slice)
+        return self._pace.steady(self._runner.measure(Path(kernel["file"]), self._slice))
 
     def _drifted(self) -> str | None:
         """What the sentinel says against the kernels that were just timed.

@@ -8,6 +8,7 @@ import mmap
 import os
 import time
 from array import array
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -198,17 +199,25 @@ def _text_of(address: int) -> str:
 
 
 class Memory:
-    """Float32 tensors side by side in memory of large pages, filled with a block of values.
+    """Float32 tensors side by side, filled with a block of values.
 
-    In small pages, looking up the addresses of weights costs a few percent of a network.
+    Parameters
+    ----------
+    shapes
+        Of the tensors.
+    block
+        Little-endian values.
+    large_pages
+        Where weights lie: in small pages, looking up their addresses costs a few percent of a network.
+        Inputs lie in small ones, as everywhere.
     """
 
-    def __init__(self, shapes: list[list[int]], block: bytes) -> None:
+    def __init__(self, shapes: list[list[int]], block: bytes, *, large_pages: bool) -> None:
         sizes = [4 * _items(shape) for shape in shapes]
         rounded = [-(-size // ALIGNMENT) * ALIGNMENT for size in sizes]
         self._map = mmap.mmap(-1, sum(rounded) + HUGE_PAGE)
         advice = getattr(mmap, "MADV_HUGEPAGE", None)
-        if advice is not None:
+        if large_pages and advice is not None:
             with contextlib.suppress(OSError):  # a kernel without large pages
                 self._map.madvise(advice)
         self._anchor = (ctypes.c_char * len(self._map)).from_buffer(self._map)
@@ -261,15 +270,20 @@ class Loaded:
 
     def __init__(self, tvm: Tvm, path: Path, about: dict[str, Any], block: bytes) -> None:
         self._tvm = tvm
+        #: Seconds that a fixed piece of work takes now, if somebody can tell.
+        self.pace: Callable[[], float] | None = None
         self._copies = int(about["copies"])
         self._handles: list[int] = []
-        memory = Memory([*about["inputs"], *about["weights"]], block)
-        self._memory: Memory | None = memory
+        memories = [
+            Memory(about["inputs"], block, large_pages=False),
+            Memory(about["weights"], block, large_pages=True),
+        ]
+        self._memories: list[Memory] = memories
         module = self._keep(tvm.load(path))
         vm = self._keep(tvm.call(self._keep(tvm.function(module, b"vm_load_executable"))))
         start = self._keep(tvm.function(vm, b"vm_initialization"))
         tvm.call(start, _ON_CPU, 0, _POOLED_ALLOCATOR, _ON_CPU, 0, _POOLED_ALLOCATOR)
-        tensors = [tvm.tensor(managed) for managed in memory.tensors]
+        tensors = [tvm.tensor(managed) for memory in memories for managed in memory.tensors]
         self._handles.extend(tensor.handle for tensor in tensors)
         tvm.call(self._keep(tvm.function(vm, b"set_input")), b"main", *tensors)
         self._output = self._keep(tvm.function(vm, b"get_output"))
@@ -306,7 +320,7 @@ class Loaded:
         self._run = None
         while self._handles:
             self._tvm.free(self._handles.pop())
-        self._memory = None
+        self._memories = []
 
     def _invoke_once(self) -> None:
         if self._run():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hwprune.measure.carry.device.child import CHILD_FLAG, child_main
-from hwprune.measure.carry.device.journal import END, KERNEL, SESSION, Journal, State
+from hwprune.measure.carry.device.journal import END, SESSION, Journal, State
 from hwprune.measure.carry.device.machine import unfit, utc_now
 from hwprune.measure.carry.device.runner import BundleRunner
 from hwprune.measure.carry.device.timing import CarriedSweep
@@ -84,7 +84,7 @@ def write_results(path: Path, bundle: dict[str, Any], manifest_hash: str, state:
         "bundle": manifest_hash,
         "sessions": state.sessions,
         "sentinel": state.sentinels,
-        "kernels": [state.kernels[digest] for digest in digests if digest in state.kernels],
+        "kernels": [state.kernels[digest].to_dict() for digest in digests if digest in state.kernels],
         "networks": [state.networks[n["name"]] for n in bundle["networks"] if n["name"] in state.networks],
         "missing": [digest for digest in digests if digest not in state.kernels],
     }
@@ -170,18 +170,20 @@ def _measure(folder: Path, options: argparse.Namespace) -> int:
         journal.add(END, conditions=sweep.observed())
         results = write_results(options.out / RESULTS, bundle, manifest_hash, journal.state)
         journal.close()
-    return _summary(results, options.out / RESULTS, interrupted)
+    return _summary(results, int(bundle["profile"]["passes"]), options.out / RESULTS, interrupted)
 
 
-def _summary(results: dict[str, Any], path: Path, interrupted: bool) -> int:
+def _summary(results: dict[str, Any], passes: int, path: Path, interrupted: bool) -> int:
     kernels = results["kernels"]
-    failed = [kernel for kernel in kernels if kernel["what"] != KERNEL]
-    disturbed = [kernel for kernel in kernels if kernel["disturbed"]]
+    failed = [kernel for kernel in kernels if kernel["failure"]]
+    disturbed = [kernel for kernel in kernels if not kernel["failure"] and len(kernel["parts"]) < passes]
     good = len(kernels) - len(failed) - len(disturbed)
     others = f"{len(disturbed)} disturbed, {len(failed)} failed, {len(results['missing'])} missing"
     say(f"{good} kernels timed, {others}")
     for kernel in failed:
-        say(f"failed: {kernel['digest']}: {kernel['why']}")
+        say(f"failed: {kernel['digest']}: {kernel['failure']}")
+    for why in sorted({str(kernel["why"]) for kernel in disturbed}):
+        say(f"disturbed: {why}")
     for network in results["networks"]:
         if network["failure"] or network["disturbed"]:
             say(f"network {network['name']}: {network['failure'] or network['disturbed']}")

@@ -17,7 +17,10 @@ from hwprune.errors import BudgetMetError, UsageError
 from hwprune.importance import get as get_criterion
 from hwprune.importance import score, to_objective
 from hwprune.measure.compare import Comparison
+from hwprune.measure.runners.carry import CarriedSite
 from hwprune.measure.site import Site
+from hwprune.onnx_backend.module import OnnxModule
+from hwprune.planner.carried import CarriedWorkbench
 from hwprune.planner.loop import PlanningLoop, reject_overrun
 from hwprune.planner.result import make_plan
 from hwprune.planner.workbench import Progress, Workbench, measure_profile, silent
@@ -59,6 +62,8 @@ def plan(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     submodule: str | None = None,
+    inside_heads: Sequence[str] = (),
+    prune_outputs: bool = False,
     threads: int | None = None,
     profile: str = "quick",
     tables: Path | None = None,
@@ -93,6 +98,11 @@ def plan(
         whole. Its interface to the rest stays as it is; ``example_inputs`` are those of the whole
         model (``([image, image],)`` for a detector), names of groups and the latency those of
         the submodule.
+    inside_heads
+        Patterns over attention modules in which positions within the heads go, the same in every
+        head; everywhere else whole heads do.
+    prune_outputs
+        Channels of the model's outputs may go, too; by default they are protected.
     profile
         Care of the measurements: ``quick``, ``table`` or ``publish``.
     search
@@ -105,7 +115,8 @@ def plan(
     checks
         End-to-end measurements of candidate plans at most; 0 trusts the prediction.
     site
-        Where kernels and plans are timed. Default: this machine.
+        Where kernels and plans are timed. Default: this machine. On a device that is only known by
+        its table (:class:`hwprune.measure.runners.carry.CarriedSite`) nothing is: ``checks`` is 0.
 
     Raises
     ------
@@ -123,7 +134,15 @@ def plan(
             f"channels of the submodule {submodule!r} cannot be scored with data of the whole model",
             hint="leave data out: the criterion is then l2, or name one that needs none",
         )
-    subject = Subject.open(model, example_inputs, include=include, exclude=exclude, submodule=submodule)
+    subject = Subject.open(
+        model,
+        example_inputs,
+        include=include,
+        exclude=exclude,
+        submodule=submodule,
+        inside_heads=inside_heads,
+        prune_outputs=prune_outputs,
+    )
     captured, deps = subject.captured, subject.deps
     progress(f"score channels by {name}", 0, 1)
     scores = score(captured, deps, criterion=name, data=data, loss=loss)
@@ -141,6 +160,8 @@ def plan(
         site=site,
         progress=progress,
     )
+    if isinstance(site, CarriedSite):
+        bench, checks = CarriedWorkbench.of(bench), 0
     loop = PlanningLoop(
         bench.model,
         values,
@@ -151,7 +172,8 @@ def plan(
     result = loop.run(latency, checks=checks)
     reject_overrun(result)
     made = make_plan(bench, result, values, criterion=name, budget_asked=str(latency), seed=seed)
-    made = made.model_copy(update={"submodule": submodule})
+    asked = {"submodule": submodule, "inside_heads": tuple(inside_heads), "prune_outputs": prune_outputs}
+    made = made.model_copy(update=asked)
     return Planned(made, bench, result, subject)
 
 
@@ -172,7 +194,15 @@ def apply_plan(
     VerificationError
         The cut model does not equal the masked original.
     """
-    subject = Subject.open(model, example_inputs, include=include, exclude=exclude, submodule=made.submodule)
+    subject = Subject.open(
+        model,
+        example_inputs,
+        include=include,
+        exclude=exclude,
+        submodule=made.submodule,
+        inside_heads=made.inside_heads,
+        prune_outputs=made.prune_outputs,
+    )
     return subject.cut(made)
 
 
@@ -208,8 +238,10 @@ def compile(
     search: bool | None = None,
     tune: float | None = None,
     tables: Path | None = None,
-) -> CompiledModule:
+) -> CompiledModule | OnnxModule:
     """Compile a model for a target; ``.save(directory)`` writes a bundle that runs on its own.
+
+    For a target whose backend is ``onnxruntime`` that is an ``.onnx`` file and what runs it.
 
     With ``search`` each kernel is built in the fastest of about a dozen forms, measured here once
     and remembered in ``tables``; without it (None) forms found earlier are used, False ignores them.

@@ -86,6 +86,13 @@ Submodule = Annotated[
     str | None,
     typer.Option(help="Module path of the only part to prune, for models that cannot be exported whole."),
 ]
+InsideHeads = Annotated[
+    list[str] | None,
+    typer.Option(help="Attention modules in which positions within heads go, not heads (repeatable)."),
+]
+PruneOutputs = Annotated[
+    bool, typer.Option("--prune-outputs", help="Channels of the model's outputs may go, too.")
+]
 Exclude = Annotated[list[str] | None, typer.Option(help="Prune no layer that matches (repeatable).")]
 Care = Annotated[
     str,
@@ -94,7 +101,7 @@ Care = Annotated[
         help="Care of measurements. "
         "quick, for busy machines: at least 16 samples and 0.02 s, median's 95 % interval within 3.0%, or "
         "0.06 s; others may use 30% of the cores. "
-        "table: at least 30 samples and 0.2 s in 3 passes, median's 95 % interval within 2.0%, or 1.2 s; "
+        "table: at least 30 samples and 0.2 s in 3 passes, median's 95 % interval within 2.0%, or 1.33 s; "
         "others may use 15% of the cores, values compared with PyTorch. "
         "publish, for quiet machines: at least 200 samples and 1 s in 5 passes, median's 95 % interval "
         "within 0.5%, or 20 s; others may use 5% of the cores, values compared with PyTorch.",

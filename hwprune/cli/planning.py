@@ -14,9 +14,11 @@ from hwprune.cli.common import (
     Exclude,
     Include,
     Inputs,
+    InsideHeads,
     Json,
     Minimum,
     Model,
+    PruneOutputs,
     Rpc,
     SearchFirst,
     Seed,
@@ -46,6 +48,16 @@ Latency = Annotated[
         "--latency",
         "-l",
         help='Budget: a share of the dense model\'s measured latency ("50%") or a time ("8ms").',
+    ),
+]
+CarriedDevice = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="SLUG",
+        help="Plan for a device that cannot be reached, from its table alone (see `hwprune carry`); "
+        "nothing is measured, and no plan is checked end to end.",
+        show_default=False,
     ),
 ]
 Criterion = Annotated[
@@ -171,6 +183,8 @@ def plan(
     include: Include = None,
     exclude: Exclude = None,
     submodule: Submodule = None,
+    inside_heads: InsideHeads = None,
+    prune_outputs: PruneOutputs = False,
     care: Care = "quick",
     search: SearchFirst = False,
     winograd: Winograd = True,
@@ -182,6 +196,7 @@ def plan(
     rpc: Rpc = None,
     tracker: TrackerAddress = None,
     key: DeviceKey = None,
+    device: CarriedDevice = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -195,7 +210,7 @@ def plan(
 
     require_file(output)
     resolved = resolve_target(target, threads, winograd)
-    site = site_for(resolved, rpc, tracker, key)
+    site = site_for(resolved, rpc, tracker, key, device=device, tables=tables)
     with progress_bar() as progress:
         planned = api.plan(
             load_model(model, weights, trust_pickle=trust_pickle),
@@ -207,6 +222,8 @@ def plan(
             include=include or (),
             exclude=exclude or (),
             submodule=submodule,
+            inside_heads=inside_heads or (),
+            prune_outputs=prune_outputs,
             profile=care,
             tables=tables,
             search=search,

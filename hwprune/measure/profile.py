@@ -19,6 +19,7 @@ from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.location import is_shipped
 from hwprune.latency.rows import OK, Row
 from hwprune.latency.table import LatencyTable
+from hwprune.measure.backend import pipeline_hash
 from hwprune.measure.build import Builder
 from hwprune.measure.guard import load_warning
 from hwprune.measure.outcome import ProfileReport
@@ -116,8 +117,6 @@ def profile(
         device = site.device()
         ours = pipeline is None
         if pipeline is None:
-            from hwprune.compile import pipeline_hash
-
             pipeline = pipeline_hash(target)
         manifest = new_manifest(
             target, device, pipeline, runner.unit, runner.provenance, seed, profile, site.reached()

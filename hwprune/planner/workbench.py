@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hwprune.capture.captured import Captured
-from hwprune.compile import pipeline_hash
 from hwprune.dependency.groups import Dependencies
 from hwprune.errors import UsageError
 from hwprune.latency.choice import ChoiceTable
@@ -19,7 +18,7 @@ from hwprune.latency.manifest import MANIFEST_NAME
 from hwprune.latency.predict import LatencyModel
 from hwprune.latency.program import Program
 from hwprune.latency.table import LatencyTable
-from hwprune.measure.backend import backend_of
+from hwprune.measure.backend import backend_of, pipeline_hash
 from hwprune.measure.outcome import ProfileReport
 from hwprune.measure.profile import profile as profile_kernels
 from hwprune.measure.search import search as search_forms

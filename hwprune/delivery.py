@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from hwprune.capture import capture
-from hwprune.compile import CompiledModule, compile_program, compile_tvm_default, load_bundle
+from hwprune.compile import CompiledModule, compile_program, compile_tvm_default
 from hwprune.compile.pipeline import TVM_DEFAULT, known_pipeline
 from hwprune.errors import CompileError, HwpruneError, UsageError
 from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.fusion import fuse
 from hwprune.latency.program import Program
+from hwprune.measure.backend import refuse_forms
 from hwprune.measure.compare import Comparison, compare
 from hwprune.measure.contenders import Contender, bundle_contender, onnx_contender, torch_contender
 from hwprune.measure.export import onnx_export, save_exported
@@ -27,7 +28,9 @@ from hwprune.measure.stopping import MeasureProfile
 from hwprune.measure.toolchain import toolchain_directory
 from hwprune.measure.tune import TuneReport, require_minutes
 from hwprune.measure.tune import tune as tune_kernels
-from hwprune.target import Target, require_runnable
+from hwprune.onnx_backend.bundle import open_bundle
+from hwprune.onnx_backend.module import OnnxModule, compile_onnx
+from hwprune.target import Target, load_target, require_runnable
 
 #: Compiled float32 outputs differ from PyTorch by rounding only: at most this, relative to the
 #: largest output.
@@ -51,8 +54,10 @@ def compile_model(
     tables: Path | None = None,
     seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
-) -> tuple[CompiledModule, float]:
+) -> tuple[CompiledModule | OnnxModule, float]:
     """Compile a model and compare it with PyTorch on the example inputs.
+
+    For a target whose backend is ``onnxruntime`` the result is an ONNX model.
 
     Parameters
     ----------
@@ -96,7 +101,10 @@ def compile_model(
     MissingExtraError
         Tuning needs ``hwprune[tune]``.
     """
-    pipeline = known_pipeline(target)
+    if target.backend == "onnxruntime":
+        refuse_forms(target, search or tune is not None)
+    else:
+        known_pipeline(target)
     if tune is not None:
         require_minutes(tune)
         if search is False:
@@ -109,10 +117,12 @@ def compile_model(
     if check:
         require_runnable(target)
     captured = capture(model, tuple(example_inputs))
-    if pipeline == TVM_DEFAULT:
+    if target.backend == "onnxruntime":
+        module = compile_onnx(fuse(captured.graph).program(), target)
+    elif target.pipeline == TVM_DEFAULT:
         if search:
             raise UsageError(
-                f"pipeline '{pipeline}' has no forms of kernels to search",
+                f"pipeline '{target.pipeline}' has no forms of kernels to search",
                 hint="compile without --search, or use a target with the pipeline cpu-packed",
             )
         module = compile_tvm_default(captured.graph, captured.example_inputs, target)
@@ -172,6 +182,8 @@ def max_rel_error(model: nn.Module, inputs: Sequence[torch.Tensor], outputs: Seq
     return max(errors)
 
 
+#: Backends by the names they have in a comparison.
+BACKEND_NAMES = {"tvm": "TVM", "onnxruntime": "ONNX Runtime"}
 #: Name of the module that others are compared with.
 PRUNED = "pruned (this bundle)"
 
@@ -186,7 +198,7 @@ def bench_bundle(
     seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> tuple[Comparison, dict[str, str]]:
-    """Time a bundle beside its dense counterpart, PyTorch eager and ONNX Runtime, interleaved.
+    """Time a bundle beside its dense counterpart, PyTorch eager and the other backend, interleaved.
 
     Parameters
     ----------
@@ -195,7 +207,8 @@ def bench_bundle(
     dense
         Bundle of the dense model.
     models
-        ``"dense"`` and ``"pruned"`` (either may be missing): run by PyTorch and ONNX Runtime.
+        ``"dense"`` and ``"pruned"`` (either may be missing): run by PyTorch, ONNX Runtime and, for a
+        bundle of ONNX Runtime, compiled by TVM.
     inputs
         Inputs for all; default: normal random numbers of the bundle's shapes.
 
@@ -209,22 +222,26 @@ def bench_bundle(
     TargetError
         This machine lacks the instructions of a bundle: refused before anything is timed.
     """
-    bundle = load_bundle(directory)
-    require_runnable(bundle.manifest.target)
+    bundle = open_bundle(directory)
+    target = bundle.manifest.target
+    require_runnable(target)
     if inputs is None:
         generator = torch.Generator().manual_seed(seed)
         inputs = [torch.randn(info.shape, generator=generator) for info in bundle.manifest.inputs]
     contenders: dict[str, Contender] = {PRUNED: bundle_contender(directory)}
     absent: dict[str, str] = {}
     if dense is not None:
-        require_runnable(load_bundle(dense).manifest.target)
-        contenders["dense (TVM)"] = bundle_contender(dense)
+        other = open_bundle(dense).manifest.target
+        require_runnable(other)
+        contenders[f"dense ({BACKEND_NAMES[other.backend]})"] = bundle_contender(dense)
     with tempfile.TemporaryDirectory(prefix="hwprune-bench-") as scratch:
         for kind, model in (models or {}).items():
             for engine, make in _ENGINES.items():
+                if engine == BACKEND_NAMES[target.backend] and (engine == "TVM" or kind == "pruned"):
+                    continue  # the bundle, or the dense one that belongs to it
                 name = f"{engine} {kind}"
                 try:
-                    contenders[name] = make(model, inputs, Path(scratch) / name.replace(" ", "-"))
+                    contenders[name] = make(model, inputs, Path(scratch) / name.replace(" ", "-"), target)
                 except HwpruneError as error:
                     absent[name] = str(error)
         comparison = compare(
@@ -239,17 +256,25 @@ def bench_bundle(
     return comparison, {**absent, **comparison.failed}
 
 
-def _eager(model: nn.Module, inputs: Sequence[torch.Tensor], stem: Path) -> Contender:
+def _eager(model: nn.Module, inputs: Sequence[torch.Tensor], stem: Path, target: Target) -> Contender:
     return torch_contender(save_exported(model, inputs, stem.with_suffix(".pt2")))
 
 
-def _onnx_runtime(model: nn.Module, inputs: Sequence[torch.Tensor], stem: Path) -> Contender:
+def _onnx_runtime(model: nn.Module, inputs: Sequence[torch.Tensor], stem: Path, target: Target) -> Contender:
     return onnx_contender(onnx_export(model, inputs, stem.with_suffix(".onnx")))
 
 
-_ENGINES: dict[str, Callable[[nn.Module, Sequence[torch.Tensor], Path], Contender]] = {
+def _tvm(model: nn.Module, inputs: Sequence[torch.Tensor], stem: Path, target: Target) -> Contender:
+    """The other backend, for a bundle of ONNX Runtime: compiled for this machine, which takes a while."""
+    module, _ = compile_model(model, inputs, load_target("host", threads=target.threads))
+    module.save(stem, {"for": "comparison"})
+    return bundle_contender(stem)
+
+
+_ENGINES: dict[str, Callable[[nn.Module, Sequence[torch.Tensor], Path, Target], Contender]] = {
     "PyTorch eager": _eager,
     "ONNX Runtime": _onnx_runtime,
+    "TVM": _tvm,
 }
 
 

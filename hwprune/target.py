@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hwprune.errors import TargetError
 
@@ -26,6 +26,9 @@ ISA: dict[str, tuple[int, int]] = {
     "scalar": (1, 16),
 }
 
+
+#: The pipeline of targets whose backend is ONNX Runtime; their files need not name it.
+ONNX_PIPELINE = "onnx-graph"
 
 _EXAMPLES = "correct the file; `hwprune targets host` shows all keys of a target that works"
 
@@ -51,8 +54,10 @@ class Target(_Strict):
         Name of the TOML file without its ending.
     kind
         Family of back ends: ``cpu``, ``cuda``, ``edge`` or ``fpga``.
+    backend
+        Who builds and runs kernels: ``tvm``, or ``onnxruntime`` for those who deploy with that.
     tvm
-        TVM target dictionary, passed on as it is.
+        TVM target dictionary, passed on as it is; empty for ``onnxruntime``.
     isa
         Key of :data:`ISA` (CPU targets); ``"auto"`` in a file means: ask this machine.
     threads
@@ -77,6 +82,7 @@ class Target(_Strict):
     name: str
     description: str = ""
     kind: Literal["cpu", "cuda", "edge", "fpga"]
+    backend: Literal["tvm", "onnxruntime"] = "tvm"
     tvm: dict[str, Any]
     isa: str = "scalar"
     threads: int = Field(1, ge=1)
@@ -86,6 +92,14 @@ class Target(_Strict):
     unit: Literal["ns", "instructions", "cycles"] = "ns"
     winograd: bool = True
     alignment: dict[str, Alignment] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_backend(cls, data: Any) -> Any:
+        """ONNX Runtime has a pipeline of its own, and no use for a TVM target."""
+        if isinstance(data, dict) and data.get("backend") == "onnxruntime":  # pyright: ignore[reportUnknownMemberType]
+            return {"tvm": {}, "pipeline": ONNX_PIPELINE, **data}
+        return data  # pyright: ignore[reportUnknownVariableType]
 
     @property
     def simd_lanes(self) -> int:
@@ -193,7 +207,7 @@ def _resolve_host(target: Target) -> Target:
     return target.model_copy(
         update={
             "isa": isa,
-            "tvm": {**tvm, "num-cores": cores, **target.tvm},
+            "tvm": {**tvm, "num-cores": cores, **target.tvm} if target.backend == "tvm" else {},
             "alignment": target.alignment or {"float32": aligned},
         }
     )
@@ -225,15 +239,20 @@ def flags_in(cpuinfo: str) -> set[str]:
     return set()
 
 
-def missing_flags(target: Target, flags: set[str]) -> set[str]:
-    """Feature flags that a CPU target needs and that are not among ``flags``."""
+def required_flags(target: Target) -> set[str]:
+    """Feature flags, as :func:`cpu_flags` names them, that a CPU needs to run a target's code."""
     needs = {
         "avx512": {"avx512f", "avx512bw"},
         "avx2": {"avx2", "fma"},
         "neon": {"asimd"},
         "neon8": {"asimd"},
     }
-    return needs.get(target.isa, set()) - flags
+    return needs.get(target.isa, set()) if target.kind == "cpu" else set()
+
+
+def missing_flags(target: Target, flags: set[str]) -> set[str]:
+    """Feature flags that a CPU target needs and that are not among ``flags``."""
+    return required_flags(target) - flags
 
 
 def require_runnable(target: Target) -> None:
@@ -245,7 +264,7 @@ def require_runnable(target: Target) -> None:
         Naming what is missing.
     """
     missing = missing_flags(target, cpu_flags())
-    if target.kind == "cpu" and missing:
+    if missing:
         raise TargetError(
             f"target '{target.name}' needs {', '.join(sorted(missing))}, which this machine lacks",
             hint="choose another target, or reach the device with a remote runner",

@@ -111,7 +111,7 @@ def compile(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Compile a model, dense or pruned, into a bundle that runs with the TVM runtime alone."""
+    """Compile a model, dense or pruned, into a bundle that runs with the runtime of its target alone."""
     from hwprune.delivery import compile_model
     from hwprune.modelspec import example_inputs
 
@@ -160,7 +160,7 @@ def compile(
 def bench(
     bundle: Annotated[Path, typer.Argument(help="Bundle written by compile.", show_default=False)],
     dense: Annotated[Path | None, typer.Option(help="Bundle of the dense model, for comparison.")] = None,
-    model: Annotated[str | None, typer.Option(help="Factory: adds PyTorch eager and ONNX Runtime.")] = None,
+    model: Annotated[str | None, typer.Option(help="Factory: adds PyTorch and the other backend.")] = None,
     pruned: PrunedDir = None,
     output: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the JSON here.")] = None,
     care: Care = "table",

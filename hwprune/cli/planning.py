@@ -10,18 +10,21 @@ import typer
 from hwprune.cli.common import (
     Care,
     Data,
+    DeviceKey,
     Exclude,
     Include,
     Inputs,
     Json,
     Minimum,
     Model,
+    Rpc,
     SearchFirst,
     Seed,
     Submodule,
     Tables,
     TargetName,
     Threads,
+    TrackerAddress,
     TrustPickle,
     Weights,
     Winograd,
@@ -42,6 +45,16 @@ Latency = Annotated[
         "--latency",
         "-l",
         help='Budget: a share of the dense model\'s measured latency ("50%") or a time ("8ms").',
+    ),
+]
+CarriedDevice = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="SLUG",
+        help="Plan for a device that cannot be reached, from its table alone (see `hwprune carry`); "
+        "nothing is measured, and no plan is checked end to end.",
+        show_default=False,
     ),
 ]
 Criterion = Annotated[
@@ -72,6 +85,9 @@ def profile(
     winograd: Winograd = True,
     tables: Tables = None,
     minimum: Minimum = 0.1,
+    rpc: Rpc = None,
+    tracker: TrackerAddress = None,
+    key: DeviceKey = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -81,10 +97,12 @@ def profile(
     exit code is then 1.
     """
     from hwprune.api import analyse_model
+    from hwprune.measure.sites import site_for
     from hwprune.modelspec import example_inputs, load_model
     from hwprune.planner.workbench import Workbench, measure_profile
 
     resolved, measured = resolve_target(target, threads, winograd), measure_profile(care)
+    site = site_for(resolved, rpc, tracker, key)
     captured, deps = analyse_model(
         load_model(model), example_inputs(input), include=include or (), exclude=exclude or ()
     )
@@ -98,6 +116,7 @@ def profile(
             tables=tables,
             search=search,
             seed=seed,
+            site=site,
             progress=progress,
         )
         table = bench.measure_kernels(bench.model.specs())
@@ -133,6 +152,10 @@ def plan(
     checks: Annotated[
         int, typer.Option(min=0, help="Candidate plans to build and time at most; 0 trusts the prediction.")
     ] = 3,
+    rpc: Rpc = None,
+    tracker: TrackerAddress = None,
+    key: DeviceKey = None,
+    device: CarriedDevice = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -141,10 +164,13 @@ def plan(
     Kernels that the latency table lacks are measured first. Can be interrupted.
     """
     from hwprune import api
+    from hwprune.measure.sites import site_for
+    from hwprune.measure.runners.carry import CarriedSite
     from hwprune.modelspec import example_inputs, load_data, load_model
 
     require_file(output)
     resolved = resolve_target(target, threads, winograd)
+    site = site_for(resolved, rpc, tracker, key)
     with progress_bar() as progress:
         planned = api.plan(
             load_model(model, weights, trust_pickle=trust_pickle),
@@ -161,6 +187,7 @@ def plan(
             search=search,
             minimum=minimum,
             checks=checks,
+            site=CarriedSite(device, resolved, tables) if device else site,
             seed=seed,
             progress=progress,
         )

@@ -49,8 +49,9 @@ class KernelInfo(_Strict):
 class Manifest(_Strict):
     """``manifest.json`` of a bundle.
 
-    ``runtime`` is where the TVM runtime comes from: ``bundled`` in the directory, or a package to
-    install on the device, because the bundle was made on a machine of another architecture.
+    ``runtime`` is where the runtime comes from: ``bundled`` in the directory, or a package to
+    install on the device: ONNX Runtime for a target of that backend, TVM's where the bundle was made
+    on a machine of another architecture.
     """
 
     format: Literal[1] = 1
@@ -73,7 +74,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _version(package: str) -> str:
+def installed_version(package: str) -> str:
+    """Version of a package; ``unknown`` where it runs from a checkout."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -102,12 +104,23 @@ def write_bundle(parts: Parts, directory: Path) -> None:
     ArtifactError
         ``directory`` exists and is not a bundle, or cannot be written.
     """
+    require_place(directory)
+    with atomic_directory(directory, MANIFEST) as folder:
+        _fill(parts, folder)
+
+
+def require_place(directory: Path) -> None:
+    """Refuse a directory for a bundle that holds something else.
+
+    Raises
+    ------
+    ArtifactError
+        ``directory`` exists and is not a bundle.
+    """
     if directory.exists() and not _is_bundle(directory):
         raise ArtifactError(
             f"{directory} exists and is not a bundle", hint="name a new directory, or remove this one"
         )
-    with atomic_directory(directory, MANIFEST) as folder:
-        _fill(parts, folder)
 
 
 def _is_bundle(directory: Path) -> bool:
@@ -130,11 +143,11 @@ def _fill(parts: Parts, folder: Path) -> None:
         target=parts.target,
         pipeline=parts.pipeline,
         architecture=architecture,
-        runtime=f"apache-tvm=={_version('apache-tvm')}" if foreign else "bundled",
+        runtime=f"apache-tvm=={installed_version('apache-tvm')}" if foreign else "bundled",
         versions={
-            "hwprune": _version("hwprune"),
-            "tvm": _version("apache-tvm"),
-            "tvm_ffi": _version("apache-tvm-ffi"),
+            "hwprune": installed_version("hwprune"),
+            "tvm": installed_version("apache-tvm"),
+            "tvm_ffi": installed_version("apache-tvm-ffi"),
         },
         inputs=tuple(TensorInfo(shape=s) for s in parts.input_shapes),
         outputs=tuple(TensorInfo(shape=s) for s in parts.output_shapes),
@@ -174,14 +187,24 @@ class Bundle:
 
 
 def load_bundle(directory: Path) -> Bundle:
-    """Read a bundle and verify every file's checksum.
+    """Read a bundle of a TVM module and verify every file's checksum.
 
     Raises
     ------
     ArtifactError
         Naming the file that is missing, unreadable or changed.
     """
-    directory = Path(directory)
+    return Bundle(Path(directory), read_manifest(Path(directory)))
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of a bundle, whatever runs it, after verifying every file's checksum.
+
+    Raises
+    ------
+    ArtifactError
+        Naming the file that is missing, unreadable or changed.
+    """
     path = directory / MANIFEST
     try:
         manifest = Manifest.model_validate_json(path.read_text())
@@ -199,4 +222,4 @@ def load_bundle(directory: Path) -> Bundle:
                 f"{directory / name} does not match its checksum in {MANIFEST}",
                 hint="the file was edited or truncated: copy or build the bundle again",
             )
-    return Bundle(directory, manifest)
+    return manifest

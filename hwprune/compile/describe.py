@@ -51,6 +51,8 @@ def describe(spec: KernelSpec, target: Target, choice: Choice | None = None) -> 
     CompileError
         The target's pipeline has no schedule rules.
     """
+    if target.backend == "onnxruntime":
+        return Description(target.backend, "chosen by ONNX Runtime")
     require_pipeline(target, PACKED)
     if choice is not None and choice.trace:
         return Description(choice.rule, "loops found by MetaSchedule")

@@ -96,7 +96,7 @@ def fallback_share(lines: Sequence[KernelLine]) -> float | None:
 
 
 def _describe(spec: KernelSpec, target: Target, choices: ChoiceTable) -> Description:
-    if known_pipeline(target) == PACKED:
+    if target.backend == "onnxruntime" or known_pipeline(target) == PACKED:
         return describe(spec, target, choices.get(spec))
     return Description(target.pipeline, "TVM's default lowering, operator by operator")
 

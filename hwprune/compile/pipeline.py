@@ -57,6 +57,11 @@ def known_pipeline(target: Target) -> str:
     CompileError
         Listing the pipelines.
     """
+    if target.backend != "tvm":
+        raise CompileError(
+            f"target '{target.name}' is for the backend '{target.backend}', not for TVM",
+            hint='use a target with backend = "tvm"',
+        )
     if target.pipeline not in PIPELINES:
         near = difflib.get_close_matches(target.pipeline, PIPELINES, n=1)
         raise CompileError(

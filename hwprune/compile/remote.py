@@ -26,6 +26,7 @@ _REMOTE = 128
 _CPU = 1
 #: Largest file that is read from a device.
 READ_BYTES = 1 << 20
+CONNECTING = "connecting"
 #: Bytes of an affinity mask.
 MASK_BYTES = 128
 
@@ -73,7 +74,7 @@ class RemoteSession:
     ) -> None:
         load_runtime()
         self.endpoint, self.timeout_s = endpoint, timeout_s
-        with self.talking("connecting"):
+        with self.talking(CONNECTING):
             key = f"{endpoint.key} -timeout={timeout_s:g}"
             self._session: Any = _function("rpc.Connect")(endpoint.host, endpoint.port, key, False)
             #: Device type of the session's processor, as local functions want it.
@@ -100,6 +101,10 @@ class RemoteSession:
                 ) from error
             if "RPCError" in text:
                 raise MeasureError(f"{what} failed on {self.endpoint}: {_last_line(text)}") from error
+            if what == CONNECTING:
+                raise DeviceLostError(
+                    f"no RPC server answers at {self.endpoint}: {_first_line(text)}"
+                ) from error
             raise DeviceLostError(
                 f"the connection to {self.endpoint} broke off while {what}: {_first_line(text)}"
             ) from error
@@ -250,7 +255,8 @@ def _mask(cores: Sequence[int]) -> np.ndarray:
 
 
 def _first_line(text: str) -> str:
-    return text.splitlines()[0][:200] if text else "no reason given"
+    line = text.splitlines()[0] if text else "no reason given"
+    return line.rpartition(" is false: ")[2].strip(" :")[:200]
 
 
 def _last_line(text: str) -> str:

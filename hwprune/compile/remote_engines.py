@@ -40,6 +40,10 @@ class RemoteRunner:
             self._cpu_s += after - before
         return samples
 
+    def turn(self, number: int, repeat: int) -> dict[str, Any]:
+        """Nanoseconds per call."""
+        return {"samples_ns": [s * 1e9 for s in self.time(number, repeat)]}
+
     def cpu_share(self) -> float | None:
         """Processor time over time spent in kernels; None where the device does not tell."""
         return self._cpu_s / self._busy_s if self._busy_s else None
@@ -47,6 +51,10 @@ class RemoteRunner:
     def outputs(self) -> list[np.ndarray]:
         """Results of the last run."""
         return self._library.outputs()
+
+    def values(self) -> dict[str, Any]:
+        """Results of the last run as plain lists."""
+        return {"outputs": [array.ravel().tolist() for array in self.outputs()]}
 
     def nonfinite(self) -> int:
         """Values in the results of the last run that are NaN or infinite."""

@@ -10,11 +10,9 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from hwprune.compile.link import host_architecture, link_shared, target_architecture
 from hwprune.errors import CompileError
-from hwprune.target import Target
 
 #: Machines whose C library lays out what the functions below hand to it as they do.
 ARCHITECTURES = ("x86_64", "aarch64")
@@ -108,13 +106,13 @@ define i32 @__tvm_ffi_guard(ptr %self, ptr %args, i32 %count, ptr %ret) {
 _SIGNALS = (4, 6, 7, 8, 11)
 
 
-def build_probe(target: dict[str, Any], path: str) -> None:
-    """Build the library for a target's processor; called in a worker process.
+def build_probe(triple: str | None, path: str) -> None:
+    """Build the library for a kind of processor; called in a worker process.
 
     Parameters
     ----------
-    target
-        Fields of a :class:`hwprune.target.Target`.
+    triple
+        Of a target; None is this machine's.
     path
         The ``.so`` to write.
 
@@ -125,7 +123,6 @@ def build_probe(target: dict[str, Any], path: str) -> None:
     """
     from hwprune.compile.tvm_api import tvm
 
-    triple = Target.model_validate(target).tvm.get("mtriple")
     architecture = target_architecture(triple)
     if architecture not in ARCHITECTURES or "linux" not in (triple or "linux"):
         raise CompileError(f"there is no probe for {triple or host_architecture()}")

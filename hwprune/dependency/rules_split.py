@@ -84,6 +84,22 @@ def slice_(t: Tracker, node: fx.Node) -> Dims:
     return x
 
 
+@rule("slice_scatter", "select_scatter")
+def scatter(t: Tracker, node: fx.Node) -> Dims:
+    """A part of a tensor exchanged: the dimension it lies along stays, the others are tied."""
+    x, part = t.of(node.args[0]), t.of(node.args[1])
+    dim = dimension(node, 2, len(x))
+    selected = "select" in str(node.target)
+    for layout in (x[dim], None if selected else part[dim]):
+        t.keep(layout, f"a part is exchanged by {label(node)}")
+    rest = [*part[:dim], None, *part[dim + (0 if selected else 1) :]]
+    for index, layout in enumerate(x):
+        if index != dim:
+            t.tie(layout, rest[index], node)
+    t.merges.add(node)
+    return x
+
+
 def slice_bounds(node: fx.Node, size: int) -> tuple[int, int]:
     """First position and step of a slice of ``size`` positions."""
     start = argument(node, 2, "start")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from hwprune.compile import build_program_library
+from hwprune.errors import UsageError
 from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.program import Program
 from hwprune.target import Target
@@ -38,6 +40,8 @@ class Backend:
         Ending of library files.
     build_network
         Builds a network library.
+    pipeline
+        The pipeline hash of a target.
     run
         ``package.module:function`` that runs a kernel library on given arguments; see
         :func:`hwprune.measure.values.run_library`. None: values are not checked.
@@ -47,11 +51,30 @@ class Backend:
     engine: str
     suffix: str
     build_network: NetworkBuilder
+    pipeline: Callable[[Target], str]
     run: str | None = None
 
 
 def _tvm_network(program: Program, target: Target, path: Path, choices: ChoiceTable | None = None) -> None:
     build_program_library(program, target, path, choices)
+
+
+def _tvm_pipeline(target: Target) -> str:
+    from hwprune.compile import pipeline_hash as tvm_pipeline_hash
+
+    return tvm_pipeline_hash(target)
+
+
+def _onnx_network(program: Program, target: Target, path: Path, choices: ChoiceTable | None = None) -> None:
+    from hwprune.onnx_backend.kernel_model import build_program_model
+
+    build_program_model(program, target, path)
+
+
+def _onnx_pipeline(target: Target) -> str:
+    from hwprune.onnx_backend.pipeline import onnx_pipeline_hash
+
+    return onnx_pipeline_hash(target)
 
 
 #: Shared objects out of :mod:`hwprune.compile`.
@@ -60,10 +83,46 @@ TVM = Backend(
     "hwprune.compile:KernelRunner",
     ".so",
     _tvm_network,
+    _tvm_pipeline,
     "hwprune.measure.values:run_library",
+)
+#: ONNX graphs out of :mod:`hwprune.onnx_backend`.
+ONNX_RUNTIME = Backend(
+    "hwprune.onnx_backend.kernel_model:build_kernel_model",
+    "hwprune.onnx_backend.runner:OnnxRunner",
+    ".onnx",
+    _onnx_network,
+    _onnx_pipeline,
+    "hwprune.onnx_backend.values:run_kernel_model",
 )
 
 
 def backend_of(target: Target) -> Backend:
     """The backend of a target."""
-    return TVM
+    return ONNX_RUNTIME if target.backend == "onnxruntime" else TVM
+
+
+def refuse_forms(target: Target, asked: bool | None) -> None:
+    """Refuse a search for forms of kernels where the backend chooses for itself.
+
+    Raises
+    ------
+    UsageError
+        A search was asked for, and the target's backend is ONNX Runtime.
+    """
+    if asked and target.backend == "onnxruntime":
+        raise UsageError(
+            f"target '{target.name}': ONNX Runtime chooses the form of each kernel itself",
+            hint="leave out --search and --tune, or use a target of the backend 'tvm'",
+        )
+
+
+def pipeline_hash(target: Target) -> str:
+    """What ties a latency table to the backend that made its kernels, whichever that is.
+
+    Raises
+    ------
+    MissingExtraError
+        The backend's packages are not installed.
+    """
+    return backend_of(target).pipeline(target)

@@ -96,32 +96,25 @@ class CallEngine:
 
 
 class BundleEngine(CallEngine):
-    """A bundle through the runtime it ships with."""
+    """A bundle through the runtime it ships with or names."""
 
     def __init__(self, path: str, inputs: str, threads: int) -> None:
         hide({"torch"})  # a bundle runs where torch is not installed
-        from hwprune.compile import load_bundle
+        from hwprune.onnx_backend.bundle import open_bundle
 
-        bundle = load_bundle(Path(path))
+        bundle = open_bundle(Path(path))
         arrays = load_arrays(Path(inputs))
         super().__init__(lambda: bundle.run(*arrays))
 
 
 class OnnxEngine(CallEngine):
-    """ONNX Runtime without spinning threads: they would slow down whoever runs next."""
+    """ONNX Runtime with the options of the backend of that name."""
 
     def __init__(self, path: str, inputs: str, threads: int) -> None:
-        import onnxruntime
+        from hwprune.onnx_backend.session import make_session, run_session
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        names = [entry.name for entry in session.get_inputs()]
-        feed = dict(zip(names, load_arrays(Path(inputs)), strict=True))
-        super().__init__(lambda: [np.asarray(value) for value in session.run(None, feed)])
+        session, arrays = make_session(path, threads), load_arrays(Path(inputs))
+        super().__init__(lambda: run_session(session, arrays))
 
 
 class OpenVinoEngine(CallEngine):

@@ -20,6 +20,7 @@ from hwprune.latency.location import is_shipped
 from hwprune.latency.manifest import MANIFEST_NAME
 from hwprune.latency.rows import OK, Row
 from hwprune.latency.table import LatencyTable
+from hwprune.measure.backend import pipeline_hash
 from hwprune.measure.build import Builder
 from hwprune.measure.guard import load_warning
 from hwprune.measure.outcome import ProfileReport
@@ -85,7 +86,7 @@ def profile(
     batch
         Kernels built before the machine is left quiet for timing.
     retries
-        How often a disturbed batch is timed again before its rows are called untrusted.
+        How many disturbed passes over a batch are repeated before its rows are called untrusted.
 
     Returns
     -------
@@ -117,8 +118,6 @@ def profile(
         device = site.device()
         ours = pipeline is None
         if pipeline is None:
-            from hwprune.compile import pipeline_hash
-
             pipeline = pipeline_hash(target)
         manifest = new_manifest(
             target, device, pipeline, runner.unit, runner.provenance, seed, profile, site.reached()
@@ -137,7 +136,7 @@ def profile(
             return report
         if ours:
             writer.identify(compiler_versions(str(target.tvm.get("kind"))))
-        warning = load_warning(device.cores)
+        warning = load_warning(device.cores, device.load[0])
         if warning:
             report.warnings.append(warning)
             # A plan asks for a few kernels more again and again; that needs to be said only once.
@@ -146,7 +145,18 @@ def profile(
         if checker is None and profile.check_values:
             report.warnings.append("what the kernels return was not compared with PyTorch")
         sweep = Sweep(
-            writer, builder, runner, checker, profile, report, scratch, progress, len(todo), retries, choices
+            writer,
+            builder,
+            runner,
+            checker,
+            profile,
+            report,
+            scratch,
+            progress,
+            len(todo),
+            retries,
+            choices,
+            seed,
         )
         try:
             sweep.prepare_sentinel()

@@ -18,7 +18,14 @@ from hwprune.measure.stopping import MeasureProfile
 from hwprune.measure.table_writer import timestamp
 from hwprune.target import Target
 
-_PACKAGES = {"hwprune": "hwprune", "tvm": "apache-tvm", "tvm-ffi": "apache-tvm-ffi", "numpy": "numpy"}
+_PACKAGES = {
+    "hwprune": "hwprune",
+    "tvm": "apache-tvm",
+    "tvm-ffi": "apache-tvm-ffi",
+    "onnxruntime": "onnxruntime",
+    "onnx": "onnx",
+    "numpy": "numpy",
+}
 
 
 def versions() -> dict[str, str]:

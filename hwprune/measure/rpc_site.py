@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.metadata
 import logging
 import shutil
 import tempfile
-import weakref
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from hwprune.compile.link import host_architecture, target_architecture
@@ -35,6 +36,7 @@ from hwprune.measure.runners.rpc_files import (
     version_in,
 )
 from hwprune.measure.runners.rpc_networks import time_networks
+from hwprune.measure.runners.rpc_tracker import Tracker
 from hwprune.measure.stats import Summary
 from hwprune.measure.stopping import MeasureProfile
 from hwprune.measure.values import Checker, CheckPool
@@ -73,7 +75,6 @@ class RpcSite:
         self.place, self._target = place, target
         self._seen: _Seen | None = None
         self._probe: Path | None = None
-        self._folder: Path | None = None
 
     @property
     def name(self) -> str:
@@ -116,7 +117,9 @@ class RpcSite:
 
     def runner(self, target: Target) -> Runner:
         """See :class:`hwprune.measure.site.Site`."""
-        return RpcFarm(self._runners(target), self.name)
+        tracker, key = self.place.tracker, self.place.key
+        count = None if tracker is None else lambda: Tracker(tracker).keys()[key]
+        return RpcFarm(self._runners(target), self.name, count)
 
     def checker(self, target: Target) -> Checker | None:
         """Libraries are checked on this machine, where it can run them."""
@@ -167,7 +170,7 @@ class RpcSite:
         if self._seen is not None:
             return self._seen
         found = doors(self.place)  # before a second is spent on the probe
-        self._probe = self._probe or self._build_probe()
+        self._probe = _built_probe(self._target.tvm.get("mtriple"))
         seen: dict[str, _Seen] = {}
         failures: list[DeviceLostError] = []
         for door in found:
@@ -197,7 +200,10 @@ class RpcSite:
             package = tvm_package(files)
             source = runner.files([f"{package}/_version.py"]) if package else {}
         except DeviceLostError as error:
-            hint = error.hint or "check the address, and that its server runs: python -m tvm.exec.rpc_server"
+            hint = (
+                error.hint
+                or "check the address, and that this TVM's server runs there: python -m tvm.exec.rpc_server"
+            )
             raise DeviceLostError(f"device {door.name} cannot be used: {error.message}", hint=hint) from error
         except MeasureError as error:
             raise TargetError(
@@ -214,23 +220,22 @@ class RpcSite:
         cores = tuple(measuring_cores(files, len(usable_cores(files))))
         return _Seen(replace(device, slug=f"{slug}-rpc"), flags_in(cpuinfo) if cpuinfo else None, cores)
 
-    def _build_probe(self) -> Path | None:
-        self._folder = Path(tempfile.mkdtemp(prefix="hwprune-rpc-"))
-        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        path = self._folder / "probe.so"
-        arguments = {"target": self._target.model_dump(mode="json"), "path": str(path)}
-        message = {
-            "do": "call",
-            "function": "hwprune.compile.remote_probe:build_probe",
-            "arguments": arguments,
-        }
-        with WorkerProcess([], 1, "build worker", hidden=["torch"]) as worker:
-            try:
-                worker.request(message, PROBE_TIMEOUT_S)
-            except MeasureError as error:
-                _log.warning("%s will tell little about itself: %s", self.name, error.message)
-                return None
-        return path
+
+@cache
+def _built_probe(triple: str | None) -> Path | None:
+    """The probe for a kind of processor, built once; None where there is none."""
+    folder = Path(tempfile.mkdtemp(prefix="hwprune-rpc-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "probe.so"
+    function = "hwprune.compile.remote_probe:build_probe"
+    message = {"do": "call", "function": function, "arguments": {"triple": triple, "path": str(path)}}
+    with WorkerProcess([], 1, "build worker", hidden=["torch"]) as worker:
+        try:
+            worker.request(message, PROBE_TIMEOUT_S)
+        except MeasureError as error:
+            _log.warning("remote devices will tell little about themselves: %s", error.message)
+            return None
+    return path
 
 
 def _require_version(name: str, theirs: str | None) -> None:

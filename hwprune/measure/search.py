@@ -19,6 +19,7 @@ from typing import Any
 from hwprune.errors import MeasureError
 from hwprune.latency.choice import Choice, ChoiceTable, Searched
 from hwprune.latency.kernel import KernelSpec
+from hwprune.measure.backend import refuse_forms
 from hwprune.measure.build import Builder, BuildJob
 from hwprune.measure.device import Device
 from hwprune.measure.judge import Judge, faster
@@ -116,6 +117,7 @@ def search(
     TableError
         ``choices.json`` is damaged.
     """
+    refuse_forms(target, True)
     begin = time.monotonic()
     with ExitStack() as stack:
         site = site or LocalSite()

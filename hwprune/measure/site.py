@@ -102,6 +102,18 @@ class Site(Protocol):
         ...
 
 
+#: How a device of a kind of runner is reached.
+_REACH = {
+    "rpc": "start `python -m tvm.exec.rpc_server` on the device and give its address with --rpc HOST:PORT, or"
+    " that of a tracker with --tracker HOST:PORT --key NAME (HWPRUNE_RPC, or HWPRUNE_TRACKER and"
+    " HWPRUNE_RPC_KEY); or ",
+}
+_ALONE = (
+    "compile for it with `hwprune compile --no-check`, and time the bundle on the device with its run.py;"
+    " or, on the device itself, use --target host"
+)
+
+
 class LocalSite:
     """This machine."""
 
@@ -112,8 +124,7 @@ class LocalSite:
         if target.runner != "local":
             raise TargetError(
                 f"target '{target.name}' cannot be timed on this machine: its runner is '{target.runner}'",
-                hint="compile for it with `hwprune compile --no-check`, and time the bundle on the device"
-                " with its run.py; or, on the device itself, use --target host",
+                hint=_REACH.get(target.runner, "") + _ALONE,
             )
         require_runnable(target)
 

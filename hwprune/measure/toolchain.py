@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from hwprune.artifact import atomic_write_bytes
-from hwprune.compile import pipeline_hash
 from hwprune.latency.location import find_table, is_shipped, shipped_root, table_directory, tables_root
 from hwprune.latency.manifest import MANIFEST_NAME
+from hwprune.measure.backend import pipeline_hash
 from hwprune.measure.device import device_slug
 from hwprune.measure.lock import LOCK_NAME, writing
 from hwprune.target import Target

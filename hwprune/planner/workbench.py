@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hwprune.capture.captured import Captured
-from hwprune.compile import pipeline_hash
 from hwprune.dependency.groups import Dependencies
 from hwprune.errors import UsageError
 from hwprune.latency.choice import ChoiceTable
@@ -19,11 +18,12 @@ from hwprune.latency.manifest import MANIFEST_NAME
 from hwprune.latency.predict import LatencyModel
 from hwprune.latency.program import Program
 from hwprune.latency.table import LatencyTable
-from hwprune.measure.backend import backend_of
+from hwprune.measure.backend import backend_of, pipeline_hash
 from hwprune.measure.outcome import ProfileReport
 from hwprune.measure.profile import profile as profile_kernels
 from hwprune.measure.search import search as search_forms
 from hwprune.measure.site import LocalSite, Site
+from hwprune.measure.sites import site_for
 from hwprune.measure.stats import Summary
 from hwprune.measure.stopping import PROFILES, TABLE, MeasureProfile
 from hwprune.measure.toolchain import toolchain_directory
@@ -84,7 +84,8 @@ class Workbench:
 
         ``untrusted`` admits kernels that were timed while the machine was disturbed; by default
         only the ``quick`` profile, which is for busy machines, does. With ``search`` every kernel is
-        searched for its fastest form before it is measured. ``site`` is this machine by default.
+        searched for its fastest form before it is measured. ``site`` is by default the one that
+        the target and the environment ask for.
         """
         if untrusted is None:
             untrusted = profile.name == "quick"
@@ -94,7 +95,7 @@ class Workbench:
         domains = {name: found.widths for name, found in widths.items()}
         model = LatencyModel(families, domains, untrusted=untrusted)
         pipeline = pipeline_hash(target)
-        site = site or LocalSite()
+        site = site or site_for(target)
         return Workbench(
             captured,
             deps,

@@ -164,7 +164,7 @@ def provenance(bench: Workbench, result: LoopResult, plan: Plan) -> dict[str, st
         "device": str(manifest.device.get("cpu", bench.target.name)),
         "cores": str(manifest.device.get("cores", "")),
         "system": manifest.system,
-        "target": f"{bench.target.name}: {bench.target.tvm}",
+        "target": f"{bench.target.name}: {bench.target.tvm or bench.target.backend}",
         "compile pipeline": f"{bench.target.pipeline} {bench.pipeline}",
         "versions": ", ".join(f"{k} {v}" for k, v in sweep.versions.items() if v),
         "latency table": f"{plan.table} ({len(result.table)} kernels, digest {plan.table_digest})",

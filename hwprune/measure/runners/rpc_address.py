@@ -69,8 +69,10 @@ class RpcPlace:
         return {"runner": "rpc", **where, **({"key": self.key} if self.key else {})}
 
 
-def rpc_place(rpc: str | None = None, tracker: str | None = None, key: str | None = None) -> RpcPlace | None:
-    """What options or, where they are silent, environment variables say; None if nothing does.
+def rpc_place(
+    rpc: str | None = None, tracker: str | None = None, key: str | None = None, *, environment: bool = False
+) -> RpcPlace | None:
+    """What options say; None if they are silent.
 
     Parameters
     ----------
@@ -80,15 +82,17 @@ def rpc_place(rpc: str | None = None, tracker: str | None = None, key: str | Non
         ``HOST:PORT`` of an RPC tracker.
     key
         What the tracker calls the devices.
+    environment
+        Whether environment variables count where the options are silent.
 
     Raises
     ------
     UsageError
         They contradict each other, or a part is missing.
     """
-    if rpc is None and tracker is None:
+    if environment and rpc is None and tracker is None:
         rpc, tracker = os.environ.get(SERVERS_VARIABLE), os.environ.get(TRACKER_VARIABLE)
-    key = key if key is not None else os.environ.get(KEY_VARIABLE)
+        key = key or os.environ.get(KEY_VARIABLE)
     if rpc and tracker:
         raise UsageError(
             "a server and a tracker were both given", hint="give --rpc, or --tracker with --key, not both"

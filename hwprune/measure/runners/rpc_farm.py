@@ -55,16 +55,21 @@ class RpcFarm:
         One for every device; closed with the farm.
     name
         Of the farm, for messages.
+    count
+        How many devices there are now, where somebody knows (a tracker).
     """
 
     unit: Unit = "ns"
     provenance: Provenance = "measured"
 
-    def __init__(self, runners: Sequence[RpcRunner], name: str) -> None:
+    def __init__(
+        self, runners: Sequence[RpcRunner], name: str, count: Callable[[], int] | None = None
+    ) -> None:
         self.name = name
         self.threads = runners[0].threads
         self._slots = [_Slot(runner) for runner in runners]
         self._compared = False
+        self._count, self._known = count, len(runners)
 
     def measure(self, library: Path, profile: MeasureProfile) -> Sampled:
         """Time one library on every device; the slowest device's timing.
@@ -124,12 +129,11 @@ class RpcFarm:
                         if strikes[library] < STRIKES:
                             queue.append(library)
                             continue
-                        outcome = MeasureError(
-                            f"it cost {STRIKES} connections, the last one: {outcome.message}"
-                        )
+                        outcome = MeasureError(f"it cost {STRIKES} connections; {outcome.message}")
                     yield library, outcome
         finally:
             wait(running)
+        self._recount()
 
     def core_times(self) -> CoreTimes | None:
         """None: the books of a device's scheduler do not tell its session from others'."""
@@ -161,6 +165,13 @@ class RpcFarm:
             if slot.lost and slot.submit(slot.runner.alive).result():
                 _log.warning("device %s is back", slot.runner.name)
                 slot.lost = None
+
+    def _recount(self) -> None:
+        """A tracker hands out whatever device is free, so one that is gone is not missed otherwise."""
+        now = self._known if self._count is None else self._count()
+        if now < self._known:
+            _log.warning("%d of %d %s are left", now, len(self._slots), self.name)
+        self._known = now
 
     def _nobody(self) -> DeviceLostError:
         reasons = "; ".join(dict.fromkeys(slot.lost or "" for slot in self._slots))

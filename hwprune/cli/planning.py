@@ -164,8 +164,8 @@ def plan(
     Kernels that the latency table lacks are measured first. Can be interrupted.
     """
     from hwprune import api
-    from hwprune.measure.sites import site_for
     from hwprune.measure.runners.carry import CarriedSite
+    from hwprune.measure.sites import site_for
     from hwprune.modelspec import example_inputs, load_data, load_model
 
     require_file(output)

@@ -8,8 +8,6 @@ kernel that hangs does not keep a device.
 from __future__ import annotations
 
 import ctypes
-import json
-import struct
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from hwprune.compile.vm_runtime import ffi, load_runtime
-from hwprune.errors import ArtifactError, DeviceLostError, MeasureError
+from hwprune.errors import DeviceLostError, MeasureError
 
 #: TVM's number of the first remote device type: local types are below.
 _REMOTE = 128
-_CPU = 1
+#: Its number of processors.
+CPU = 1
 #: Largest file that is read from a device.
 READ_BYTES = 1 << 20
 CONNECTING = "connecting"
@@ -78,7 +77,7 @@ class RemoteSession:
             key = f"{endpoint.key} -timeout={timeout_s:g}"
             self._session: Any = _function("rpc.Connect")(endpoint.host, endpoint.port, key, False)
             #: Device type of the session's processor, as local functions want it.
-            self.device_type: int = _CPU + _REMOTE * (_function("rpc.SessTableIndex")(self._session) + 1)
+            self.device_type: int = CPU + _REMOTE * (_function("rpc.SessTableIndex")(self._session) + 1)
         self._device = ffi().Device(self.device_type, 0)
         self._probe: Any = None
         if probe is not None:
@@ -179,68 +178,6 @@ class RemoteSession:
 
     def _remote(self, name: str) -> Any:
         return self._session.get_function(name)
-
-
-class RemoteLibrary:
-    """A library of :mod:`hwprune.compile.kernel_library` or ``program_library`` on a device.
-
-    Its arguments hold the numbers that :class:`hwprune.compile.kernel_runner.KernelRunner` would fill
-    them with; the virtual machine copies each of them, so that weights do not share memory.
-
-    Raises
-    ------
-    ArtifactError
-        The sidecar is missing or malformed.
-    """
-
-    def __init__(self, session: RemoteSession, path: Path) -> None:
-        sidecar = path.with_suffix(".json")
-        try:
-            info: dict[str, Any] = json.loads(sidecar.read_text())
-            shapes = [tuple(s) for s in [*info["inputs"], *info["weights"]]]
-            self.copies, threads = int(info["copies"]), int(info["threads"])
-        except (OSError, ValueError, KeyError) as error:
-            raise ArtifactError(f"{sidecar} is missing or malformed: {error}") from error
-        self._session = session
-        if threads > 1:
-            session.use_threads(threads)
-        module = session.load(path)
-        block = (0.05 * np.random.default_rng(0).standard_normal(4096)).astype(np.float32)
-        with session.talking("preparing a run"):
-            self._machine: Any = module["vm_load_executable"]()
-            self._machine["vm_initialization"](_CPU, 0, 2, 1, 0, 2)
-            longest = max((int(np.prod(s, dtype=np.int64)) for s in shapes), default=0)
-            numbers = session.tensor(np.resize(block, max(longest, 1)))
-            self._machine["set_input"]("main", *(session.view(numbers, s) for s in shapes))
-        with session.talking("running"):
-            self._machine["invoke_stateful"]("main")
-
-    def time(self, number: int, repeat: int) -> list[float]:
-        """``repeat`` samples, each the mean over ``number`` runs: seconds per single kernel call."""
-        with self._session.talking("timing"):
-            evaluator = _function("runtime.RPCTimeEvaluator")(
-                self._machine,
-                "invoke_stateful",
-                self._session.device_type,
-                0,
-                number,
-                repeat,
-                0,  # least milliseconds of a sample: ``number`` says it
-                100,
-                0,
-                1,
-                0,
-                "",
-            )
-            blob = bytes(evaluator("main"))
-        return [seconds / self.copies for seconds in struct.unpack(f"<{repeat}d", blob)]
-
-    def outputs(self) -> list[np.ndarray]:
-        """Results of the last run, physical layout."""
-        with self._session.talking("reading results"):
-            count = int(self._machine["get_output_arity"]("main"))
-            tensors = [self._machine["get_output"]("main", i) for i in range(count)]
-        return [self._session.array(tensor) for tensor in tensors]
 
 
 def _function(name: str) -> Any:

@@ -19,7 +19,7 @@ from hwprune.compile import KernelRunner
 from hwprune.compile.pipeline import source_files
 from hwprune.errors import DeviceLostError, MeasureError, TargetError, UsageError
 from hwprune.latency.table import LatencyTable
-from hwprune.measure import rpc_site
+from hwprune.measure import rpc_look
 from hwprune.measure.build import BuildJob, BuildPool
 from hwprune.measure.device import describe_device
 from hwprune.measure.profile import profile
@@ -117,8 +117,8 @@ def site(servers: Servers, target: Target) -> RpcSite:
 
 @pytest.fixture(scope="module")
 def runner(site: RpcSite) -> Iterator[RpcRunner]:
-    site.device()
-    made = RpcRunner(doors(site.place)[0], 1, site._probe)  # pyright: ignore[reportPrivateUsage]
+    seen = rpc_look.look(site.place, load_target("host"))
+    made = RpcRunner(doors(site.place)[0], 1, seen.probe)
     yield made
     made.close()
 
@@ -233,7 +233,7 @@ def test_a_key_that_no_device_has(servers: Servers, target: Target):
 
 
 def test_a_server_of_another_tvm(servers: Servers, target: Target, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(rpc_site.importlib.metadata, "version", lambda name: "0.99.1")
+    monkeypatch.setattr(rpc_look.importlib.metadata, "version", lambda name: "0.99.1")
     with pytest.raises(MeasureError, match=r"runs TVM 0\.\d+\.\S+, kernels are built by TVM 0\.99\.1"):
         RpcSite(RpcPlace(servers=(servers.alone,)), target).device()
 

@@ -21,7 +21,8 @@ class Device:
 
     ``slug`` names the kind of machine (processor, cores, instruction set) and is the same for two
     machines whose tables may be exchanged; what changes from day to day (``governor``,
-    ``frequency_mhz``, ``load``) is recorded but not part of it.
+    ``frequency_mhz``, ``load``) is recorded but not part of it. ``features`` are the processor's
+    flags, as the system names them.
     """
 
     slug: str
@@ -35,6 +36,7 @@ class Device:
     frequency_mhz: float | None
     load: tuple[float, float, float]
     virtualised: bool
+    features: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """For a manifest."""
@@ -81,6 +83,7 @@ def describe_files(root: Path, architecture: str, cores: int) -> Device:
         frequency_mhz=_frequency(root / _CPU, info),
         load=(one, five, fifteen),
         virtualised="hypervisor" in flags,
+        features=" ".join(flags),
     )
 
 

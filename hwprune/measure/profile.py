@@ -23,7 +23,7 @@ from hwprune.measure.backend import pipeline_hash
 from hwprune.measure.build import Builder
 from hwprune.measure.guard import load_warning
 from hwprune.measure.outcome import ProfileReport
-from hwprune.measure.provenance import new_manifest
+from hwprune.measure.provenance import compiler_versions, new_manifest
 from hwprune.measure.runners.base import Runner
 from hwprune.measure.site import LocalSite, Site
 from hwprune.measure.stopping import QUICK, MeasureProfile
@@ -85,7 +85,7 @@ def profile(
     batch
         Kernels built before the machine is left quiet for timing.
     retries
-        How often a disturbed batch is timed again before its rows are called untrusted.
+        How many disturbed passes over a batch are repeated before its rows are called untrusted.
 
     Returns
     -------
@@ -115,6 +115,7 @@ def profile(
             builder = site.builder(target)
             stack.callback(builder.close)
         device = site.device()
+        ours = pipeline is None
         if pipeline is None:
             pipeline = pipeline_hash(target)
         manifest = new_manifest(
@@ -132,6 +133,8 @@ def profile(
         report = ProfileReport(writer.directory, len(unique), len(unique) - len(todo))
         if not todo:
             return report
+        if ours:
+            writer.identify(compiler_versions(str(target.tvm.get("kind"))))
         warning = load_warning(device.cores, device.load[0])
         if warning:
             report.warnings.append(warning)
@@ -141,7 +144,18 @@ def profile(
         if checker is None and profile.check_values:
             report.warnings.append("what the kernels return was not compared with PyTorch")
         sweep = Sweep(
-            writer, builder, runner, checker, profile, report, scratch, progress, len(todo), retries, choices
+            writer,
+            builder,
+            runner,
+            checker,
+            profile,
+            report,
+            scratch,
+            progress,
+            len(todo),
+            retries,
+            choices,
+            seed,
         )
         try:
             sweep.prepare_sentinel()

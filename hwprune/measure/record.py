@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hwprune.latency.choice import choice_label
@@ -9,25 +10,43 @@ from hwprune.latency.rows import FAILED_PREFIX, OK, Row, one_line
 from hwprune.latency.samples import Samples
 from hwprune.measure.build import BuildJob
 from hwprune.measure.sampling import Sampled
+from hwprune.measure.series import lengths_of, samples_of, unmet
 from hwprune.measure.stats import Summary, summarise
+from hwprune.measure.stopping import MeasureProfile
 from hwprune.measure.table_writer import timestamp
 
 _NO_TIME = Summary(0.0, 0.0, 0.0, 0.0, 0.0, (), 0)
 
 
-def timed_row(job: BuildJob, sampled: Sampled, unit: str) -> tuple[Row, Samples]:
-    """A trusted row. Its note names the criterion that was not met when time ran out."""
-    summary = summarise(sampled.samples_ns)
-    note = f"timeout: {sampled.unmet}" if sampled.unmet else ""
+def timed_row(
+    job: BuildJob, parts: Sequence[Sampled], profile: MeasureProfile, unit: str
+) -> tuple[Row, Samples]:
+    """A trusted row of the samples of one or more passes.
+
+    Its note names the criterion of the profile that was not met when time ran out. Where samples were
+    brought to one pace (:mod:`hwprune.measure.pace`), the pace beside each is kept, and the sweep's
+    record has the reference: sample * pace / reference is what the clock said.
+    """
+    values = samples_of(parts)
+    summary = summarise(values, passes=lengths_of(parts))
+    missing = unmet(parts, profile)
     about: dict[str, Any] = {
-        "number": sampled.number,
-        "warmup": sampled.warmup,
-        "elapsed_s": round(sampled.elapsed_s, 6),
-        "cpu_share": None if sampled.cpu_share is None else round(sampled.cpu_share, 4),
-        "unmet": sampled.unmet,
+        "passes": [
+            {
+                "samples": len(part.samples_ns),
+                "number": part.number,
+                "warmup": part.warmup,
+                "elapsed_s": round(part.elapsed_s, 6),
+                "cpu_share": None if part.cpu_share is None else round(part.cpu_share, 4),
+                "pace_ns": [round(pace, 1) for pace in part.pace_ns],
+            }
+            for part in parts
+        ],
+        "unmet": missing,
         "outliers": list(summary.outliers),
     }
-    return _row(job, summary, unit, OK, note), Samples(tuple(sampled.samples_ns), about)
+    note = f"timeout: {missing}" if missing else ""
+    return _row(job, summary, unit, OK, note), Samples(tuple(values), about)
 
 
 def failed_row(job: BuildJob, reason: str, unit: str) -> Row:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,31 +33,41 @@ class Sentinel:
     ----------
     time
         Times the sentinel kernel once.
+    passes
+        How often other kernels are timed for one row.
     """
 
-    def __init__(self, time: Callable[[], Sampled]) -> None:
+    def __init__(self, time: Callable[[], Sampled], passes: int = 1) -> None:
         self._time = time
+        self._timings = max(SENTINEL_TIMINGS, passes)
         #: What it took when the sweep, or the table, began; replaced when the machine turns out faster.
         self.reference = 0.0
         self.history: list[SentinelTiming] = []
 
     def settle(self) -> list[Sampled]:
-        """Time it a few times for a reference; the timings, the middle one first."""
-        timings = [self._timed(0) for _ in range(SENTINEL_TIMINGS)]
-        middle = statistics.median_low(t.ns for t in self.history[-SENTINEL_TIMINGS:])
-        self.reference = middle
-        return sorted(timings, key=lambda t: abs(statistics.median(t.samples_ns) - middle))
+        """Time it a few times for a reference; all timings."""
+        timings, self.reference = self._several(self._timings, 0)
+        return timings
 
-    def change(self, kernels: int) -> tuple[float, Sampled]:
-        """Time it now; relative change since the reference (positive is slower), and the timing.
+    def refer_to(self, timings: Sequence[Sampled]) -> None:
+        """Take the median of all samples of these timings as the reference."""
+        self.reference = statistics.median(s for timing in timings for s in timing.samples_ns)
+
+    def change(self, kernels: int) -> tuple[float, list[Sampled]]:
+        """Time it now; relative change since the reference (positive is slower), and the timings.
+
+        A machine that seems to have become faster discredits all that was timed before, so that is
+        not believed before it was seen several times.
 
         Raises
         ------
         MeasureError
             It crashed or hung.
         """
-        sampled = self._timed(kernels)
-        return drift(self.reference, self.history[-1].ns), sampled
+        timings, now = self._several(1, kernels)
+        if drift(self.reference, now) < -DRIFT_LIMIT:
+            timings, now = self._several(self._timings, kernels)
+        return drift(self.reference, now), timings
 
     def to_dict(self) -> dict[str, Any]:
         """Reference, extremes and history in nanoseconds, for the sweep's record."""
@@ -69,6 +79,11 @@ class Sentinel:
             "most_ns": max(times, default=None),
             "timings": [[t.kernels, round(t.ns, 1)] for t in self.history[::step]],
         }
+
+    def _several(self, count: int, kernels: int) -> tuple[list[Sampled], float]:
+        """Timings, and the median of all their samples."""
+        timings = [self._timed(kernels) for _ in range(count)]
+        return timings, statistics.median(s for timing in timings for s in timing.samples_ns)
 
     def _timed(self, kernels: int) -> Sampled:
         sampled = self._time()

@@ -41,7 +41,9 @@ class Summary:
         return (self.ci_high - self.ci_low) / self.median if self.median > 0 else 0.0
 
 
-def bootstrap_medians(samples: np.ndarray, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
+def bootstrap_medians(
+    samples: np.ndarray, seed: int, resamples: int = RESAMPLES, passes: Sequence[int] = ()
+) -> np.ndarray:
     """Medians of ``resamples`` series drawn with replacement (Efron's bootstrap).
 
     Parameters
@@ -50,6 +52,9 @@ def bootstrap_medians(samples: np.ndarray, seed: int, resamples: int = RESAMPLES
         One-dimensional, of length n.
     seed
         The same seed gives the same draws.
+    passes
+        Lengths of the parts that the samples were taken in, at different times. Then parts are drawn
+        first, and samples from these: what changes from one time to another is in the result.
 
     Returns
     -------
@@ -59,9 +64,12 @@ def bootstrap_medians(samples: np.ndarray, seed: int, resamples: int = RESAMPLES
     generator = np.random.default_rng(seed)
     medians = np.empty(resamples)
     rows = max(1, _BLOCK_ITEMS // len(samples))  # long series must not fill the memory
+    lengths = np.asarray(passes if len(passes) > 1 else [len(samples)])
+    starts, draws = np.cumsum(lengths) - lengths, -(-len(samples) // len(lengths))
     for start in range(0, resamples, rows):
         count = min(rows, resamples - start)
-        drawn = generator.integers(0, len(samples), size=(count, len(samples)))
+        part = np.repeat(generator.integers(0, len(lengths), size=(count, len(lengths))), draws, axis=1)
+        drawn = starts[part] + generator.integers(0, lengths[part])
         medians[start : start + count] = np.median(samples[drawn], axis=1)
     return medians
 
@@ -100,7 +108,9 @@ def quick_relative_width(samples: Sequence[float]) -> float:
     return float(values[high] - values[low]) / median if median > 0 else 0.0
 
 
-def summarise(samples: Sequence[float], confidence: float = 0.95, seed: int = 0) -> Summary:
+def summarise(
+    samples: Sequence[float], confidence: float = 0.95, seed: int = 0, passes: Sequence[int] = ()
+) -> Summary:
     """Median with a bootstrap percentile interval, minimum, mean and outliers.
 
     Parameters
@@ -111,6 +121,8 @@ def summarise(samples: Sequence[float], confidence: float = 0.95, seed: int = 0)
         Between 0 and 1.
     seed
         Of the bootstrap.
+    passes
+        Lengths of the parts that the samples were taken in, if there was more than one.
 
     Raises
     ------
@@ -121,11 +133,11 @@ def summarise(samples: Sequence[float], confidence: float = 0.95, seed: int = 0)
     if values.size == 0 or not np.isfinite(values).all():
         raise ValueError("summarise needs at least one sample, all finite")
     median = float(np.median(values))
-    low, high = percentile_interval(bootstrap_medians(values, seed), confidence)
+    low, high = percentile_interval(bootstrap_medians(values, seed, passes=passes), confidence)
     return Summary(
         median=median,
-        ci_low=low,
-        ci_high=high,
+        ci_low=min(low, median),  # parts of unequal lengths may lean to one side
+        ci_high=max(high, median),
         minimum=float(values.min()),
         mean=float(values.mean()),
         outliers=outliers(values),

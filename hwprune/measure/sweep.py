@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.rows import OK, UNTRUSTED, Row, one_line
 from hwprune.measure.build import Builder, BuildJob
 from hwprune.measure.outcome import ProfileReport
+from hwprune.measure.pace import Pace
 from hwprune.measure.record import failed_row, timed_row
 from hwprune.measure.rotation import copies_for, sentinel_spec
 from hwprune.measure.runners.base import Runner, measure_each
 from hwprune.measure.sampling import Sampled
 from hwprune.measure.sentinel import DRIFT_LIMIT, Sentinel
+from hwprune.measure.series import Series
 from hwprune.measure.stopping import MeasureProfile
 from hwprune.measure.table_writer import TableWriter
 from hwprune.measure.values import Checker
@@ -47,14 +50,20 @@ class Sweep:
         total: int,
         retries: int,
         choices: ChoiceTable,
+        seed: int,
     ) -> None:
         self._writer, self._builder, self._runner, self._checker = writer, builder, runner, checker
         self._profile, self._report, self._scratch = profile, report, scratch
-        self._progress, self._total, self._retries = progress, total, retries
+        self._progress, self._total = progress, total
+        #: Disturbed passes that a batch may repeat: in general, and in the next one.
+        self._retries = self._patience = retries * profile.passes
+        self._order = random.Random(seed)
         self._finished = 0
         self._choices = choices
         self._sentinel_job = self._job(sentinel_spec(), "sentinel.so")
-        self._sentinel = Sentinel(lambda: runner.measure(self._sentinel_job.path, profile))
+        self._slice = profile.one_pass()
+        self._pace = Pace()
+        self._sentinel = Sentinel(self._time_sentinel, profile.passes)
         self._watch = Watch(runner, profile.max_disturbance)
 
     def prepare_sentinel(self) -> None:
@@ -73,34 +82,40 @@ class Sweep:
                     hint="run the tests of hwprune.compile for this target",
                 )
         known = self._writer.get(job.spec)
-        if known is not None and known.status == OK:
-            self._sentinel.reference = known.median
-            return
         self._watch.begin()
         timings = self._sentinel.settle()
         unrest = self._watch.end(timings)
-        row, samples = timed_row(job, timings[0], self._runner.unit)
+        if known is not None and known.status == OK:
+            self._pace.learn(timings, known.median)
+            self._sentinel.reference = known.median
+            return
+        self._pace.learn(timings)
+        timings = [self._pace.steady(timing) for timing in timings]
+        self._sentinel.refer_to(timings)
+        row, samples = timed_row(job, timings, self._profile, self._runner.unit)
         # Timed in unrest it serves this sweep, but the next one finds its own.
         self._writer.append(self._untrusted(row, unrest) if unrest else row, samples)
 
     def run(self, specs: Sequence[KernelSpec]) -> None:
-        """Build and check a batch, then time it; time it again if the machine was disturbed."""
+        """Build and check a batch, then time it in passes, until every kernel has enough of them."""
         jobs = [self._job(s, f"{s.digest()}.so") for s in specs]
         self._tell(f"building {len(jobs)} kernels")
         # In the order of the batch, which is random, not in the order in which builds ended.
-        pending = self._checked(self._built(jobs))
+        batch = {job.path: Series(job) for job in self._checked(self._built(jobs))}
         start = time.perf_counter()
-        for attempt in range(self._retries + 1):
-            rows, why = self._time(pending, first=attempt == 0)
-            pending = [job for job in pending if job.spec.digest() in rows]
-            if why is None or not pending:
+        patience, gave_up = self._patience, False
+        while due := [series for series in batch.values() if series.wants_more(self._profile)]:
+            why = self._pass(due, batch)
+            if why is None:
+                continue
+            _log.info("pass disturbed (%s)%s", why, ", timing it again" if patience else "")
+            if not patience:
+                self._distrust_batch([series for series in due if series.job.path in batch], why)
+                gave_up = True
                 break
-            _log.info("batch disturbed (%s)%s", why, "" if attempt == self._retries else ", timing it again")
-            if attempt == self._retries:
-                self._distrust(rows.values(), why)
-                # Timing again helps against a short disturbance. This one lasts: do not double its cost.
-                self._retries = 0
-                break
+            patience -= 1
+        # Timing again helps against a short disturbance. One that lasts must not double all costs.
+        self._patience = 0 if gave_up else self._retries
         self._report.time_s += time.perf_counter() - start
         for job in jobs:
             self._remove(job)
@@ -108,7 +123,8 @@ class Sweep:
 
     def record(self) -> None:
         """Write what is known about the machine to the sweep's record in the manifest."""
-        self._writer.observe({**self._watch.to_dict(), "sentinel": self._sentinel.to_dict()})
+        found = {**self._watch.to_dict(), "sentinel": self._sentinel.to_dict()}
+        self._writer.observe({**found, "pace_ns": self._pace.reference_ns})
 
     def _built(self, jobs: Sequence[BuildJob]) -> list[BuildJob]:
         start = time.perf_counter()
@@ -143,56 +159,88 @@ class Sweep:
                 self._advance(job)
         return kept
 
-    def _time(self, jobs: Sequence[BuildJob], *, first: bool) -> tuple[dict[str, Row], str | None]:
-        """Time jobs; returns the good rows by digest, and what disturbed them if anything did."""
-        rows: dict[str, Row] = {}
-        timings: list[Sampled] = []
+    def _pass(self, due: Sequence[Series], batch: dict[Path, Series]) -> str | None:
+        """Time kernels once more, in an order of its own; what disturbed this pass, if anything did.
+
+        Kernels that fail leave the batch.
+        """
+        taken: dict[Path, Sampled] = {}
         self._watch.begin()
-        by_path = {job.path: job for job in jobs}
-        for path, sampled in measure_each(self._runner, list(by_path), self._profile):
-            job = by_path[path]
-            if isinstance(sampled, MeasureError):
-                self._fail(job, sampled.message)
-            elif not self._finite(job, sampled):
-                self._fail(job, f"returned {sampled.nonfinite} values that are not finite")
+        paths = [series.job.path for series in self._order.sample(due, len(due))]
+        for path, timed in measure_each(self._runner, paths, self._slice):
+            sampled = self._pace.steady(timed) if isinstance(timed, Sampled) else timed
+            series = batch[path]
+            failure = self._failure(series.job, sampled)
+            first = not series.parts and not series.spoiled
+            if failure is not None:
+                self._fail(series.job, failure)
+                del batch[path]
             else:
-                row, samples = timed_row(job, sampled, self._runner.unit)
-                timings.append(sampled)
-                rows[row.digest] = row
-                self._writer.append(row, samples)
-                self._report.timed(row, first=first)
+                assert isinstance(sampled, Sampled)
+                taken[path] = sampled
+                self._write(series.job, [*series.parts, sampled], first=first)
             if first:
-                self._advance(job)
-        change = self._drifted(set(rows)) if rows else None
-        unrest = self._watch.end(timings)
-        return (rows, unrest or change) if rows else (rows, None)
+                self._advance(series.job)
+        if not taken:
+            return None
+        change = self._drifted(batch)
+        why = self._watch.end(list(taken.values())) or change
+        for path, sampled in taken.items():
+            (batch[path].spoiled if why else batch[path].parts).append(sampled)
+        return why
 
     @staticmethod
-    def _finite(job: BuildJob, sampled: Sampled) -> bool:
+    def _failure(job: BuildJob, sampled: Sampled | MeasureError) -> str | None:
+        if isinstance(sampled, MeasureError):
+            return sampled.message
         # What TVM makes of an operator of PyTorch may well be the logarithm of a negative number.
-        return not sampled.nonfinite or job.spec.anchor == "fallback"
+        if sampled.nonfinite and job.spec.anchor != "fallback":
+            return f"returned {sampled.nonfinite} values that are not finite"
+        return None
 
-    def _drifted(self, batch: set[str]) -> str | None:
-        """What the sentinel says against the batch just timed.
+    def _write(self, job: BuildJob, parts: Sequence[Sampled], *, first: bool = False) -> Row:
+        row, samples = timed_row(job, parts, self._profile, self._runner.unit)
+        self._writer.append(row, samples)
+        self._report.timed(row, first=first)
+        return row
+
+    def _time_sentinel(self) -> Sampled:
+        return self._pace.steady(self._runner.measure(self._sentinel_job.path, self._slice))
+
+    def _drifted(self, batch: Mapping[Path, Series]) -> str | None:
+        """What the sentinel says against the pass just made.
 
         A machine that is faster now than it was at the reference was disturbed then: what was
         timed before is called untrusted, and from now on the faster time is the reference.
         """
         try:
-            change, sampled = self._sentinel.change(self._finished)
+            change, parts = self._sentinel.change(self._finished)
         except DeviceLostError:
             raise  # nothing can be timed any more
         except MeasureError as error:
             return f"the sentinel kernel failed: {error.message}"
         why = f"the sentinel kernel drifted by {change:+.0%}"
         if change < -DRIFT_LIMIT:
-            row, samples = timed_row(self._sentinel_job, sampled, self._runner.unit)
-            earlier = [r for r in self._writer if r.status == OK and r.digest not in {*batch, row.digest}]
+            row, samples = timed_row(self._sentinel_job, parts, self._profile, self._runner.unit)
+            own = {row.digest, *(series.job.spec.digest() for series in batch.values())}
+            earlier = [r for r in self._writer if r.status == OK and r.digest not in own]
+            for series in batch.values():
+                series.spoil()
             if earlier:
                 self._distrust(earlier, f"{why} since")
             self._writer.append(row, samples)
             self._sentinel.reference = row.median
         return why if abs(change) > DRIFT_LIMIT else None
+
+    def _distrust_batch(self, due: Sequence[Series], why: str) -> None:
+        """Give up on passes that are missing: rows without enough good ones are not to be trusted."""
+        rows: list[Row] = []
+        for series in due:
+            enough = len(series.parts) >= self._profile.passes
+            row = self._write(series.job, series.parts if enough else [*series.parts, *series.spoiled])
+            rows += [] if enough else [row]
+        if rows:
+            self._distrust(rows, why)
 
     def _distrust(self, rows: Collection[Row], why: str) -> None:
         for row in rows:

@@ -106,6 +106,10 @@ class TableWriter:
         self._add(JOURNAL_NAME, journal_line(row))
         self._new[row.digest] = row
 
+    def identify(self, versions: Mapping[str, str | None]) -> None:
+        """Add versions to the sweep's record, before its first row: some take a while to find out."""
+        self._sweep = self._sweep.model_copy(update={"versions": {**self._sweep.versions, **versions}})
+
     def observe(self, conditions: Mapping[str, Any]) -> None:
         """Add to what is known about the machine during this sweep; later values replace earlier ones."""
         self._sweep = self._sweep.model_copy(update={"conditions": {**self._sweep.conditions, **conditions}})

@@ -137,7 +137,7 @@ class InlineRunner:
         if width(spec) in (CRASHING_RUN, HANGING_RUN, BROKEN_RUN):
             raise MeasureError("timing worker died with SIGSEGV")
         ns = fake_seconds(spec) * 1e9 * self._factor(spec, len(self.timed))
-        return Sampled([ns, ns, ns * 1.01], 1, 1, 0.0, self.cpu_share, None)
+        return Sampled([ns, ns, ns, ns * 1.01], 1, 1, 0.0, self.cpu_share, None)
 
     def core_times(self) -> CoreTimes:
         self._readings += 1

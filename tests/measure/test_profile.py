@@ -54,7 +54,7 @@ def test_sweep_fills_the_table(tmp_path: Path):
         row = table.lookup(spec)
         assert row.median == pytest.approx(fake_seconds(spec) * 1e9)
         assert row.copies == copies_for(spec)
-        assert row.samples == 3
+        assert row.samples == 4
     building = [c for c in calls if c[2].startswith("building")]
     assert building == [
         (0, 12, "building 5 kernels"),

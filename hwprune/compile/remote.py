@@ -73,6 +73,8 @@ class RemoteSession:
     ) -> None:
         load_runtime()
         self.endpoint, self.timeout_s = endpoint, timeout_s
+        self._loaded = 0
+        self._buffer: Any = None
         with self.talking(CONNECTING):
             key = f"{endpoint.key} -timeout={timeout_s:g}"
             self._session: Any = _function("rpc.Connect")(endpoint.host, endpoint.port, key, False)
@@ -110,9 +112,11 @@ class RemoteSession:
 
     def load(self, library: Path) -> Any:
         """Send a shared object and load it there."""
+        self._loaded += 1
+        name = f"{self._loaded}-{library.name}"  # one that is in use must not be written over
         with self.talking(f"loading {library.name}"):
-            self._remote("tvm.rpc.server.upload")(library.name, library.read_bytes())
-            return _function("rpc.LoadRemoteModule")(self._session, library.name)
+            self._remote("tvm.rpc.server.upload")(name, library.read_bytes())
+            return _function("rpc.LoadRemoteModule")(self._session, name)
 
     def tensor(self, array: np.ndarray) -> Any:
         """A copy of an array on the device."""
@@ -148,21 +152,19 @@ class RemoteSession:
                 return None
         with self.talking(f"reading {path}"):
             name = self.tensor(np.frombuffer(path.encode() + b"\0", np.uint8))
-            buffer = self.tensor(np.zeros(READ_BYTES, np.uint8)) if self._buffer is None else self._buffer
-            self._buffer = buffer
-            size = int(self._probe["slurp"](name, buffer, READ_BYTES))
+            if self._buffer is None:
+                self._buffer = self.tensor(np.zeros(READ_BYTES, np.uint8))
+            size = int(self._probe["slurp"](name, self._buffer, READ_BYTES))
             if size < 0:
                 return None
             content = np.empty(size, np.uint8)
             if size:
                 part = _function("runtime.TVMTensorCreateView")(
-                    buffer, ffi().Shape([size]), ffi().dtype("uint8"), 0
+                    self._buffer, ffi().Shape([size]), ffi().dtype("uint8"), 0
                 )
                 pointer = content.ctypes.data_as(ctypes.c_void_p)
                 _function("runtime.TVMTensorCopyToBytes")(part, pointer, size)
             return content.tobytes()
-
-    _buffer: Any = None
 
     def cpu_s(self) -> float | None:
         """Processor time of the serving process so far; None without a probe."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwprune.compile import KernelRunner
+from hwprune.compile import KernelRunner, load_bundle
 from hwprune.compile.pipeline import source_files
 from hwprune.errors import DeviceLostError, MeasureError, TargetError, UsageError
 from hwprune.latency.table import LatencyTable
@@ -148,6 +148,20 @@ def test_networks_are_timed_in_one_session(runner: RpcRunner, folder: Path):
     libraries = {f"net{i}": folder / f"{spec.digest()}.so" for i, spec in enumerate(SPECS[:2])}
     found = time_networks(libraries, [runner], FAST)
     assert {name: summary.n for name, summary in found.items()} == {"net0": 6, "net1": 6}
+
+
+def test_bundles_run_with_their_own_weights(site: RpcSite, target: Target, folder: Path):
+    inputs = [np.random.default_rng(7).standard_normal((1, 3, 8, 8)).astype(np.float32)]
+    expected = {name: load_bundle(folder / name).run(*inputs) for name in ("one", "two")}
+    assert not np.allclose(expected["one"][0], expected["two"][0])
+    assert np.array_equal(site.run_bundle(folder / "two", inputs, target)[0], expected["two"][0])
+    bundles = {name: folder / name for name in ("one", "two")}
+    found = site.compare_bundles(bundles, inputs, target, profile=FAST, expected={"two": expected["two"]})
+    assert found.reference == "one" and found["one"].ratio.ratio == 1.0
+    # Each with its own weights, though both libraries have the same name.
+    assert found["two"].max_rel_error == 0.0
+    assert found["two"].summary.n == FAST.rounds * FAST.samples_per_round
+    assert site.compare_bundles(bundles, inputs, target, profile=FAST)["two"].max_rel_error > 0.1
 
 
 def test_a_hanging_and_a_crashing_library_leave_the_device_in_service(runner: RpcRunner, folder: Path):

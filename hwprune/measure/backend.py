@@ -93,6 +93,7 @@ ONNX_RUNTIME = Backend(
     ".onnx",
     _onnx_network,
     _onnx_pipeline,
+    "hwprune.onnx_backend.values:run_kernel_model",
 )
 
 

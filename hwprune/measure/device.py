@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,12 @@ class Device:
         data = asdict(self)
         data["load"] = list(self.load)
         return data
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Device:
+        """Inverse of :meth:`to_dict`."""
+        values: dict[str, Any] = {**data, "load": tuple(data["load"])}
+        return Device(**values)
 
 
 def describe_device() -> Device:

@@ -71,12 +71,20 @@ def _absorbed(spec: KernelSpec, number: int) -> bool:
     return min(turned_padding(user, spec.inputs[user.args[1]].shape[2:])) >= 0
 
 
-def kernel_graph(spec: KernelSpec, data: Mapping[int, Value], g: Graph) -> Value:
-    """Write a kernel alone: ``data`` are its inputs that are no weights, by position."""
+def kernel_graph(
+    spec: KernelSpec, data: Mapping[int, Value], g: Graph, arrays: Sequence[np.ndarray] | None = None
+) -> Value:
+    """Write a kernel alone: ``data`` are its inputs that are no weights, by position.
+
+    ``arrays`` has the weights among its entries; without them only shapes are known.
+    """
     values: list[Value] = []
     for index, item in enumerate(spec.inputs):
-        hollow = np.broadcast_to(np.float32(0), item.shape)
-        values.append(data[index] if item.role != "weight" else g.weight(f"w{index}", hollow))
+        if item.role == "weight":
+            array = np.broadcast_to(np.float32(0), item.shape) if arrays is None else arrays[index]
+            values.append(g.weight(f"w{index}", array))
+        else:
+            values.append(data[index])
     return emit_kernel(g, spec, values)
 
 

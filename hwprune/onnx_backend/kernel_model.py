@@ -101,7 +101,7 @@ def _repeated(cut: Cut, copies: int) -> tuple[ModelProto, dict[str, Shape]]:
                 del field[:]
                 field.extend(renamed)
             nodes.append(twin)
-        if copy < copies - 1 and copies * cut.output_bytes > UNREAD_BYTES:
+        if copy < copies - 1 and copies * 4 * math.prod(cut.output_shape) > UNREAD_BYTES:
             nodes.append(helper.make_node("Shape", [f"{cut.output}_{copy}"], [f"read_{copy}"]))
     repeated = {f"{name}_{copy}": shape for copy in range(copies) for name, shape in weights.items()}
     hollow = [placeholder(np.broadcast_to(np.float32(0), s), n) for n, s in repeated.items()]

@@ -11,9 +11,8 @@ remains are the nodes that the kernel is inside a network.
 
 from __future__ import annotations
 
-import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,27 +30,31 @@ if TYPE_CHECKING:
 
 #: What ONNX Runtime appends to the name of a node that it rewrites to blocks.
 BLOCKED = "_nchwc"
-#: Channels of the convolution behind a kernel.
-TAIL_CHANNELS = 16
+#: Channels of the convolution behind a kernel: filled up to one block, they tell how large that is.
+TAIL_CHANNELS = 1
 
 
 @dataclass(frozen=True)
 class Cut:
     """The nodes of a kernel in a rewritten graph.
 
-    ``inputs`` are the activations by name with their physical shapes, ``output`` the result, which
-    takes about ``output_bytes``.
+    ``inputs`` are the activations by name with their physical shapes, in the order of the kernel's;
+    ``output`` is the result, of the logical shape ``output_shape``. Those named in ``blocked`` hold
+    channels in blocks.
     """
 
     model: ModelProto
     nodes: tuple[NodeProto, ...]
     inputs: dict[str, Shape]
     output: str
-    output_bytes: int
+    output_shape: Shape
+    blocked: frozenset[str]
 
 
-def optimised_kernel(spec: KernelSpec, threads: int) -> Cut:
+def optimised_kernel(spec: KernelSpec, threads: int, arrays: Sequence[np.ndarray] | None = None) -> Cut:
     """Let ONNX Runtime rewrite a kernel among neighbours, and cut it out.
+
+    ``arrays`` has one array per ``spec.inputs`` where the values of the weights matter.
 
     Raises
     ------
@@ -80,7 +83,7 @@ def optimised_kernel(spec: KernelSpec, threads: int) -> Cut:
             outer[name] = item.shape
         borders[name] = item.shape
         data[index] = Value(name, item.shape)
-    result = kernel_graph(spec, data, g)
+    result = kernel_graph(spec, data, g, arrays)
     if result.name in borders:
         result = Value(g.node("Identity", [result.name]), result.shape)
     last = result.name
@@ -92,10 +95,15 @@ def optimised_kernel(spec: KernelSpec, threads: int) -> Cut:
     else:
         leaving[last] = result.shape
     model = g.model(outer, leaving, weights_inside=False)
-    weights = {name: random_array(shape) for name, shape in hollow_weights(model).items()}
-    whole = rewritten(model, weights, threads)
-    nodes, inputs, output = _cut(whole.graph, borders, last, is_tail=last != result.name)
-    return Cut(whole, nodes, inputs, output, 4 * math.prod(result.shape))
+    whole = rewritten(model, _values(g, model, known=arrays is not None), threads)
+    return _cut(whole, borders, last, result)
+
+
+def _values(g: Graph, model: ModelProto, *, known: bool) -> dict[str, np.ndarray]:
+    shapes = hollow_weights(model)
+    if known:
+        return {name: np.ascontiguousarray(g.weights[name], np.float32) for name in shapes}
+    return {name: random_array(shape) for name, shape in shapes.items()}
 
 
 def rewritten(model: ModelProto, weights: Mapping[str, np.ndarray], threads: int) -> ModelProto:
@@ -108,25 +116,28 @@ def rewritten(model: ModelProto, weights: Mapping[str, np.ndarray], threads: int
         return onnx.load_model(path)
 
 
-def _cut(
-    graph: GraphProto, borders: Mapping[str, Shape], last: str, *, is_tail: bool
-) -> tuple[tuple[NodeProto, ...], dict[str, Shape], str]:
-    """The nodes between the neighbours, the activations they read, and the result."""
+def _cut(model: ModelProto, borders: Mapping[str, Shape], last: str, result: Value) -> Cut:
+    """What lies between the neighbours. ``last`` is the result, or that of the neighbour behind it."""
+    graph, found = model.graph, set[str]()
     made_by = {name: node for node in graph.node for name in node.output}
     by_name = {node.name: node for node in graph.node}
     inputs: dict[str, Shape] = {}
     for name, shape in borders.items():
-        blocked = by_name.get(name + BLOCKED)
-        if blocked is None:
+        neighbour = by_name.get(name + BLOCKED)
+        if neighbour is None:
             inputs[name] = shape
         else:
             # Channels are filled up to whole blocks; the neighbour's weights say to how many.
-            channels = _dims(graph, blocked.input[1])[0]
-            inputs[blocked.output[0]] = (shape[0], channels, *shape[2:])
+            channels = _dims(graph, neighbour.input[1])[0]
+            inputs[neighbour.output[0]] = (shape[0], channels, *shape[2:])
+            found.add(neighbour.output[0])
     output = last
-    if is_tail:
-        tail = by_name.get(last + BLOCKED) or made_by[last]
-        output = tail.input[0]
+    if last != result.name:
+        tail = by_name.get(last + BLOCKED)
+        output = (tail or made_by[last]).input[0]
+        # Fewer channels than a block are read as they are.
+        if tail is not None and result.shape[1] >= _dims(graph, tail.input[1])[0]:
+            found.add(output)
     nodes: list[NodeProto] = []
     wanted = {output}
     for node in reversed(graph.node):
@@ -138,7 +149,7 @@ def _cut(
             "ONNX Runtime has merged a kernel with its neighbours",
             hint="report this kernel: it cannot be timed alone",
         )
-    return tuple(reversed(nodes)), inputs, output
+    return Cut(model, tuple(reversed(nodes)), inputs, output, result.shape, frozenset(found))
 
 
 def _dims(graph: GraphProto, name: str) -> Shape:

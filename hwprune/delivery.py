@@ -25,7 +25,7 @@ from hwprune.measure.export import onnx_export, save_exported
 from hwprune.measure.proposer import require_tuner
 from hwprune.measure.rpc_bench import bench_remote
 from hwprune.measure.rpc_site import RpcSite
-from hwprune.measure.runners.rpc_address import RpcPlace
+from hwprune.measure.runners.rpc_address import RpcPlace, rpc_place
 from hwprune.measure.search import search as search_forms
 from hwprune.measure.site import Site
 from hwprune.measure.sites import site_for
@@ -124,7 +124,7 @@ def compile_model(
         search = True
     site = site or site_for(target)
     if isinstance(site, RpcSite):
-        site.require(target)
+        site.require_fit(target)
     elif check:
         require_runnable(target)
     captured = capture(model, tuple(example_inputs))
@@ -237,7 +237,8 @@ def bench_bundle(
         Inputs for all; default: normal random numbers of the bundle's shapes.
     place
         Devices to time the bundles on, over RPC. What runs by PyTorch or ONNX Runtime stays out then,
-        but outputs are compared with PyTorch's. Default: this machine.
+        but outputs are compared with PyTorch's. Default: this machine, or what the environment says
+        for a target that needs a device.
 
     Returns
     -------
@@ -251,6 +252,7 @@ def bench_bundle(
     """
     bundle = open_bundle(directory)
     target = bundle.manifest.target
+    place = place or rpc_place(environment=target.runner == "rpc")
     if place is None:
         require_runnable(target)
     if inputs is None:

@@ -21,6 +21,7 @@ from hwprune.measure.runners.rpc_door import Door, doors
 from hwprune.measure.runners.rpc_files import (
     description_files,
     device_from,
+    is_emulated,
     ranked_cores,
     tvm_package,
     version_in,
@@ -46,12 +47,15 @@ class Seen:
         Cores to measure on, the best last; empty where they are unknown.
     probe
         Library that sessions begin with, if there is one.
+    emulated
+        Whether it is no machine but a program that behaves like one.
     """
 
     device: Device
     flags: set[str] | None
     cores: tuple[int, ...]
     probe: Path | None
+    emulated: bool = False
 
 
 def look(place: RpcPlace, target: Target) -> Seen:
@@ -115,7 +119,8 @@ def _describe(door: Door, target: Target, key: str, probe: Path | None) -> Seen:
     slug = device.slug if cpuinfo else f"{key or door.name.replace(':', '-')}-{architecture}"
     cores = tuple(ranked_cores(files))
     flags = flags_in(cpuinfo) if cpuinfo else None
-    return Seen(replace(device, slug=f"{slug}-rpc"), flags, cores, probe)
+    emulated = is_emulated(files, architecture)
+    return Seen(replace(device, slug=f"{slug}-rpc"), flags, cores, probe, emulated)
 
 
 @cache

@@ -58,6 +58,23 @@ class RpcSite:
 
     def require(self, target: Target) -> None:
         """See :class:`hwprune.measure.site.Site`."""
+        self.require_fit(target)
+        if self._look().emulated:
+            raise TargetError(
+                f"{self.name} is emulated: how long something takes there says nothing about a device",
+                hint="let it check results (hwprune compile), and time on a real device",
+            )
+
+    def require_fit(self, target: Target) -> None:
+        """Refuse a target whose code the devices cannot run, whether they are timed or not.
+
+        Raises
+        ------
+        TargetError
+            Saying what is missing.
+        MeasureError
+            No device can be reached.
+        """
         if target.kind != "cpu" or backend_of(target) is not TVM:
             raise TargetError(
                 f"target '{target.name}' cannot be timed over RPC: only TVM's modules for processors can",

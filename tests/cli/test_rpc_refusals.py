@@ -13,7 +13,7 @@ BOARD = ("--target", "aarch64-cortex-a72")
     [
         (
             ("profile", *NET, *BOARD),
-            1,
+            2,
             ("'aarch64-cortex-a72' cannot be timed on this machine", "--rpc HOST:PORT", "--key NAME"),
         ),
         (("profile", *NET, *BOARD, "--rpc", "pi"), 2, ("'pi' is not the address of a server",)),

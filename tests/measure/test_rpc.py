@@ -28,6 +28,7 @@ from hwprune.measure.rpc_site import RpcSite
 from hwprune.measure.runners.rpc import RpcRunner
 from hwprune.measure.runners.rpc_address import Address, RpcPlace, rpc_place
 from hwprune.measure.runners.rpc_door import doors
+from hwprune.measure.runners.rpc_files import is_emulated, ranked_cores
 from hwprune.measure.runners.rpc_networks import time_networks
 from hwprune.measure.runners.rpc_tracker import Tracker
 from hwprune.measure.sampling import Sampled
@@ -270,6 +271,32 @@ def test_instructions_and_cores_that_the_device_lacks(site: RpcSite, target: Tar
     many = target.model_copy(update={"threads": 4096})
     with pytest.raises(TargetError, match="asks for 4096 threads"):
         site.require(many)
+
+
+def test_a_device_that_is_emulated_may_compute_but_is_not_timed(site: RpcSite, target: Target):
+    site.device()
+    seen = site._seen  # pyright: ignore[reportPrivateUsage]
+    assert seen is not None and not seen.emulated
+    emulated = RpcSite(site.place, target)
+    emulated._seen = replace(seen, emulated=True)  # pyright: ignore[reportPrivateUsage]
+    emulated.require_fit(target)
+    with pytest.raises(TargetError, match="is emulated"):
+        emulated.require(target)
+    x86, arm = {"/proc/cpuinfo": "vendor_id : x"}, {"/proc/cpuinfo": "CPU implementer : 0x41"}
+    assert is_emulated(x86, "aarch64") and is_emulated(arm, "x86_64")
+    assert not is_emulated(x86, "x86_64") and not is_emulated(arm, "aarch64")
+    assert is_emulated({"/proc/self/status": "Name:\tqemu-aarch64\n", **arm}, "aarch64")
+
+
+def test_the_fastest_cores_are_used():
+    cpu = "/sys/devices/system/cpu"
+    files = {"/proc/self/status": "Cpus_allowed_list:\t0-2,4,5\n"}
+    assert ranked_cores(files) == [0, 1, 2, 4, 5]
+    speeds = {0: 1400, 1: 1400, 2: 1800, 4: 1800, 5: 1400}
+    files |= {f"{cpu}/cpu{core}/cpufreq/cpuinfo_max_freq": f"{mhz}000\n" for core, mhz in speeds.items()}
+    assert ranked_cores(files) == [0, 1, 5, 2, 4]
+    assert ranked_cores({f"{cpu}/online": "0-3\n"}) == [0, 1, 2, 3]
+    assert ranked_cores({}) == []
 
 
 def test_the_way_to_a_device_is_not_part_of_the_code_generator():

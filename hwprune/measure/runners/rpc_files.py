@@ -74,6 +74,14 @@ def ranked_cores(files: Mapping[str, str]) -> list[int]:
     return sorted(usable_cores(files), key=rank)
 
 
+def is_emulated(files: Mapping[str, str], architecture: str) -> bool:
+    """Whether the server runs under an emulator of user programs, whose own system shines through."""
+    name = re.search(r"^Name:\s*(\S+)", files.get(_STATUS, ""), re.MULTILINE)
+    listed = files.get("/proc/cpuinfo", "")
+    other = "vendor_id" in listed if architecture == "aarch64" else "CPU implementer" in listed
+    return other or bool(name and name[1].startswith("qemu"))
+
+
 def tvm_package(files: Mapping[str, str]) -> str | None:
     """Directory of the Python package that the server's TVM runtime was loaded from."""
     found = re.search(r"(/\S.*)/lib/libtvm_runtime\.so$", files.get(_MAPS, ""), re.MULTILINE)

@@ -114,12 +114,15 @@ def _describe(door: Door, target: Target, key: str, probe: Path | None) -> Seen:
     finally:
         runner.close()
     _require_version(door.name, version_in("".join(source.values())))
+    cores = tuple(ranked_cores(files))
+    emulated = is_emulated(files, architecture)
+    if emulated:  # what it tells of its processor is true of the machine below
+        files = {path: text for path, text in files.items() if path != "/proc/cpuinfo"}
     cpuinfo = files.get("/proc/cpuinfo")
     device = device_from(files, architecture)
-    slug = device.slug if cpuinfo else f"{key or door.name.replace(':', '-')}-{architecture}"
-    cores = tuple(ranked_cores(files))
+    name = "emulated" if emulated else key or door.name.replace(":", "-")
+    slug = device.slug if cpuinfo else f"{name}-{architecture}"
     flags = flags_in(cpuinfo) if cpuinfo else None
-    emulated = is_emulated(files, architecture)
     return Seen(replace(device, slug=f"{slug}-rpc"), flags, cores, probe, emulated)
 
 

@@ -127,10 +127,23 @@ class RemoteSession:
         _function("runtime.TVMTensorCopyFromBytes")(tensor, pointer, array.nbytes)
         return tensor
 
-    def view(self, tensor: Any, shape: Sequence[int]) -> Any:
-        """The beginning of a float32 tensor under another shape."""
+    def repeated(self, block: np.ndarray, length: int) -> Any:
+        """A float32 tensor of ``length`` numbers: ``block`` over and over. Only ``block`` is sent."""
         dtype = ffi().dtype("float32")
-        return _function("runtime.TVMTensorCreateView")(tensor, ffi().Shape(list(shape)), dtype, 0)
+        alloc, copy = _function("runtime.TVMTensorAllocWithScope"), _function("runtime.TVMTensorCopyFromTo")
+        tensor = alloc(ffi().Shape([length]), dtype, self._device, None)
+        filled = min(block.size, length)
+        copy(self.tensor(block[:filled]), self.view(tensor, [filled]))
+        while filled < length:
+            count = min(filled, length - filled)
+            copy(self.view(tensor, [count]), self.view(tensor, [count], filled * block.itemsize))
+            filled += count
+        return tensor
+
+    def view(self, tensor: Any, shape: Sequence[int], offset: int = 0) -> Any:
+        """A part of a float32 tensor under another shape; it begins ``offset`` bytes from the tensor."""
+        dtype = ffi().dtype("float32")
+        return _function("runtime.TVMTensorCreateView")(tensor, ffi().Shape(list(shape)), dtype, offset)
 
     def array(self, tensor: Any) -> np.ndarray:
         """A float32 tensor of the device as an array here."""

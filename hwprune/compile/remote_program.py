@@ -90,7 +90,7 @@ def open_library(session: RemoteSession, path: Path) -> RemoteProgram:
     """A library of :mod:`hwprune.compile.kernel_library` or ``program_library``.
 
     Its arguments hold the numbers that :class:`hwprune.compile.kernel_runner.KernelRunner` fills them
-    with; only the longest of them is sent.
+    with.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def open_library(session: RemoteSession, path: Path) -> RemoteProgram:
     block = (0.05 * np.random.default_rng(0).standard_normal(4096)).astype(np.float32)
     longest = max((int(np.prod(s, dtype=np.int64)) for s in shapes), default=1)
     with session.talking("sending numbers"):
-        numbers = session.tensor(np.resize(block, longest))
+        numbers = session.repeated(block, longest)
         arguments = [session.view(numbers, shape) for shape in shapes]
     return RemoteProgram(session, path, arguments, threads, copies)
 

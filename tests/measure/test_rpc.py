@@ -17,6 +17,7 @@ import pytest
 
 from hwprune.compile import KernelRunner, load_bundle
 from hwprune.compile.pipeline import source_files
+from hwprune.compile.remote import Endpoint, RemoteSession
 from hwprune.errors import DeviceLostError, MeasureError, TargetError, UsageError
 from hwprune.latency.table import LatencyTable
 from hwprune.measure import rpc_look
@@ -143,6 +144,15 @@ def test_results_and_statistics_are_those_of_a_local_run(runner: RpcRunner, fold
         assert len(ask("turn", number=2, repeat=3)["samples_ns"]) == 3
         remote = np.array(ask("values")["outputs"][0], np.float32)
     assert np.array_equal(remote, KernelRunner(library).output().ravel())
+
+
+def test_long_arguments_are_made_on_the_device(site: RpcSite):
+    address = site.place.servers[0]
+    session = RemoteSession(Endpoint(address.host, address.port), 20.0)
+    block = np.random.default_rng(0).standard_normal(4096).astype(np.float32)
+    for length in (7, 4096, 3 * 4096 + 5, 1_000_003):
+        found = session.array(session.repeated(block, length))
+        assert np.array_equal(found, np.resize(block, length))
 
 
 def test_networks_are_timed_in_one_session(runner: RpcRunner, folder: Path):

@@ -29,7 +29,7 @@ def timed_row(
     """
     values = samples_of(parts)
     summary = summarise(values, passes=lengths_of(parts))
-    missing = unmet(parts, profile)
+    missing = unmet(parts, profile, summary.relative_width)
     about: dict[str, Any] = {
         "passes": [
             {

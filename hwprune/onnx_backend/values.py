@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -93,7 +93,7 @@ def unpacked(array: np.ndarray, channels: int) -> np.ndarray:
     return _reorder("ReorderOutput", array, channels=channels)
 
 
-def _reorder(kind: str, array: np.ndarray, **attributes: int) -> np.ndarray:
+def _reorder(kind: str, array: np.ndarray, **attributes: Any) -> np.ndarray:
     from onnx import TensorProto, helper
 
     node = helper.make_node(kind, ["x"], ["y"], domain=DOMAIN, **attributes)

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from bench.coverage_alive import enliven
-from bench.coverage_one import TOLERANCE, count, tensors
+from bench.coverage_one import TOLERANCE, count, tensors, tiny
 from bench.coverage_zoo import Part, build
 from hwprune.capture import capture
 from hwprune.dependency import analyse
@@ -32,6 +32,8 @@ Removed = dict[str, set[int]]
 
 def peer_model(zoo: str, name: str, seed: int, ratio: float) -> dict[str, Any]:
     """The peer's row of one model."""
+    net, inputs = tiny()
+    prune(net, (inputs,), [], ratio)  # a process's first pruning imports what the others only use
     torch.manual_seed(seed)
     parts = build(zoo, name, lambda part: enliven(part.module, part.inputs, seed))
     return peer_joined([peer_part(part, ratio) for part in parts])

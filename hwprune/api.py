@@ -17,8 +17,10 @@ from hwprune.errors import BudgetMetError, UsageError
 from hwprune.importance import get as get_criterion
 from hwprune.importance import score, to_objective
 from hwprune.measure.compare import Comparison
+from hwprune.measure.runners.carry import CarriedSite
 from hwprune.measure.site import Site
 from hwprune.onnx_backend.module import OnnxModule
+from hwprune.planner.carried import CarriedWorkbench
 from hwprune.planner.loop import PlanningLoop, reject_overrun
 from hwprune.planner.result import make_plan
 from hwprune.planner.workbench import Progress, Workbench, measure_profile, silent
@@ -106,7 +108,8 @@ def plan(
     checks
         End-to-end measurements of candidate plans at most; 0 trusts the prediction.
     site
-        Where kernels and plans are timed. Default: this machine.
+        Where kernels and plans are timed. Default: this machine. On a device that is only known by
+        its table (:class:`hwprune.measure.runners.carry.CarriedSite`) nothing is: ``checks`` is 0.
 
     Raises
     ------
@@ -142,6 +145,8 @@ def plan(
         site=site,
         progress=progress,
     )
+    if isinstance(site, CarriedSite):
+        bench, checks = CarriedWorkbench.of(bench), 0
     loop = PlanningLoop(
         bench.model,
         values,

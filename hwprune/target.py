@@ -239,15 +239,20 @@ def flags_in(cpuinfo: str) -> set[str]:
     return set()
 
 
-def missing_flags(target: Target, flags: set[str]) -> set[str]:
-    """Feature flags that a CPU target needs and that are not among ``flags``."""
+def required_flags(target: Target) -> set[str]:
+    """Feature flags, as :func:`cpu_flags` names them, that a CPU needs to run a target's code."""
     needs = {
         "avx512": {"avx512f", "avx512bw"},
         "avx2": {"avx2", "fma"},
         "neon": {"asimd"},
         "neon8": {"asimd"},
     }
-    return needs.get(target.isa, set()) - flags
+    return needs.get(target.isa, set()) if target.kind == "cpu" else set()
+
+
+def missing_flags(target: Target, flags: set[str]) -> set[str]:
+    """Feature flags that a CPU target needs and that are not among ``flags``."""
+    return required_flags(target) - flags
 
 
 def require_runnable(target: Target) -> None:
@@ -259,7 +264,7 @@ def require_runnable(target: Target) -> None:
         Naming what is missing.
     """
     missing = missing_flags(target, cpu_flags())
-    if target.kind == "cpu" and missing:
+    if missing:
         raise TargetError(
             f"target '{target.name}' needs {', '.join(sorted(missing))}, which this machine lacks",
             hint="choose another target, or reach the device with a remote runner",

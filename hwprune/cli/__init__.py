@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hwprune.cli import analysis, delivery, planning, tables
+from hwprune.cli import analysis, carry, delivery, planning, tables
 from hwprune.cli.common import complain
 from hwprune.errors import HwpruneError, TargetError, UsageError
 
@@ -27,6 +27,7 @@ analysis.register(app)
 planning.register(app)
 delivery.register(app)
 tables.register(app)
+carry.register(app)
 
 
 @app.callback()

@@ -47,6 +47,16 @@ Latency = Annotated[
         help='Budget: a share of the dense model\'s measured latency ("50%") or a time ("8ms").',
     ),
 ]
+CarriedDevice = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="SLUG",
+        help="Plan for a device that cannot be reached, from its table alone (see `hwprune carry`); "
+        "nothing is measured, and no plan is checked end to end.",
+        show_default=False,
+    ),
+]
 Criterion = Annotated[
     str | None,
     typer.Option(
@@ -145,6 +155,7 @@ def plan(
     rpc: Rpc = None,
     tracker: TrackerAddress = None,
     key: DeviceKey = None,
+    device: CarriedDevice = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -153,6 +164,7 @@ def plan(
     Kernels that the latency table lacks are measured first. Can be interrupted.
     """
     from hwprune import api
+    from hwprune.measure.runners.carry import CarriedSite
     from hwprune.measure.sites import site_for
     from hwprune.modelspec import example_inputs, load_data, load_model
 
@@ -175,7 +187,7 @@ def plan(
             search=search,
             minimum=minimum,
             checks=checks,
-            site=site,
+            site=CarriedSite(device, resolved, tables) if device else site,
             seed=seed,
             progress=progress,
         )

@@ -77,10 +77,15 @@ def one_line(text: str, limit: int = 300) -> str:
 def row_to_csv(row: Row) -> str:
     """One line without its end. Floats keep all their digits, so a round trip is exact."""
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="").writerow(
-        [repr(v) if isinstance(v, float) else v for v in (getattr(row, name) for name in COLUMNS)]
-    )
+    csv.writer(buffer, lineterminator="").writerow([_cell(getattr(row, name)) for name in COLUMNS])
     return buffer.getvalue()
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, float):
+        return repr(value)
+    # Line ends in a remark would tear the line apart.
+    return " ".join(value.splitlines()) if isinstance(value, str) and not value.isprintable() else value
 
 
 def row_from_cells(cells: list[str], where: str) -> Row:

@@ -66,6 +66,8 @@ def verify(directory: Path) -> Verification:
         choices = ChoiceTable()
     samples = _samples(found, table.manifest)
     sweeps = {sweep.id for sweep in table.manifest.sweeps}
+    timed_again = {row.digest for row in table.extra}
+    recorded = {entry.digest for entry in samples.entries} if samples else set[str]()
     without = 0
     try:
         for row in table:
@@ -76,8 +78,10 @@ def verify(directory: Path) -> Verification:
             if samples and entry:
                 found.rows_with_samples += 1
                 problems.add("samples", row.label, _samples_problem(row, samples))
-            else:
-                without += row.failure is None
+            elif row.failure is None:
+                without += 1
+                if row.digest in recorded and row.digest not in timed_again:
+                    problems.add("samples", row.label, "those that are kept are of another timing")
     except TableError as error:
         found.problems.append(error.message)
     problems.close()

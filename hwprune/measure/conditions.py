@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def read_conditions(
     governors = list(dict.fromkeys(p for p in policies if p))
     load = (_text(processes / "loadavg") or "").split()
     return Conditions(
-        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        at=datetime.now(timezone.utc).isoformat(timespec="seconds"),  # noqa: UP017 - Python 3.8: this travels in carried bundles
         frequency_mhz=_frequencies(cpu, processes, cores),
         governor=",".join(governors) or None,
         temperature_c=_temperature(system / "class"),

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ class Device:
 
     ``slug`` names the kind of machine (processor, cores, instruction set) and is the same for two
     machines whose tables may be exchanged; what changes from day to day (``governor``,
-    ``frequency_mhz``, ``load``) is recorded but not part of it.
+    ``frequency_mhz``, ``load``) is recorded but not part of it. ``features`` are the processor's
+    flags, as the system names them.
     """
 
     slug: str
@@ -35,12 +37,19 @@ class Device:
     frequency_mhz: float | None
     load: tuple[float, float, float]
     virtualised: bool
+    features: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """For a manifest."""
         data = asdict(self)
         data["load"] = list(self.load)
         return data
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Device:
+        """Inverse of :meth:`to_dict`."""
+        values: dict[str, Any] = {**data, "load": tuple(data["load"])}
+        return Device(**values)
 
 
 def describe_device() -> Device:
@@ -81,6 +90,7 @@ def describe_files(root: Path, architecture: str, cores: int) -> Device:
         frequency_mhz=_frequency(root / _CPU, info),
         load=(one, five, fifteen),
         virtualised="hypervisor" in flags,
+        features=" ".join(flags),
     )
 
 

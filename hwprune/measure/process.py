@@ -168,7 +168,7 @@ class WorkerProcess:
             return None
         with contextlib.suppress(subprocess.TimeoutExpired):
             # One that has died by itself has a code worth telling; leave it a moment to be reaped.
-            process.wait(0.2 if self._at_end(process) else 0)
+            process.wait(2.0 if self._at_end(process) else 0)
         if process.poll() is None:
             process.kill()
         code = process.wait()

@@ -23,7 +23,7 @@ from hwprune.measure.backend import pipeline_hash
 from hwprune.measure.build import Builder
 from hwprune.measure.guard import load_warning
 from hwprune.measure.outcome import ProfileReport
-from hwprune.measure.provenance import new_manifest
+from hwprune.measure.provenance import compiler_versions, new_manifest
 from hwprune.measure.runners.base import Runner
 from hwprune.measure.site import LocalSite, Site
 from hwprune.measure.stopping import QUICK, MeasureProfile
@@ -115,6 +115,7 @@ def profile(
             builder = site.builder(target)
             stack.callback(builder.close)
         device = site.device()
+        ours = pipeline is None
         if pipeline is None:
             pipeline = pipeline_hash(target)
         manifest = new_manifest(
@@ -132,6 +133,8 @@ def profile(
         report = ProfileReport(writer.directory, len(unique), len(unique) - len(todo))
         if not todo:
             return report
+        if ours:
+            writer.identify(compiler_versions(str(target.tvm.get("kind"))))
         warning = load_warning(device.cores, device.load[0])
         if warning:
             report.warnings.append(warning)

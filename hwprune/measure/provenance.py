@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from hwprune.latency.manifest import SweepRecord, TableManifest, target_string
@@ -36,6 +37,24 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+@cache
+def compiler_versions(kind: str) -> dict[str, str | None]:
+    """Version of the compiler behind TVM, which has to be loaded to say it.
+
+    Parameters
+    ----------
+    kind
+        Kind of the TVM target. Only ``llvm`` is known.
+    """
+    if kind != "llvm":
+        return {}
+    from hwprune.compile.tvm_api import tvm
+
+    # The major version is all that TVM tells.
+    function = tvm.get_global_func("target.llvm_version_major", allow_missing=True)
+    return {"llvm": str(function()) if function is not None else None}
 
 
 def git_state() -> str | None:

@@ -94,7 +94,14 @@ class TableWriter:
         ------
         MeasureError
             It cannot be written. The table is whole without this row.
+        TableError
+            It is in another unit than the table.
         """
+        if row.unit != self._manifest.unit:
+            raise TableError(
+                f"kernel '{row.label}' is in {row.unit}, table {self.directory} in {self._manifest.unit}",
+                hint="measure in separate directories: numbers of different kinds are never mixed",
+            )
         if row.sweep == NO_SWEEP:
             row = replace(row, sweep=self._sweep.id)
         if not self._begun:
@@ -105,6 +112,10 @@ class TableWriter:
             self._add(SAMPLES_NAME, encode(row, samples))
         self._add(JOURNAL_NAME, journal_line(row))
         self._new[row.digest] = row
+
+    def identify(self, versions: Mapping[str, str | None]) -> None:
+        """Add versions to the sweep's record, before its first row: some take a while to find out."""
+        self._sweep = self._sweep.model_copy(update={"versions": {**self._sweep.versions, **versions}})
 
     def observe(self, conditions: Mapping[str, Any]) -> None:
         """Add to what is known about the machine during this sweep; later values replace earlier ones."""
@@ -156,6 +167,8 @@ class TableWriter:
 
     def _open(self, manifest: TableManifest) -> None:
         self._new: dict[str, Row] = {}
+        for part in self.directory.glob(".*.tmp"):  # of a writer that was killed while it wrote a file
+            part.unlink(missing_ok=True)
         if not (self.directory / MANIFEST_NAME).exists():
             for name in (JOURNAL_NAME, SAMPLES_NAME):  # rows without provenance
                 (self.directory / name).unlink(missing_ok=True)

@@ -170,8 +170,9 @@ class PlanningLoop:
         self, table: LatencyTable, residual: Residual, budget: float
     ) -> tuple[Solution, LatencyTable]:
         """Solve, measuring what the solution needs, until all of its kernels are in the table."""
+        only_measured = False
         for attempt in range(MAX_REFINEMENTS + 1):
-            only_measured = attempt == MAX_REFINEMENTS
+            only_measured |= attempt == MAX_REFINEMENTS
             solution = self.solve(self._problem(table, residual, budget, only_measured=only_measured))
             self.solve_seconds = max(self.solve_seconds, solution.seconds)
             missing = self.model.missing(solution.widths, table)
@@ -179,6 +180,8 @@ class PlanningLoop:
                 return solution, table
             self.refinements += 1
             table = self.profile(missing)
+            # Where nothing can be measured (the device is away) there is no use in asking again.
+            only_measured |= all(table.get(spec) is None for spec in missing)
         raise AssertionError("a solution over measured kernels only cannot miss a kernel")
 
     def _problem(

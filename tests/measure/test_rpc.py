@@ -35,7 +35,7 @@ from hwprune.measure.sites import site_for
 from hwprune.target import Target, load_target
 from tests.measure.fakes import FAST, IMPATIENT, conv
 
-SPECS = [conv(w, 8, 8) for w in range(8, 80, 8)]
+SPECS = [conv(w, 8, 8) for w in range(8, 64, 8)]
 CRASHING = conv(8, 8, 6)
 
 

@@ -23,7 +23,7 @@ _REQUEST, _SUMMARY, _SUCCESS = 4, 6, 0
 #: A tracker that takes longer for an answer it has is not there.
 ANSWER_S = 10.0
 #: Between two looks whether there still is a device to wait for.
-LOOK_S = 2.0
+LOOK_S = 1.0
 #: After waiting this long for a device that others use, the user is told.
 TELL_S = 10.0
 _START = "start one there: python -m tvm.exec.rpc_tracker --host 0.0.0.0 --port {port} (needs 'hwprune[rpc]')"

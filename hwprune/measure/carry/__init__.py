@@ -1,0 +1,1 @@
+"""Measuring on a device that cannot be reached: a directory that is carried there and back."""

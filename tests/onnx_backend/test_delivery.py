@@ -16,6 +16,7 @@ from hwprune import api
 from hwprune.delivery import PRUNED, bench_bundle, compile_model
 from hwprune.errors import ArtifactError, UsageError
 from hwprune.latency.table import LatencyTable
+from hwprune.measure.peers import onnx_runtime
 from hwprune.onnx_backend.bundle import OnnxBundle, open_bundle
 from hwprune.target import load_target
 from tests.measure.fakes import FAST
@@ -107,3 +108,16 @@ def test_bundles_of_both_backends_are_compared(bundle: Path, tmp_path: Path) -> 
     assert not absent
     names = {s.name for s in comparison.standings}
     assert names == {PRUNED, "dense (ONNX Runtime)", "PyTorch eager pruned", "ONNX Runtime pruned"}
+
+
+def test_onnx_runtime_is_a_peer_by_the_same_exporter(tmp_path: Path) -> None:
+    model = Small().eval()
+    onnx_runtime(model, [X], tmp_path / "ours")
+    assert onnx.load(tmp_path / "ours.onnx").producer_name == "hwprune"
+
+    class Doubled(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x.double() * 2).float()
+
+    onnx_runtime(Doubled(), [X], tmp_path / "torchs")
+    assert onnx.load(tmp_path / "torchs.onnx").producer_name == "pytorch"

@@ -62,6 +62,8 @@ def plan(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     submodule: str | None = None,
+    inside_heads: Sequence[str] = (),
+    prune_outputs: bool = False,
     threads: int | None = None,
     profile: str = "quick",
     tables: Path | None = None,
@@ -96,6 +98,11 @@ def plan(
         whole. Its interface to the rest stays as it is; ``example_inputs`` are those of the whole
         model (``([image, image],)`` for a detector), names of groups and the latency those of
         the submodule.
+    inside_heads
+        Patterns over attention modules in which positions within the heads go, the same in every
+        head; everywhere else whole heads do.
+    prune_outputs
+        Channels of the model's outputs may go, too; by default they are protected.
     profile
         Care of the measurements: ``quick``, ``table`` or ``publish``.
     search
@@ -127,7 +134,15 @@ def plan(
             f"channels of the submodule {submodule!r} cannot be scored with data of the whole model",
             hint="leave data out: the criterion is then l2, or name one that needs none",
         )
-    subject = Subject.open(model, example_inputs, include=include, exclude=exclude, submodule=submodule)
+    subject = Subject.open(
+        model,
+        example_inputs,
+        include=include,
+        exclude=exclude,
+        submodule=submodule,
+        inside_heads=inside_heads,
+        prune_outputs=prune_outputs,
+    )
     captured, deps = subject.captured, subject.deps
     progress(f"score channels by {name}", 0, 1)
     scores = score(captured, deps, criterion=name, data=data, loss=loss)
@@ -157,7 +172,8 @@ def plan(
     result = loop.run(latency, checks=checks)
     reject_overrun(result)
     made = make_plan(bench, result, values, criterion=name, budget_asked=str(latency), seed=seed)
-    made = made.model_copy(update={"submodule": submodule})
+    asked = {"submodule": submodule, "inside_heads": tuple(inside_heads), "prune_outputs": prune_outputs}
+    made = made.model_copy(update=asked)
     return Planned(made, bench, result, subject)
 
 
@@ -178,7 +194,15 @@ def apply_plan(
     VerificationError
         The cut model does not equal the masked original.
     """
-    subject = Subject.open(model, example_inputs, include=include, exclude=exclude, submodule=made.submodule)
+    subject = Subject.open(
+        model,
+        example_inputs,
+        include=include,
+        exclude=exclude,
+        submodule=made.submodule,
+        inside_heads=made.inside_heads,
+        prune_outputs=made.prune_outputs,
+    )
     return subject.cut(made)
 
 

@@ -15,7 +15,7 @@ from hwprune.capture.part import Part, open_part
 from hwprune.dependency import analyse
 from hwprune.dependency.freeze import freeze
 from hwprune.dependency.groups import Dependencies, Refusal
-from hwprune.errors import DependencyError
+from hwprune.errors import DependencyError, UsageError
 from hwprune.planner.loop import LoopResult
 from hwprune.planner.workbench import Workbench
 from hwprune.solve.plan import Plan, model_fingerprint
@@ -103,6 +103,8 @@ class Subject:
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         submodule: str | None = None,
+        inside_heads: Sequence[str] = (),
+        prune_outputs: bool = False,
     ) -> Subject:
         """Capture and analyse.
 
@@ -113,12 +115,23 @@ class Subject:
         DependencyError
             Nothing can be pruned; the message holds the ledger.
         UsageError
-            A pattern matches no group, or there is no such submodule.
+            A pattern matches no group, there is no such submodule, or its outputs are to be pruned.
         """
+        if submodule is not None and prune_outputs:
+            raise UsageError(
+                f"the outputs of submodule {submodule!r} are what the rest of the model reads",
+                hint="prune them only in a model that is taken as a whole",
+            )
         inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
         part = None if submodule is None else open_part(model, inputs, submodule)
         captured = capture(model, inputs) if part is None else capture(part.module, part.inputs)
-        deps = analyse(captured, include=tuple(include), exclude=tuple(exclude))
+        deps = analyse(
+            captured,
+            include=tuple(include),
+            exclude=tuple(exclude),
+            inside_heads=tuple(inside_heads),
+            prune_outputs=prune_outputs,
+        )
         if part is not None:
             deps = freeze(deps, shared_outside(model, part, deps))
         if not deps.groups:
@@ -162,9 +175,19 @@ def analyse_model(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     submodule: str | None = None,
+    inside_heads: Sequence[str] = (),
+    prune_outputs: bool = False,
 ) -> tuple[Captured, Dependencies]:
     """Capture a model and find its groups of channels; for the errors see :meth:`Subject.open`."""
-    subject = Subject.open(model, example_inputs, include=include, exclude=exclude, submodule=submodule)
+    subject = Subject.open(
+        model,
+        example_inputs,
+        include=include,
+        exclude=exclude,
+        submodule=submodule,
+        inside_heads=inside_heads,
+        prune_outputs=prune_outputs,
+    )
     return subject.captured, subject.deps
 
 

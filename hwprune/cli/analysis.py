@@ -11,8 +11,10 @@ from hwprune.cli.common import (
     Exclude,
     Include,
     Inputs,
+    InsideHeads,
     Json,
     Model,
+    PruneOutputs,
     Submodule,
     Tables,
     TargetName,
@@ -69,6 +71,8 @@ def inspect(
     include: Include = None,
     exclude: Exclude = None,
     submodule: Submodule = None,
+    inside_heads: InsideHeads = None,
+    prune_outputs: PruneOutputs = False,
     kernels: Annotated[
         bool, typer.Option("--kernels", help="Also list the fused kernels: rule, tiling, work.")
     ] = False,
@@ -93,6 +97,8 @@ def inspect(
         include=include or (),
         exclude=exclude or (),
         submodule=submodule,
+        inside_heads=inside_heads or (),
+        prune_outputs=prune_outputs,
     )
     widths = group_widths(deps, captured.graph.graph, resolved)
     groups: list[dict[str, Any]] = [

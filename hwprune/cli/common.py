@@ -86,6 +86,13 @@ Submodule = Annotated[
     str | None,
     typer.Option(help="Module path of the only part to prune, for models that cannot be exported whole."),
 ]
+InsideHeads = Annotated[
+    list[str] | None,
+    typer.Option(help="Attention modules in which positions within heads go, not heads (repeatable)."),
+]
+PruneOutputs = Annotated[
+    bool, typer.Option("--prune-outputs", help="Channels of the model's outputs may go, too.")
+]
 Exclude = Annotated[list[str] | None, typer.Option(help="Prune no layer that matches (repeatable).")]
 Care = Annotated[
     str,

@@ -16,7 +16,7 @@ from hwprune.dependency.build import (
     build_readings,
     runs_of,
 )
-from hwprune.dependency.groups import ChannelGroup, Dependencies, Refusal
+from hwprune.dependency.groups import OUTPUT, ChannelGroup, Dependencies, Refusal
 from hwprune.dependency.layout import Axis, resolve
 from hwprune.dependency.rules import find_rule
 from hwprune.dependency.rules_attention import attention
@@ -54,6 +54,7 @@ def analyse(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     inside_heads: Sequence[str] = (),
+    prune_outputs: bool = False,
 ) -> Dependencies:
     """Find the groups of channels that can only be removed together.
 
@@ -75,6 +76,9 @@ def analyse(
         group, that of values another (one group for all where one projection makes all). Everywhere
         else a head is a unit. A layer has one or the other: the number of heads times their width
         would be a product, and sizes are sums of widths.
+    prune_outputs
+        Channels of the model's outputs may go, too: it then returns fewer of them. For models
+        whose outputs are features that something else is made to read.
 
     Returns
     -------
@@ -89,7 +93,7 @@ def analyse(
     DependencyError
         A third-party rule gave an impossible answer.
     """
-    tracker = _walk(captured.graph.graph, inside_heads)
+    tracker = _walk(captured.graph.graph, inside_heads, prune_outputs)
     leaves, ledger = _leaves(tracker, Scope(include, exclude))
     names = {leaf.axis: leaf.name for leaf in leaves}
     members = build_members(tracker, names)
@@ -109,10 +113,12 @@ def analyse(
     extents = build_extents(captured.graph.graph, tracker, names)
     _log.info("%d groups, %d ledger lines", len(groups), len(ledger))
     pieces = build_pieces(tracker, names)
-    return Dependencies(groups, extents, ledger, pieces, inside_heads=tuple(inside_heads))
+    return Dependencies(
+        groups, extents, ledger, pieces, inside_heads=tuple(inside_heads), prune_outputs=prune_outputs
+    )
 
 
-def _walk(graph: fx.Graph, inside_heads: Sequence[str]) -> Tracker:
+def _walk(graph: fx.Graph, inside_heads: Sequence[str], prune_outputs: bool) -> Tracker:
     tracker = Tracker(inside_heads=tuple(inside_heads))
     for node in graph.nodes:
         sizes = shape(node)
@@ -121,6 +127,10 @@ def _walk(graph: fx.Graph, inside_heads: Sequence[str]) -> Tracker:
             for layout in dims:
                 tracker.keep(layout, "tied to an input of the model")
             tracker.store(node, dims)
+        elif node.op == "output" and prune_outputs:
+            for source in node.all_input_nodes:
+                for dim in range(len(tracker.dims.get(source, ()))):
+                    tracker.read(node, source, dim, OUTPUT)
         elif node.op == "output":
             tracker.block(node, "output of the model")
         elif node.op == "call_function":

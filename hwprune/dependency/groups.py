@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from hwprune.extent import Extent
 
+#: Kind of the :class:`Reading` of the model's outputs.
+OUTPUT = "output"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -59,7 +62,8 @@ class Reading:
     ``kind`` says what a removed unit is in the masked original: with ``"sum"`` (matrix products of
     activations, attention scores, computed weights) it is a zero on dimension ``dim`` of
     ``operand``; with ``"statistics"`` (LayerNorm, RMSNorm, GroupNorm with one group) it is left
-    out of the mean and the variance that ``node`` takes along that dimension.
+    out of the mean and the variance that ``node`` takes along that dimension; with ``"output"``
+    (an output of the model, where those may be pruned) it is not returned.
     """
 
     node: str
@@ -108,7 +112,8 @@ class Dependencies:
     dimension as a function of the widths of ``groups``; ``ledger`` lists what cannot be pruned.
     ``pieces`` gives, for nodes that take a dimension apart, the sizes of its parts that are written
     into their arguments (every piece of a split; what lies before a slice, and the slice).
-    ``inside_heads`` is what the analysis was asked for: other groups come out without it.
+    ``inside_heads`` and ``prune_outputs`` are what the analysis was asked for: other groups come out
+    without them.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -117,6 +122,7 @@ class Dependencies:
     pieces: Mapping[str, tuple[Extent, ...]] = field(default_factory=dict[str, tuple[Extent, ...]])
 
     inside_heads: tuple[str, ...] = ()
+    prune_outputs: bool = False
 
     def group(self, name: str) -> ChannelGroup:
         return next(g for g in self.groups if g.name == name)

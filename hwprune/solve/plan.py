@@ -53,6 +53,8 @@ class Plan(Strict):
         What cannot be pruned.
     submodule
         Module path of the part of the model that is planned for, None for all of it.
+    inside_heads, prune_outputs
+        What the analysis was asked for, which decides on the groups.
     """
 
     model: str
@@ -78,6 +80,8 @@ class Plan(Strict):
     groups: tuple[PlanGroup, ...]
     ledger: tuple[LedgerLine, ...] = ()
     submodule: str | None = None
+    inside_heads: tuple[str, ...] = ()
+    prune_outputs: bool = False
     _edited: bool = PrivateAttr(default=False)
 
     @property

@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from hwprune.capture.captured import Captured
 from hwprune.capture.trainable import TrainableGraph
-from hwprune.dependency.groups import Dependencies
+from hwprune.dependency.groups import OUTPUT, Dependencies
 from hwprune.surgery.apply import graph_tensors, other_attributes
 from hwprune.surgery.kept_statistics import REFERENCES
 from hwprune.surgery.selection import check_keep, positions, removed_units
@@ -24,7 +24,8 @@ def masked_original(
     units are zero. Zeroing what the layers *produce* would be something else: biases, BatchNorm
     and activations with f(0) != 0 make a zeroed channel speak again. Where activations are summed
     with each other (attention scores), one of them is zero at removed units. Where a mean and a
-    variance run across channels (LayerNorm), removed channels do not count.
+    variance run across channels (LayerNorm), removed channels do not count. Where channels of the
+    outputs may go, those that stay are returned.
 
     Returns
     -------
@@ -89,7 +90,8 @@ def _mask_readings(
                 counted.setdefault(node, []).append((dim, mask))
             else:
                 before = silenced.get((node, source), source)
-                after = graph.call_function(_silence, (before, dim, mask))
+                reading = _leave_out if kind == OUTPUT else _silence
+                after = graph.call_function(reading, (before, dim, mask))
                 node.replace_input_with(before, after)
                 silenced[node, source] = after
     for node, kept in counted.items():
@@ -98,6 +100,11 @@ def _mask_readings(
             norm = graph.call_function(REFERENCES[str(node.target)], args, dict(node.kwargs))
         node.replace_all_uses_with(norm)
         graph.erase_node(node)
+
+
+def _leave_out(x: torch.Tensor, dim: int, kept: torch.Tensor) -> torch.Tensor:
+    """Without the removed positions of a dimension."""
+    return x.index_select(dim, kept.nonzero().flatten())
 
 
 def _silence(x: torch.Tensor, dim: int, kept: torch.Tensor) -> torch.Tensor:

@@ -33,6 +33,7 @@ class CutRecord(_Base):
     inputs: list[tuple[list[int], str]]
     submodule: str | None = None
     inside_heads: list[str] = []
+    prune_outputs: bool = False
 
 
 class WeightsRecord(_Base):

@@ -95,6 +95,7 @@ def save_pruned(
         inputs=[(list(x.shape), str(x.dtype).removeprefix("torch.")) for x in captured.example_inputs],
         submodule=submodule,
         inside_heads=list(deps.inside_heads),
+        prune_outputs=deps.prune_outputs,
     )
     return _write(directory, model, dict(plan or {}), cut)
 
@@ -178,7 +179,8 @@ def _cut(dense: nn.Module, cut: CutRecord, directory: Path) -> nn.Module:
         keep = {name: numbers_of(ranges) for name, ranges in cut.keep.items()}
         try:
             captured = capture(dense, inputs)
-            return cut_graph(captured, analyse(captured, inside_heads=cut.inside_heads), keep)
+            deps = analyse(captured, inside_heads=cut.inside_heads, prune_outputs=cut.prune_outputs)
+            return cut_graph(captured, deps, keep)
         except HwpruneError as error:
             raise _other_architecture(directory, error.message) from error
     dense = plain_copy(dense)

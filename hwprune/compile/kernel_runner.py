@@ -12,6 +12,11 @@ import numpy as np
 from hwprune.compile.vm_runtime import VirtualMachine, aligned_empty
 from hwprune.errors import ArtifactError
 
+#: Fixed work of :meth:`KernelRunner.pace`: this many products of two matrices of this size. They fit
+#: the first-level cache, so that nothing but the speed of the core decides how long it takes.
+PACE_PRODUCTS = 40
+PACE_SIZE = 64
+
 
 def _filled(shape: tuple[int, ...], block: np.ndarray) -> np.ndarray:
     """A new buffer with ``block`` written over and over; its pages are touched."""
@@ -47,6 +52,9 @@ class KernelRunner:
         )
         self._machine.set_inputs([_filled(s, block) for s in inputs])
         self._machine.invoke()
+        # Aligned, or the products take 12 % longer in three of four processes.
+        self._pace_matrices = aligned_empty((3, PACE_SIZE, PACE_SIZE))
+        self._pace_matrices[...] = 0.01
 
     @staticmethod
     def copies_of(path: Path) -> int:
@@ -62,6 +70,18 @@ class KernelRunner:
                 invoke()
             samples.append((time.perf_counter_ns() - begin) * 1e-9 / (number * self.copies))
         return samples
+
+    def pace(self) -> float:
+        """Seconds that a fixed piece of vector arithmetic takes now.
+
+        Cores change their speed by a tenth several times a second, as heat and the neighbours'
+        load allow. A kernel's time over the pace beside it does not.
+        """
+        factors = self._pace_matrices
+        begin = time.perf_counter_ns()
+        for _ in range(PACE_PRODUCTS):
+            np.dot(factors[0], factors[1], out=factors[2])
+        return (time.perf_counter_ns() - begin) * 1e-9
 
     def nonfinite(self) -> int:
         """Values in the result of the last call that are NaN or infinite."""

@@ -1,26 +1,32 @@
 """Latency of a network for any choice of widths, from measured kernels.
 
-The latency is the sum of the network's fused kernels plus a residual measured end to end. For
-each kernel family a grid of widths is measured; between grid points the cost is interpolated
-linearly, inside the grid only, and known as such, so that a plan can be refined until every
-kernel that it uses has been measured.
+The latency is the sum of the network's fused kernels plus a residual measured end to end. Of each
+kernel family some widths are measured; between them the cost comes from a surface through all
+measured kernels of the same shape (:mod:`hwprune.latency.surface`), never beyond them, and is
+known as such, so that a plan can be refined until every kernel that it uses has been measured.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.interpolate import RegularGridInterpolator
 
-from hwprune.errors import TableError
+from hwprune.errors import TableError, UsageError
 from hwprune.latency.kernel import KernelFamily, KernelSpec
+from hwprune.latency.prices import Prices
+from hwprune.latency.shapes import Shape
 from hwprune.latency.table import LatencyTable
 
-#: Widths measured per group of a family, by the number of groups it depends on.
-POINTS_PER_GROUP = {1: 8, 2: 4, 3: 3}
+#: Widths measured at first, by the number of independent coordinates of a family.
+POINTS_PER_CLASS = {1: 8, 2: 4, 3: 3}
+#: Widths measured at first of groups that only change a sum of channels.
+POINTS_TOGETHER = 3
+#: A family with more combinations of widths than this has no table of costs.
+MAX_COSTS = 100_000
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,29 @@ class FamilyCost:
     family: KernelFamily
     cost_ns: np.ndarray
     measured: np.ndarray
+
+
+@dataclass(frozen=True)
+class KernelSum:
+    """Sum of a network's kernels.
+
+    Attributes
+    ----------
+    ns
+        Nanoseconds.
+    deviation_ns
+        Standard deviation of ``ns``; errors of kernels of the same shape are taken to be the same
+        error, those of different shapes to be independent.
+    kernels
+        Kernel calls.
+    interpolated
+        Share (0..1) of ``ns`` that is not from rows of the table.
+    """
+
+    ns: float
+    deviation_ns: float
+    kernels: int
+    interpolated: float
 
 
 def grid_points(size: int, points: int) -> tuple[int, ...]:
@@ -66,12 +95,23 @@ class LatencyModel:
         self.untrusted = untrusted
         self.families = tuple(families)
         self.domains = {group: tuple(widths) for group, widths in domains.items()}
+        shapes = [Shape(family) for family in self.families]
+        known = {shape.key: shape for shape in reversed(shapes)}
+        #: Shape of each family; families that share one have the same object.
+        self.shapes = tuple(known[shape.key] for shape in shapes)
+        self._classes = [shape.classes(f) for shape, f in zip(shapes, self.families, strict=True)]
+        self._prices: Prices | None = None
+
+    @property
+    def dense(self) -> dict[str, int]:
+        """Every group at its largest width."""
+        return {group: widths[-1] for group, widths in self.domains.items()}
 
     def specs(self) -> list[KernelSpec]:
-        """Every kernel that the grid needs, without repetition, in execution order."""
+        """Every kernel of a first coarse grid, without repetition, in execution order."""
         found: dict[str, KernelSpec] = {}
-        for family in self.families:
-            for spec in self._grid(family).values():
+        for family, classes in zip(self.families, self._classes, strict=True):
+            for spec in self._grid(family, classes):
                 found.setdefault(spec.canonical(), spec)
         return list(found.values())
 
@@ -86,7 +126,30 @@ class LatencyModel:
 
     def sum_ns(self, widths: Mapping[str, int], table: LatencyTable) -> float:
         """Sum of measured kernels; a kernel that is missing raises ``KernelMissError``."""
-        return sum(self._median(spec, table) for spec in self.kernels(widths))
+        return sum(table.lookup(s, untrusted=self.untrusted).median for s in self.kernels(widths))
+
+    def predict(self, widths: Mapping[str, int], table: LatencyTable) -> KernelSum:
+        """Sum of kernels, interpolated between measured ones where a kernel has no row.
+
+        Raises
+        ------
+        KernelMissError
+            A kernel is not in the table and does not lie between kernels that are.
+        """
+        prices = self.prices(table)
+        total = interpolated = 0.0
+        deviations: dict[str, float] = {}
+        for spec, shape in zip(self.kernels(widths), self.shapes, strict=True):
+            price = prices.of(spec, shape)
+            total += price.ns
+            interpolated += 0.0 if price.measured else price.ns
+            deviations[shape.key] = deviations.get(shape.key, 0.0) + price.deviation_ns
+        return KernelSum(
+            total,
+            math.sqrt(sum(d * d for d in deviations.values())),
+            len(self.families),
+            interpolated / total if total else 0.0,
+        )
 
     def disturbed(self, widths: Mapping[str, int], table: LatencyTable) -> int:
         """How many of the network's kernels were timed while the machine was disturbed."""
@@ -98,57 +161,54 @@ class LatencyModel:
 
         Raises
         ------
-        TableError
+        KernelMissError
             A grid kernel is missing or failed, and nothing may be extrapolated from the rest.
+        UsageError
+            A kernel depends on the widths of too many groups.
         """
-        return [self._cost(family, table) for family in self.families]
+        prices = self.prices(table)
+        return [self._cost(f, s, prices) for f, s in zip(self.families, self.shapes, strict=True)]
 
-    def _median(self, spec: KernelSpec, table: LatencyTable) -> float:
-        return table.lookup(spec, untrusted=self.untrusted).median
+    def prices(self, table: LatencyTable) -> Prices:
+        """The table as prices; those of the last table asked for are kept."""
+        if self._prices is None or self._prices.table is not table:
+            self._prices = Prices(table, untrusted=self.untrusted)
+        return self._prices
 
-    def _axes(self, family: KernelFamily) -> list[tuple[int, ...]]:
-        points = POINTS_PER_GROUP.get(len(family.groups), 2)
-        return [grid_points(len(self.domains[g]), points) for g in family.groups]
+    def _grid(self, family: KernelFamily, classes: Sequence[tuple[str, ...]]) -> list[KernelSpec]:
+        points = POINTS_PER_CLASS.get(len(classes), 2)
+        axes: list[list[dict[str, int]]] = []
+        for groups in classes:
+            count = len(self.domains[groups[0]]) if len(groups) == 1 else POINTS_TOGETHER
+            axes.append(
+                [
+                    {g: self._level(g, i, count) for g in groups}
+                    for i in grid_points(count, min(points, count) if len(groups) > 1 else points)
+                ]
+            )
+        chosen = ({g: w for part in parts for g, w in part.items()} for parts in itertools.product(*axes))
+        return [family.at(widths) for widths in chosen]
 
-    def _grid(self, family: KernelFamily) -> dict[tuple[int, ...], KernelSpec]:
-        return {index: self._spec(family, index) for index in itertools.product(*self._axes(family))}
+    def _level(self, group: str, level: int, count: int) -> int:
+        own = self.domains[group]
+        return own[round(level * (len(own) - 1) / max(1, count - 1))]
 
-    def _spec(self, family: KernelFamily, index: Iterable[int]) -> KernelSpec:
-        return family.at({g: self.domains[g][i] for g, i in zip(family.groups, index, strict=True)})
-
-    def _cost(self, family: KernelFamily, table: LatencyTable) -> FamilyCost:
-        shape = tuple(len(self.domains[g]) for g in family.groups)
-        if not shape:
-            return FamilyCost(family, np.array(self._median(family.at({}), table)), np.array(True))
-        axes = self._axes(family)
-        grid = np.empty([len(axis) for axis in axes])
-        for place in np.ndindex(*grid.shape):
-            index = [axis[i] for axis, i in zip(axes, place, strict=True)]
-            grid[place] = self._median(self._spec(family, index), table)
-        cost = self._interpolate(family, axes, grid, shape)
-        measured = np.zeros(shape, dtype=bool)
-        for index in np.ndindex(*shape):
-            spec = self._spec(family, index)
-            if table.get(spec) is not None:
-                cost[index], measured[index] = self._median(spec, table), True
+    def _cost(self, family: KernelFamily, shape: Shape, prices: Prices) -> FamilyCost:
+        sizes = tuple(len(self.domains[g]) for g in family.groups)
+        if math.prod(sizes) > MAX_COSTS:
+            raise UsageError(
+                f"kernel '{family.name}' depends on the widths of {len(family.groups)} groups, "
+                f"{math.prod(sizes):.1e} combinations",
+                hint="a plan needs the cost of each: leave groups out with exclude, or offer fewer widths",
+            )
+        specs = {
+            index: family.at({g: self.domains[g][i] for g, i in zip(family.groups, index, strict=True)})
+            for index in np.ndindex(*sizes)
+        }
+        found = prices.of_all(specs, shape)
+        cost, measured = np.empty(sizes), np.zeros(sizes, dtype=bool)
+        for index, price in found.items():
+            cost[index], measured[index] = price.ns, price.measured
         if not np.isfinite(cost).all() or (cost <= 0).any():
             raise TableError(f"kernel family '{family.name}': the table gives a cost that is not positive")
         return FamilyCost(family, cost, measured)
-
-    def _interpolate(
-        self,
-        family: KernelFamily,
-        axes: Sequence[Sequence[int]],
-        grid: np.ndarray,
-        shape: tuple[int, ...],
-    ) -> np.ndarray:
-        """Multilinear in the widths; an axis with a single width is constant."""
-        kept = [d for d, size in enumerate(shape) if size > 1]
-        if not kept:
-            return grid.reshape(shape).copy()
-        widths = [np.array(self.domains[g], dtype=float) for g in family.groups]
-        interpolator = RegularGridInterpolator(
-            [widths[d][list(axes[d])] for d in kept], grid.reshape([grid.shape[d] for d in kept])
-        )
-        points = np.stack(np.meshgrid(*[widths[d] for d in kept], indexing="ij"), axis=-1)
-        return np.asarray(interpolator(points)).reshape(shape)

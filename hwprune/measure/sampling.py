@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from hwprune.measure.stopping import MeasureProfile
@@ -57,6 +58,8 @@ class Sampled:
         The criterion that was not met when time ran out, if any.
     nonfinite
         Values in the last output that are no finite numbers, where the engine can tell.
+    pace_ns
+        Nanoseconds of a fixed piece of work beside each sample, where the engine has one.
     """
 
     samples_ns: list[float]
@@ -66,6 +69,7 @@ class Sampled:
     cpu_share: float | None
     unmet: str | None
     nonfinite: int = 0
+    pace_ns: list[float] = field(default_factory=list[float])
 
     def to_dict(self) -> dict[str, Any]:
         """For the wire."""
@@ -123,18 +127,36 @@ def sample(engine: TimedEngine, profile: MeasureProfile) -> Sampled:
     stopping = profile.stopping
     warmup = warm_up(engine, number, profile.max_warmup, stopping.timeout_s / 4)
     samples_ns: list[float] = []
+    pace_ns: list[float] = []
     repeat = 1
     elapsed = cpu = 0.0  # of the engine alone, without our own statistics
     while True:
         start, cpu_start = time.perf_counter(), time.process_time()
-        samples_ns += [s * 1e9 for s in engine.time(number, repeat)]
+        samples_ns += [s * 1e9 for s in _beside(engine, number, repeat, pace_ns)]
         cpu += time.process_time() - cpu_start
         elapsed += time.perf_counter() - start
         # A chunk of a long kernel must not run far past the timeout.
         one = elapsed / len(samples_ns)
         fitting = int(min(stopping.timeout_s - elapsed, CHUNK_S) / max(one, 1e-9))
         repeat = max(1, min(profile.chunk, fitting))
-        unmet = stopping.unmet(samples_ns, elapsed)
+        # While the core changes its speed, only times over the pace beside them can agree.
+        steady = [s / p for s, p in zip(samples_ns, pace_ns, strict=True)] if pace_ns else samples_ns
+        unmet = stopping.unmet(steady, elapsed)
         if unmet is None or stopping.timed_out(samples_ns, elapsed):
             share = engine.cpu_share() if isinstance(engine, TellsShare) else cpu / max(elapsed, 1e-9)
-            return Sampled(samples_ns, number, warmup, elapsed, share, unmet)
+            return Sampled(samples_ns, number, warmup, elapsed, share, unmet, pace_ns=pace_ns)
+
+
+def _beside(engine: TimedEngine, number: int, repeat: int, pace_ns: list[float]) -> list[float]:
+    """Samples of an engine; the pace before and after each of them, averaged, goes to ``pace_ns``."""
+    pace: Callable[[], float] | None = getattr(engine, "pace", None)
+    if pace is None:
+        return engine.time(number, repeat)
+    samples: list[float] = []
+    before = pace()
+    for _ in range(repeat):
+        samples += engine.time(number, 1)
+        after = pace()
+        pace_ns.append((before + after) / 2 * 1e9)
+        before = after
+    return samples

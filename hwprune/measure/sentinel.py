@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,10 @@ class Sentinel:
         """Time it a few times for a reference; all timings."""
         timings, self.reference = self._several(self._timings, 0)
         return timings
+
+    def refer_to(self, timings: Sequence[Sampled]) -> None:
+        """Take the median of all samples of these timings as the reference."""
+        self.reference = statistics.median(s for timing in timings for s in timing.samples_ns)
 
     def change(self, kernels: int) -> tuple[float, list[Sampled]]:
         """Time it now; relative change since the reference (positive is slower), and the timings.

@@ -15,6 +15,7 @@ from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.rows import OK, UNTRUSTED, Row, one_line
 from hwprune.measure.build import Builder, BuildJob
 from hwprune.measure.outcome import ProfileReport
+from hwprune.measure.pace import Pace
 from hwprune.measure.record import failed_row, timed_row
 from hwprune.measure.rotation import copies_for, sentinel_spec
 from hwprune.measure.runners.base import Runner, measure_each
@@ -61,9 +62,8 @@ class Sweep:
         self._choices = choices
         self._sentinel_job = self._job(sentinel_spec(), "sentinel.so")
         self._slice = profile.one_pass()
-        self._sentinel = Sentinel(
-            lambda: runner.measure(self._sentinel_job.path, self._slice), profile.passes
-        )
+        self._pace = Pace()
+        self._sentinel = Sentinel(self._time_sentinel, profile.passes)
         self._watch = Watch(runner, profile.max_disturbance)
 
     def prepare_sentinel(self) -> None:
@@ -82,12 +82,16 @@ class Sweep:
                     hint="run the tests of hwprune.compile for this target",
                 )
         known = self._writer.get(job.spec)
-        if known is not None and known.status == OK:
-            self._sentinel.reference = known.median
-            return
         self._watch.begin()
         timings = self._sentinel.settle()
         unrest = self._watch.end(timings)
+        if known is not None and known.status == OK:
+            self._pace.learn(timings, known.median)
+            self._sentinel.reference = known.median
+            return
+        self._pace.learn(timings)
+        timings = [self._pace.steady(timing) for timing in timings]
+        self._sentinel.refer_to(timings)
         row, samples = timed_row(job, timings, self._profile, self._runner.unit)
         # Timed in unrest it serves this sweep, but the next one finds its own.
         self._writer.append(self._untrusted(row, unrest) if unrest else row, samples)
@@ -162,7 +166,8 @@ class Sweep:
         taken: dict[Path, Sampled] = {}
         self._watch.begin()
         paths = [series.job.path for series in self._order.sample(due, len(due))]
-        for path, sampled in measure_each(self._runner, paths, self._slice):
+        for path, timed in measure_each(self._runner, paths, self._slice):
+            sampled = self._pace.steady(timed) if isinstance(timed, Sampled) else timed
             series = batch[path]
             failure = self._failure(series.job, sampled)
             first = not series.parts and not series.spoiled
@@ -197,6 +202,9 @@ class Sweep:
         self._writer.append(row, samples)
         self._report.timed(row, first=first)
         return row
+
+    def _time_sentinel(self) -> Sampled:
+        return self._pace.steady(self._runner.measure(self._sentinel_job.path, self._slice))
 
     def _drifted(self, batch: Mapping[Path, Series]) -> str | None:
         """What the sentinel says against the pass just made.

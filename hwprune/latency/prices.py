@@ -1,0 +1,106 @@
+"""What kernels cost: a row of the table where there is one, else a place between measured ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hwprune.errors import KernelMissError
+from hwprune.latency.kernel import KernelSpec
+from hwprune.latency.rows import OK, Row
+from hwprune.latency.shapes import Shape
+from hwprune.latency.surface import Surface
+from hwprune.latency.table import LatencyTable
+
+#: Half of a 95 % interval of a normal distribution, in standard deviations.
+HALF_INTERVAL = 1.96
+
+
+@dataclass(frozen=True)
+class Price:
+    """Cost of a kernel and its standard deviation, nanoseconds."""
+
+    ns: float
+    deviation_ns: float
+    measured: bool
+
+
+class Prices:
+    """A table, seen as costs of the kernels of some shapes.
+
+    Parameters
+    ----------
+    table
+        Measured kernels. All of a shape count, whichever network they were measured for.
+    untrusted
+        Also use rows that were timed while the machine was disturbed.
+    """
+
+    def __init__(self, table: LatencyTable, *, untrusted: bool = False) -> None:
+        self.table = table
+        self._untrusted = untrusted
+        self._by_chain: dict[str, list[Row]] | None = None
+        self._surfaces: dict[str, Surface | None] = {}
+
+    def of(self, spec: KernelSpec, shape: Shape) -> Price:
+        """Price of one kernel.
+
+        Raises
+        ------
+        KernelMissError
+            Its row failed or is untrusted, or it has none and does not lie between measured kernels.
+        """
+        return self.of_all({(): spec}, shape)[()]
+
+    def of_all(
+        self, specs: Mapping[tuple[int, ...], KernelSpec], shape: Shape
+    ) -> dict[tuple[int, ...], Price]:
+        """Prices of kernels of one shape, by the caller's keys."""
+        found: dict[tuple[int, ...], Price] = {}
+        unknown: dict[tuple[int, ...], KernelSpec] = {}
+        for key, spec in specs.items():
+            if self.table.get(spec) is None:
+                unknown[key] = spec
+                continue
+            row = self.table.lookup(spec, untrusted=self._untrusted)
+            deviation = (row.ci_high - row.ci_low) / (2 * HALF_INTERVAL)
+            found[key] = Price(row.median, deviation, True)
+        if not unknown:
+            return found
+        surface = self.surface(shape)
+        places = [shape.coordinates(spec) for spec in unknown.values()]
+        for spec, place in zip(unknown.values(), places, strict=True):
+            if surface is None or place is None or not surface.encloses(place):
+                self.table.lookup(spec)  # raises, and names what is near
+                raise AssertionError("a kernel that was not in the table a moment ago")
+        assert surface is not None
+        costs, deviations = surface.at(np.array(places, np.float64))
+        for key, cost, deviation in zip(unknown, costs, deviations, strict=True):
+            found[key] = Price(float(cost), float(deviation), False)
+        return found
+
+    def surface(self, shape: Shape) -> Surface | None:
+        """The surface through all measured kernels of a shape; ``None`` without any."""
+        if shape.key not in self._surfaces:
+            places: dict[tuple[int, ...], float] = {}
+            for row in self.rows(shape):
+                place = shape.coordinates(row.kernel)
+                if place is not None:
+                    places.setdefault(place, row.median)
+            self._surfaces[shape.key] = (
+                Surface(np.array(list(places), np.float64), np.array(list(places.values())))
+                if places
+                else None
+            )
+        return self._surfaces[shape.key]
+
+    def rows(self, shape: Shape) -> Sequence[Row]:
+        """Rows that may be used and have the operators of a shape, by digest."""
+        if self._by_chain is None:
+            self._by_chain = {}
+            for row in self.table:
+                if row.failure is None and (row.status == OK or self._untrusted):
+                    self._by_chain.setdefault(row.label.split(" ", 1)[0], []).append(row)
+        return self._by_chain.get(shape.chain, [])

@@ -1,0 +1,177 @@
+"""Cost over channel counts from a few measured points, with an error that the points themselves show.
+
+Universal kriging: a trend that is linear in every channel count (what a loop nest costs, but for
+its staircase), and a Gaussian process for what the trend leaves (Matheron, *The intrinsic random
+functions and their applications*, 1973; the closed form of leaving one out is Dubrule's, 1983).
+Everything is relative: a kernel of 10 us and one of 1 ms weigh the same.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import Delaunay, QhullError
+
+#: Tried reach of the deviations from the trend, in doublings of a channel count.
+REACHES = (0.5, 1.0, 2.0)
+#: Tried shares of the deviations that are noise or steps, which neighbours do not show.
+NOISES = (0.01, 0.1, 1.0)
+#: Deviations are never taken to be smaller than this share of the cost.
+LEAST_DEVIATION = 1e-3
+#: Prior variance of the trend's coefficients, over that of the deviations: as good as unknown.
+VAGUE = 1e4
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A cost and its standard deviation, in the unit of the values."""
+
+    value: float
+    deviation: float
+
+
+class Surface:
+    """Cost of the kernels of one shape.
+
+    Parameters
+    ----------
+    places
+        Shape ``[n, d]``: channel counts, all positive, no two rows equal.
+    values
+        Shape ``[n]``: costs, positive.
+    """
+
+    def __init__(self, places: np.ndarray, values: np.ndarray) -> None:
+        self.places = np.asarray(places, np.float64).reshape(len(values), -1)
+        self.values = np.asarray(values, np.float64)
+        self._top = self.places.max(axis=0) if self.places.shape[1] else np.ones(0)
+        self._terms = _trend_terms(*self.places.shape)
+        self._scale_by = _weighted_trend(self._features(self.places), self.values)
+        self._hull = _Hull(self.places)
+        best = min(
+            (self._fit(reach, noise) for reach in REACHES for noise in NOISES),
+            key=lambda fit: float(np.mean(fit.left_out**2)),
+        )
+        self._fitted = best
+
+    @property
+    def left_out_errors(self) -> np.ndarray:
+        """Shape ``[n]``: relative error at each point, predicted from all others.
+
+        Corners are left out too, so this is an upper bound on errors inside: there the surface
+        extrapolates, which it never does when it is asked.
+        """
+        return self._fitted.left_out * self._scale(self.places) / self.values
+
+    @property
+    def error(self) -> float:
+        """Root mean square of the relative errors of points that others enclose (or of all)."""
+        inner = self._hull.inner
+        errors = self.left_out_errors
+        return float(np.sqrt(np.mean((errors[inner] if inner.any() else errors) ** 2)))
+
+    def encloses(self, place: Sequence[int]) -> bool:
+        """Whether a place lies between measured ones."""
+        return self._hull.holds(np.asarray(place, np.float64))
+
+    def at(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Costs and standard deviations at places, shape ``[m, d]``."""
+        wanted = np.asarray(places, np.float64).reshape(-1, self.places.shape[1])
+        fit, scale = self._fitted, self._scale(wanted)
+        features = self._features(wanted) / scale[:, None]
+        cross = _matern(wanted, self.places, fit.reach) + VAGUE * features @ fit.features.T
+        mean = cross @ fit.weights
+        prior = 1.0 + VAGUE * np.sum(features**2, axis=1)
+        variance = prior - np.einsum("ij,jk,ik->i", cross, fit.inverse, cross) + fit.noise
+        deviation = fit.deviation * np.sqrt(np.maximum(variance, 1e-6))
+        return mean * scale, deviation * scale
+
+    def _fit(self, reach: float, noise: float) -> _Fit:
+        """Solve for one choice of parameters; errors of leaving one out come with the inverse."""
+        features = self._features(self.places) / self._scale(self.places)[:, None]
+        matrix = _matern(self.places, self.places, reach) + VAGUE * features @ features.T
+        matrix[np.diag_indices_from(matrix)] += noise
+        inverse = np.linalg.inv(matrix)
+        relative = self.values / self._scale(self.places)
+        weights = inverse @ relative
+        variances = 1.0 / np.diag(inverse)
+        left_out = weights * variances
+        spread = float(np.sqrt(np.mean(left_out**2 / np.maximum(variances, 1e-12))))
+        return _Fit(reach, noise, features, inverse, weights, left_out, max(spread, LEAST_DEVIATION))
+
+    def _features(self, places: np.ndarray) -> np.ndarray:
+        relative = places / self._top
+        columns = [np.prod(relative[:, list(term)], axis=1) for term in self._terms]
+        return np.stack(columns, axis=1)
+
+    def _scale(self, places: np.ndarray) -> np.ndarray:
+        """A rough cost, to make everything relative; never far below what was measured."""
+        return np.maximum(self._features(places) @ self._scale_by, 0.3 * self.values.min())
+
+
+@dataclass(frozen=True)
+class _Fit:
+    reach: float
+    noise: float
+    features: np.ndarray
+    inverse: np.ndarray
+    weights: np.ndarray
+    left_out: np.ndarray
+    deviation: float
+
+
+class _Hull:
+    """The convex hull of places, or their bounding box where they span no volume."""
+
+    def __init__(self, places: np.ndarray) -> None:
+        self._low, self._high = places.min(axis=0), places.max(axis=0)
+        span = self._high > self._low
+        self._axes = np.flatnonzero(span)
+        self._mesh: Delaunay | None = None
+        if 2 <= len(self._axes) <= 3 and len(places) > len(self._axes):
+            try:
+                self._mesh = Delaunay(self._relative(places))
+            except QhullError:
+                self._mesh = None
+        corner = np.zeros(len(places), dtype=bool)
+        if self._mesh is not None:
+            corner[np.unique(self._mesh.convex_hull)] = True
+        else:
+            corner |= (places[:, span] == self._low[span]).any(axis=1)
+            corner |= (places[:, span] == self._high[span]).any(axis=1)
+        self.inner = ~corner
+
+    def holds(self, place: np.ndarray) -> bool:
+        inside = bool(((place >= self._low) & (place <= self._high)).all())
+        if not inside or self._mesh is None:
+            return inside
+        return bool(self._mesh.find_simplex(self._relative(place[None]), tol=1e-6)[0] >= 0)
+
+    def _relative(self, places: np.ndarray) -> np.ndarray:
+        axes = self._axes
+        return (places[:, axes] - self._low[axes]) / (self._high[axes] - self._low[axes])
+
+
+def _trend_terms(count: int, dimensions: int) -> list[tuple[int, ...]]:
+    """Products of channel counts in the trend: as many as ``count`` points can tell apart."""
+    if dimensions <= 3:
+        every = [t for n in range(dimensions + 1) for t in itertools.combinations(range(dimensions), n)]
+        if count > len(every):
+            return every
+    linear: list[tuple[int, ...]] = [(), *((d,) for d in range(dimensions))]
+    return linear if count > len(linear) else [()]
+
+
+def _weighted_trend(features: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Coefficients with the least relative errors."""
+    return np.linalg.lstsq(features / values[:, None], np.ones(len(values)), rcond=1e-10)[0]
+
+
+def _matern(one: np.ndarray, other: np.ndarray, reach: float) -> np.ndarray:
+    """Matern covariance of smoothness 3/2 over doublings of the channel counts."""
+    gaps = np.log2(one[:, None, :]) - np.log2(other[None, :, :])
+    distance = np.sqrt(3.0 * np.sum(gaps**2, axis=-1)) / reach
+    return (1.0 + distance) * np.exp(-distance)

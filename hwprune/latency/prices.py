@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hwprune.errors import KernelMissError
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.rows import OK, Row
 from hwprune.latency.shapes import Shape

@@ -30,6 +30,7 @@ def test_kernels_and_networks_can_be_timed(tmp_path: Path) -> None:
     assert kernel.copies == 5
     assert len(kernel.time(2, 3)) == 3 and all(s > 0 for s in kernel.time(2, 3))
     first = kernel.outputs()[0].copy()
+    assert kernel.pace() > 0 and kernel.nonfinite() == 0
     kernel.time(1, 1)
     assert (kernel.outputs()[0] == first).all(), "every run writes the same result into the same buffer"
     build_program_model(several_kernels([residual(16, 16, 6)]), TARGET, tmp_path / "network")

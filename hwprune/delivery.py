@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from hwprune.latency.fusion import fuse
 from hwprune.latency.program import Program
 from hwprune.measure.backend import refuse_forms
 from hwprune.measure.compare import Comparison, compare
-from hwprune.measure.contenders import Contender, bundle_contender, onnx_contender, torch_contender
-from hwprune.measure.export import onnx_export, save_exported
+from hwprune.measure.contenders import Contender, bundle_contender
+from hwprune.measure.peers import eager, onnx_runtime
 from hwprune.measure.proposer import require_tuner
 from hwprune.measure.rpc_bench import bench_remote
 from hwprune.measure.rpc_site import RpcSite
@@ -269,18 +270,15 @@ def bench_bundle(
         contenders[f"dense ({BACKEND_NAMES[other.backend]})"] = bundle_contender(dense)
     with tempfile.TemporaryDirectory(prefix="hwprune-bench-") as scratch:
         for kind, model in (models or {}).items():
-            for engine, make in _ENGINES.items():
-                if engine == BACKEND_NAMES[target.backend] and (engine == "TVM" or kind == "pruned"):
-                    continue  # the bundle, or the dense one that belongs to it
-                name = f"{engine} {kind}"
+            for name, make in _engines(kind, target).items():
                 try:
-                    contenders[name] = make(model, inputs, Path(scratch) / name.replace(" ", "-"), target)
+                    contenders[name] = make(model, inputs, Path(scratch) / name.replace(" ", "-"))
                 except HwpruneError as error:
                     absent[name] = str(error)
         comparison = compare(
             contenders,
             [x.numpy() for x in inputs],
-            threads=bundle.manifest.target.threads,
+            threads=target.threads,
             profile=profile,
             seed=seed,
             reference=PRUNED,
@@ -289,26 +287,24 @@ def bench_bundle(
     return comparison, {**absent, **comparison.failed}
 
 
-def _eager(model: nn.Module, inputs: Sequence[torch.Tensor], stem: Path, target: Target) -> Contender:
-    return torch_contender(save_exported(model, inputs, stem.with_suffix(".pt2")))
+def _engines(
+    kind: str, target: Target
+) -> dict[str, Callable[[nn.Module, Sequence[torch.Tensor], Path], Contender]]:
+    """Who runs a model beside a bundle for ``target``, without what the bundle itself is."""
+    found: dict[str, Callable[[nn.Module, Sequence[torch.Tensor], Path], Contender]]
+    found = {f"PyTorch eager {kind}": eager}
+    if target.backend == "tvm" or kind == "dense":
+        found[f"ONNX Runtime {kind}"] = onnx_runtime
+    if target.backend != "tvm":
+        found[f"TVM {kind}"] = partial(_tvm, threads=target.threads)
+    return found
 
 
-def _onnx_runtime(model: nn.Module, inputs: Sequence[torch.Tensor], stem: Path, target: Target) -> Contender:
-    return onnx_contender(onnx_export(model, inputs, stem.with_suffix(".onnx")))
-
-
-def _tvm(model: nn.Module, inputs: Sequence[torch.Tensor], stem: Path, target: Target) -> Contender:
+def _tvm(model: nn.Module, inputs: Sequence[torch.Tensor], stem: Path, threads: int) -> Contender:
     """The other backend, for a bundle of ONNX Runtime: compiled for this machine, which takes a while."""
-    module, _ = compile_model(model, inputs, load_target("host", threads=target.threads))
+    module, _ = compile_model(model, inputs, load_target("host", threads=threads))
     module.save(stem, {"for": "comparison"})
     return bundle_contender(stem)
-
-
-_ENGINES: dict[str, Callable[[nn.Module, Sequence[torch.Tensor], Path, Target], Contender]] = {
-    "PyTorch eager": _eager,
-    "ONNX Runtime": _onnx_runtime,
-    "TVM": _tvm,
-}
 
 
 def comparison_data(comparison: Comparison, absent: Mapping[str, str]) -> dict[str, Any]:

@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import nnls
 
 from hwprune.latency.predict import KernelSum
 
 #: A slope outside these bounds comes from noise, not from caches or launches.
 SLOPES = (0.7, 1.5)
-#: What calling a kernel inside a network costs beyond calling it alone, before anything is measured:
-#: mean and standard deviation.
-LAUNCH_NS = (1000.0, 2000.0)
+#: What a kernel costs inside a network beyond alone, before anything is measured: mean and standard
+#: deviation. Less than nothing where a network is small enough to keep its weights in a core's cache,
+#: past which they are rotated when kernels are timed alone.
+LAUNCH_NS = (-1000.0, 3000.0)
 #: What a byte of weights costs inside a network beyond alone: there they come from further away.
 BYTE_NS = (0.02, 0.03)
+#: No network takes less than this share of its kernels.
+LEAST_SHARE = 0.5
 #: How far measured networks lie from the line, before anything is measured: relative, and for how
 #: many networks that guess counts.
 SPREAD = 0.015
@@ -64,9 +66,7 @@ class Residual:
         matrix = np.concatenate([columns / measured[:, None] / SPREAD, known])
         wanted = [*np.full(len(sums), 1.0 / SPREAD), LAUNCH_NS[0] / LAUNCH_NS[1], BYTE_NS[0] / BYTE_NS[1]]
         scale = np.abs(matrix).max(axis=0)
-        # Neither calls nor bytes give time back.
-        found = nnls(matrix / np.where(scale > 0, scale, 1.0), np.array(wanted))[0]
-        offset, factor, byte_ns = found / np.where(scale > 0, scale, 1.0)
+        offset, factor, byte_ns = np.linalg.lstsq(matrix / scale, np.array(wanted), rcond=None)[0] / scale
         errors = columns @ [offset, factor, byte_ns] / measured - 1.0
         freedom = max(0.0, len(sums) - 3.0)
         squares = float(np.mean(errors**2)) * freedom
@@ -91,4 +91,6 @@ class Residual:
 
     def latency_ns(self, sum_ns: float, streamed_bytes: float = 0.0) -> float:
         """Predicted latency of a network from the sum of its kernels and the bytes of its weights."""
-        return self.offset_ns + self.factor * sum_ns + self.byte_ns * streamed_bytes
+        latency = self.offset_ns + self.factor * sum_ns + self.byte_ns * streamed_bytes
+        # Networks far smaller than those that the offset comes from still take time.
+        return max(latency, LEAST_SHARE * sum_ns)

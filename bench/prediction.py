@@ -54,7 +54,9 @@ MODELS = "resnet18,resnet50,mobilenet_v2,vgg16,densenet121"
 #: Networks timed in one interleaved run, besides the dense one.
 BATCH = 5
 #: Rounds of an interleaved run, and samples of each network in a round (the first is not counted).
-ROUNDS, SAMPLES = 12, 3
+ROUNDS, SAMPLES = 8, 3
+#: Processes per network: where its buffers happen to lie changes its latency by some percent.
+LOADS = 2
 #: Seed of the networks that calibrate, over that of those that are judged.
 CALIBRATION_SEED = 1_000_003
 TIMEOUT_S = 120.0
@@ -237,27 +239,28 @@ class Timer:
         return ratios, statistics.median(dense)
 
     def _rounds(self, paths: Sequence[Path]) -> list[list[float]]:
-        """Median nanoseconds of each network in each round."""
+        """Median nanoseconds of each network in each round, averaged over its processes."""
         cores = measuring_cores(self._target.threads)
-        found: list[list[float]] = [[] for _ in paths]
+        every = [(i, path) for i, path in enumerate(paths) for _ in range(LOADS)]
+        found: list[list[list[float]]] = [[] for _ in paths]
         with contextlib.ExitStack() as stack:
-            workers: list[WorkerProcess] = []
-            numbers: list[int] = []
-            for path in paths:
+            workers: list[tuple[int, WorkerProcess, int]] = []
+            for i, path in every:
                 worker = stack.enter_context(
                     WorkerProcess(cores, self._target.threads, f"network '{path.stem}'")
                 )
                 load = {"do": "load", "engine": DEFAULT_ENGINE, "arguments": {"path": str(path)}}
                 worker.request(load, TIMEOUT_S)
                 first = worker.request({"do": "time", "number": 1, "repeat": 3}, TIMEOUT_S)["samples_ns"]
-                numbers.append(max(1, round(SAMPLE_S * 1e9 / min(first))))
-                workers.append(worker)
-            for _ in range(ROUNDS):
-                for i in self._order.sample(range(len(paths)), len(paths)):
-                    ask = {"do": "time", "number": numbers[i], "repeat": SAMPLES + 1}
-                    samples = workers[i].request(ask, TIMEOUT_S)["samples_ns"]
-                    found[i].append(statistics.median(samples[1:]))
-        return found
+                workers.append((i, worker, max(1, round(SAMPLE_S * 1e9 / min(first)))))
+            for number in range(ROUNDS):
+                for times in found:
+                    times.append([])
+                for i, worker, calls in self._order.sample(workers, len(workers)):
+                    ask = {"do": "time", "number": calls, "repeat": SAMPLES + 1}
+                    samples = worker.request(ask, TIMEOUT_S)["samples_ns"]
+                    found[i][number].append(statistics.median(samples[1:]))
+        return [[statistics.fmean(loads) for loads in times] for times in found]
 
 
 def build(program: Program, target: Target, path: Path) -> None:

@@ -136,6 +136,11 @@ class _Fit:
     deviation: float
 
 
+def outermost(places: Sequence[Sequence[int]]) -> list[int]:
+    """Numbers of the places that no others enclose."""
+    return np.flatnonzero(~_Hull(np.asarray(places, np.float64)).inner).tolist()
+
+
 class _Hull:
     """The convex hull of places, or their bounding box where they span no volume."""
 

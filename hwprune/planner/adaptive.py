@@ -22,6 +22,7 @@ from hwprune.latency.predict import LatencyModel
 from hwprune.latency.prices import Prices
 from hwprune.latency.rows import OK
 from hwprune.latency.shapes import Shape, candidates
+from hwprune.latency.surface import outermost
 from hwprune.latency.table import LatencyTable
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,9 @@ CHOICES = 8
 UNKNOWN_ERROR = 0.2
 #: Points below which leaving one out says nothing.
 FEW_POINTS = 4
+
+#: Places per coordinate that are measured at first besides those that enclose all others.
+BETWEEN = 2
 
 Measure = Callable[[Sequence[KernelSpec]], LatencyTable]
 Place = tuple[int, ...]
@@ -156,15 +160,15 @@ class Sampler:
         return row is not None and (row.failure is not None or row.status == OK or self.model.untrusted)
 
     def _first(self, table: LatencyTable | None) -> list[KernelSpec]:
-        """Ends and middles of all widths, but for what an existing table encloses already."""
+        """What encloses all widths on offer, and some between, but for what a table encloses already."""
         prices = None if table is None else self.model.prices(table)
         found: dict[str, KernelSpec] = {}
-        for family, shape in zip(self.model.families, self.model.shapes, strict=True):
-            surface = None if prices is None else prices.surface(shape)
-            for place, spec in _frame(candidates(family, self.model.domains)).items():
-                enough = surface is not None and len(surface.values) > FEW_POINTS and surface.encloses(place)
-                if not enough:
-                    found.setdefault(spec.canonical(), spec)
+        for key, offers in self._offers.items():
+            surface = None if prices is None else prices.surface(self._shapes[key])
+            known = surface is not None and len(surface.values) > FEW_POINTS
+            for place in frame(list(offers)):
+                if not (known and surface is not None and surface.encloses(place)):
+                    found.setdefault(offers[place].canonical(), offers[place])
         return list(found.values())
 
     def _shares(self, prices: Prices) -> dict[str, float]:
@@ -218,14 +222,10 @@ def spread_out(places: Sequence[Place], taken: Sequence[Place], count: int) -> l
     return chosen
 
 
-def _frame(offers: Mapping[Place, KernelSpec]) -> dict[Place, KernelSpec]:
-    """The ends and the middle of every coordinate, in all combinations that are on offer."""
-    if not offers:
-        return {}
-    places = np.array(list(offers), np.float64).reshape(len(offers), -1)
-    keep = np.ones(len(offers), dtype=bool)
-    for axis in range(places.shape[1]):
-        values = np.unique(places[:, axis])
-        keep &= np.isin(places[:, axis], [values[0], values[len(values) // 2], values[-1]])
-    corners = {place: spec for (place, spec), kept in zip(offers.items(), keep, strict=True) if kept}
-    return corners or dict(offers)
+def frame(places: Sequence[Place]) -> list[Place]:
+    """Places that enclose all others, and :data:`BETWEEN` per coordinate between them."""
+    if len(places) <= 1 or not places[0]:
+        return list(places)
+    chosen = [places[i] for i in outermost(places)]
+    others = [place for place in places if place not in chosen]
+    return [*chosen, *spread_out(others, chosen, BETWEEN * len(places[0]))]

@@ -54,9 +54,10 @@ MODELS = "resnet18,resnet50,mobilenet_v2,vgg16,densenet121"
 #: Networks timed in one interleaved run, besides the dense one.
 BATCH = 5
 #: Rounds of an interleaved run, and samples of each network in a round (the first is not counted).
-ROUNDS, SAMPLES = 8, 3
-#: Processes per network: where its buffers happen to lie changes its latency by some percent.
-LOADS = 2
+ROUNDS, SAMPLES = 6, 2
+#: Processes per network: where its buffers happen to lie changes its latency by some percent. The
+#: dense network, which all are compared with, has twice as many.
+LOADS = 3
 #: Seed of the networks that calibrate, over that of those that are judged.
 CALIBRATION_SEED = 1_000_003
 TIMEOUT_S = 120.0
@@ -241,7 +242,8 @@ class Timer:
     def _rounds(self, paths: Sequence[Path]) -> list[list[float]]:
         """Median nanoseconds of each network in each round, averaged over its processes."""
         cores = measuring_cores(self._target.threads)
-        every = [(i, path) for i, path in enumerate(paths) for _ in range(LOADS)]
+        every = [(i, path) for i, path in enumerate([*paths, paths[0]]) for _ in range(LOADS)]
+        every = [(i % len(paths), path) for i, path in every]
         found: list[list[list[float]]] = [[] for _ in paths]
         with contextlib.ExitStack() as stack:
             workers: list[tuple[int, WorkerProcess, int]] = []

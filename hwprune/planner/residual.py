@@ -16,7 +16,7 @@ SLOPES = (0.7, 1.5)
 #: past which they are rotated when kernels are timed alone.
 LAUNCH_NS = (-1000.0, 3000.0)
 #: What a byte of weights costs inside a network beyond alone: there they come from further away.
-BYTE_NS = (0.02, 0.03)
+BYTE_NS = (0.02, 0.01)
 #: No network takes less than this share of its kernels.
 LEAST_SHARE = 0.5
 #: How far measured networks lie from the line, before anything is measured: relative, and for how

@@ -78,7 +78,7 @@ def test_a_budget_ends_it_and_the_error_is_told():
     assert found.error > 1e-6
     assert found.seconds <= 300.0 + 1.0
     everything = sampler(Table(rough), bound=1e-9).run()
-    assert everything.error == pytest.approx(0.0, abs=1e-9), "with every kernel measured nothing is interpolated"
+    assert everything.error == pytest.approx(0.0, abs=1e-9), "nothing is interpolated"
 
 
 def test_a_second_network_of_the_same_shapes_costs_nothing():

@@ -6,9 +6,10 @@ For each model: kernels are measured into the table (adaptively, up to ``--bound
 the residual is calibrated with the dense network and ``--calibration`` thinned ones, drawn with
 another seed than those that are judged; then ``--configs`` choices of widths are drawn and predicted,
 and only after their predictions are stored are they compiled and timed end to end, interleaved with
-the dense network. A network's latency is its time over that of the dense one in the same round, times
-the dense one's latency when the residual was calibrated. Nothing that is measured here goes back into
-table or residual. A run that was cut off goes on where it was.
+the dense network. Each network runs in several processes, since where its buffers happen to lie
+matters; times are brought to the pace that the core had when the residual was calibrated, as those
+of kernels are brought to one pace (:mod:`hwprune.measure.pace`). Nothing that is measured here goes back
+into table or residual. A run that was cut off goes on where it was.
 
 A choice of widths is a level for the whole network, uniform, from which the width of every group strays
 (:func:`hwprune.planner.prediction.random_widths`), so that networks of all sizes occur.
@@ -17,14 +18,9 @@ A choice of widths is a level for the whole network, uniform, from which the wid
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import random
-import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -36,14 +32,10 @@ import numpy as np
 from bench.common import write_result
 from bench.cpu_models import make
 from bench.prediction_summary import plot, summary
+from bench.prediction_timer import Timer
 from hwprune.artifact import atomic_write_text
 from hwprune.capture import capture
-from hwprune.compile import build_program_library
 from hwprune.dependency import analyse
-from hwprune.latency.program import Program
-from hwprune.measure.device import measuring_cores
-from hwprune.measure.process import WorkerProcess
-from hwprune.measure.runners.local import DEFAULT_ENGINE
 from hwprune.planner.adaptive import Sampler
 from hwprune.planner.prediction import predict, random_widths
 from hwprune.planner.residual import Residual
@@ -53,16 +45,8 @@ from hwprune.target import Target, load_target
 MODELS = "resnet18,resnet50,mobilenet_v2,vgg16,densenet121"
 #: Networks timed in one interleaved run, besides the dense one.
 BATCH = 5
-#: Rounds of an interleaved run, and samples of each network in a round (the first is not counted).
-ROUNDS, SAMPLES = 6, 2
-#: Processes per network: where its buffers happen to lie changes its latency by some percent. The
-#: dense network, which all are compared with, has twice as many.
-LOADS = 3
 #: Seed of the networks that calibrate, over that of those that are judged.
 CALIBRATION_SEED = 1_000_003
-TIMEOUT_S = 120.0
-#: Calls that make up a sample take at least this long.
-SAMPLE_S = 4e-3
 
 
 def main() -> None:
@@ -164,9 +148,9 @@ def one_model(
     if "calibration" not in done:
         generator = np.random.default_rng(options.seed + CALIBRATION_SEED)
         chosen = [random_widths(bench.model.domains, generator) for _ in range(options.calibration)]
-        ratios, dense_ns = timer.time(chosen)
-        measured = [dense_ns, *(r * dense_ns for r in ratios)]
-        done["calibration"] = {"dense_ns": dense_ns, "widths": [dense, *chosen], "measured_ns": measured}
+        ratios, pace_ns = timer.time(chosen)
+        measured = [ratio * pace_ns for ratio in ratios]
+        done["calibration"] = {"pace_ns": pace_ns, "widths": [dense, *chosen], "measured_ns": measured}
         state.save()
     calibration = done["calibration"]
     residual = Residual.fit(
@@ -188,8 +172,9 @@ def one_model(
         state.save()
     while due := [config for config in done["configs"] if config["measured_ns"] is None][:BATCH]:
         ratios, _ = timer.time([config["widths"] for config in due])
-        for config, ratio in zip(due, ratios, strict=True):
-            config["measured_ns"] = ratio * done["calibration"]["dense_ns"]
+        for config, ratio in zip(due, ratios[1:], strict=True):
+            config["measured_ns"] = ratio * calibration["pace_ns"]
+            config["dense_ns"] = ratios[0] * calibration["pace_ns"]
             error = config["latency_ns"] / config["measured_ns"] - 1
             print(f"{name}: {config['measured_ns'] / 1e6:.3f} ms, predicted {error:+.1%}", file=sys.stderr)
         state.save()
@@ -211,63 +196,6 @@ class Teller:
             print(
                 f"{time.strftime('%T')} {self._name}: {what[:60]} {done}/{total}", file=sys.stderr, flush=True
             )
-
-
-class Timer:
-    """Times networks beside the dense one."""
-
-    def __init__(self, bench: Workbench, target: Target, seed: int, pool: ProcessPoolExecutor) -> None:
-        self._bench, self._target, self._pool = bench, target, pool
-        self._order = random.Random(seed)
-        self._scratch = tempfile.TemporaryDirectory(prefix="hwprune-prediction-")
-        self._dense = Path(self._scratch.name) / "dense.so"
-
-    def time(self, choices: Sequence[Mapping[str, int]]) -> tuple[list[float], float]:
-        """Time of each choice over the dense network's in the same round, and that in nanoseconds."""
-        folder = Path(self._scratch.name)
-        paths = [folder / f"{number}.so" for number in range(len(choices))]
-        jobs = [(self._bench.program_at(w), p) for w, p in zip(choices, paths, strict=True)]
-        if not self._dense.is_file():
-            jobs.insert(0, (self._bench.program_at(self._bench.model.dense), self._dense))
-        for done in [self._pool.submit(build, program, self._target, path) for program, path in jobs]:
-            done.result()
-        rounds = self._rounds([self._dense, *paths])
-        dense = rounds[0]
-        ratios = [
-            statistics.median(own / beside for own, beside in zip(times, dense, strict=True))
-            for times in rounds[1:]
-        ]
-        return ratios, statistics.median(dense)
-
-    def _rounds(self, paths: Sequence[Path]) -> list[list[float]]:
-        """Median nanoseconds of each network in each round, averaged over its processes."""
-        cores = measuring_cores(self._target.threads)
-        every = [(i, path) for i, path in enumerate([*paths, paths[0]]) for _ in range(LOADS)]
-        every = [(i % len(paths), path) for i, path in every]
-        found: list[list[list[float]]] = [[] for _ in paths]
-        with contextlib.ExitStack() as stack:
-            workers: list[tuple[int, WorkerProcess, int]] = []
-            for i, path in every:
-                worker = stack.enter_context(
-                    WorkerProcess(cores, self._target.threads, f"network '{path.stem}'")
-                )
-                load = {"do": "load", "engine": DEFAULT_ENGINE, "arguments": {"path": str(path)}}
-                worker.request(load, TIMEOUT_S)
-                first = worker.request({"do": "time", "number": 1, "repeat": 3}, TIMEOUT_S)["samples_ns"]
-                workers.append((i, worker, max(1, round(SAMPLE_S * 1e9 / min(first)))))
-            for number in range(ROUNDS):
-                for times in found:
-                    times.append([])
-                for i, worker, calls in self._order.sample(workers, len(workers)):
-                    ask = {"do": "time", "number": calls, "repeat": SAMPLES + 1}
-                    samples = worker.request(ask, TIMEOUT_S)["samples_ns"]
-                    found[i][number].append(statistics.median(samples[1:]))
-        return [[statistics.fmean(loads) for loads in times] for times in found]
-
-
-def build(program: Program, target: Target, path: Path) -> None:
-    """In a process of the pool."""
-    build_program_library(program, target, path)
 
 
 def finish(options: argparse.Namespace, state: State, *, show: bool = False) -> None:

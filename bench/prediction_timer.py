@@ -60,7 +60,7 @@ class Timer:
                 for samples in loads:
                     name = f"network '{path.stem}'"
                     worker = stack.enter_context(WorkerProcess(cores, self._target.threads, name))
-                                        load = {"do": "load", "engine": ENGINE, "arguments": {"path": str(path)}}
+                    load = {"do": "load", "engine": ENGINE, "arguments": {"path": str(path)}}
                     worker.request(load, TIMEOUT_S)
                     first = worker.request({"do": "time", "number": 1, "repeat": 3}, TIMEOUT_S)["samples_ns"]
                     workers.append((samples, worker, max(1, round(SAMPLE_S * 1e9 / min(first)))))

@@ -214,7 +214,9 @@ def _show_sweeps(manifest: TableManifest, found: Overview) -> None:
 
 def _drift(conditions: Mapping[str, Any]) -> str:
     """How far the sentinel kernel was from its reference during a sweep: ``-1.2% to +3.4%``."""
-    sentinel = conditions.get("sentinel") or {}
+    sentinel = conditions.get("sentinel")
+    if not isinstance(sentinel, Mapping):
+        return ""
     reference, ends = sentinel.get("reference_ns"), (sentinel.get("least_ns"), sentinel.get("most_ns"))
     if not reference or None in ends:
         return ""

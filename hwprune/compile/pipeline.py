@@ -35,6 +35,7 @@ NOT_CODE_GENERATION = frozenset(
         "remote.py",
         "remote_engines.py",
         "remote_probe.py",
+        "remote_program.py",
         "sidecar.py",
         "sketch.py",
         "tvm_default.py",
@@ -49,6 +50,14 @@ def source_files() -> list[Path]:
     return sorted(p for p in folder.glob("*.py") if p.name not in NOT_CODE_GENERATION)
 
 
+def _require_tvm(target: Target) -> None:
+    if target.backend != "tvm":
+        raise CompileError(
+            f"target '{target.name}' is for the backend '{target.backend}', not for TVM",
+            hint='this needs a target with backend = "tvm"',
+        )
+
+
 def known_pipeline(target: Target) -> str:
     """The target's pipeline, if there is one of that name.
 
@@ -57,11 +66,7 @@ def known_pipeline(target: Target) -> str:
     CompileError
         Listing the pipelines.
     """
-    if target.backend != "tvm":
-        raise CompileError(
-            f"target '{target.name}' is for the backend '{target.backend}', not for TVM",
-            hint='use a target with backend = "tvm"',
-        )
+    _require_tvm(target)
     if target.pipeline not in PIPELINES:
         near = difflib.get_close_matches(target.pipeline, PIPELINES, n=1)
         raise CompileError(
@@ -102,7 +107,13 @@ def pipeline_hash(target: Target) -> str:
 
     They cover the code generator's source, the versions of TVM and its FFI, the TVM target (the
     number of cores of the machine excepted), instruction set, threads and pipeline name.
+
+    Raises
+    ------
+    CompileError
+        The target is for another backend.
     """
+    _require_tvm(target)
     description = {
         "sources": _sources_digest(PIPELINES.get(target.pipeline)),
         "tvm": version("apache-tvm"),

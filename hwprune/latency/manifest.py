@@ -16,7 +16,7 @@ MANIFEST_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 #: What two tables must share besides pipeline and unit for their rows to be comparable. The rest of
 #: a target (its description, the way to the device) does not change what a kernel costs.
-_TARGET_KEYS = ("name", "kind", "tvm", "isa", "threads", "pipeline")
+_TARGET_KEYS = ("name", "kind", "backend", "tvm", "isa", "threads", "pipeline")
 
 
 class _Part(BaseModel):

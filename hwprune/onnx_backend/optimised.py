@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +54,13 @@ class Cut:
 def optimised_kernel(spec: KernelSpec, threads: int, arrays: Sequence[np.ndarray] | None = None) -> Cut:
     """Let ONNX Runtime rewrite a kernel among neighbours, and cut it out.
 
-    ``arrays`` has one array per ``spec.inputs`` where the values of the weights matter.
+    A kernel that becomes part of a neighbour (padding before a convolution) is cut out of nothing:
+    it stays plain.
+
+    Parameters
+    ----------
+    arrays
+        One array per ``spec.inputs``, where the values of the weights matter.
 
     Raises
     ------
@@ -63,6 +69,19 @@ def optimised_kernel(spec: KernelSpec, threads: int, arrays: Sequence[np.ndarray
     CompileError
         ONNX Runtime refuses the kernel.
     """
+    cut = _among_neighbours(spec, threads, arrays)
+    if cut is None:
+        inputs = tuple(replace(i, role="input") if i.role == "data" else i for i in spec.inputs)
+        cut = _among_neighbours(replace(spec, inputs=inputs, plain_output=True), threads, arrays)
+    if cut is None:
+        raise CompileError(
+            f"nothing is left of kernel '{spec.label()}' when ONNX Runtime has simplified it",
+            hint="report this kernel: it cannot be timed",
+        )
+    return cut
+
+
+def _among_neighbours(spec: KernelSpec, threads: int, arrays: Sequence[np.ndarray] | None) -> Cut | None:
     g = Graph()
     outer: dict[str, Shape] = {}  # inputs of the graph with neighbours
     borders: dict[str, Shape] = {}  # activations of the kernel: a neighbour's result, or an input
@@ -116,8 +135,11 @@ def rewritten(model: ModelProto, weights: Mapping[str, np.ndarray], threads: int
         return onnx.load_model(path)
 
 
-def _cut(model: ModelProto, borders: Mapping[str, Shape], last: str, result: Value) -> Cut:
-    """What lies between the neighbours. ``last`` is the result, or that of the neighbour behind it."""
+def _cut(model: ModelProto, borders: Mapping[str, Shape], last: str, result: Value) -> Cut | None:
+    """What lies between the neighbours. ``last`` is the result, or that of the neighbour behind it.
+
+    None where nothing lies there, or what does has become one with a neighbour.
+    """
     graph, found = model.graph, set[str]()
     made_by = {name: node for node in graph.node for name in node.output}
     by_name = {node.name: node for node in graph.node}
@@ -145,10 +167,7 @@ def _cut(model: ModelProto, borders: Mapping[str, Shape], last: str, result: Val
             nodes.append(node)
             wanted |= set(node.input)
     if not nodes or wanted & {i.name for i in graph.input} - set(inputs):
-        raise CompileError(
-            "ONNX Runtime has merged a kernel with its neighbours",
-            hint="report this kernel: it cannot be timed alone",
-        )
+        return None
     return Cut(model, tuple(reversed(nodes)), inputs, output, result.shape, frozenset(found))
 
 

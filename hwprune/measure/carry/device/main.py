@@ -114,6 +114,9 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=folder, help="where journal and results are written")
     parser.add_argument("--cores", help="cores to measure on, e.g. 2,3 (default: the last ones)")
+    parser.add_argument(
+        "--timeout", type=float, help="seconds that one kernel may take; slow devices need more"
+    )
     parser.add_argument("--check", action="store_true", help="only check the bundle and this machine")
     options = parser.parse_args()
     try:
@@ -136,6 +139,9 @@ def _measure(folder: Path, options: argparse.Namespace) -> int:
     say(f"{counts}; device {device.slug}, cores {', '.join(map(str, cores))}")
     if options.check:
         return 0
+    if options.timeout:
+        for profile in (bundle["profile"], bundle["network_profile"]):
+            profile["job_timeout_s"] = options.timeout
     manifest_hash = file_sha256(folder / MANIFEST)
     options.out.mkdir(parents=True, exist_ok=True)
     journal = Journal(options.out / JOURNAL, manifest_hash)

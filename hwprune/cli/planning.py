@@ -39,6 +39,7 @@ from hwprune.cli.common import (
     resolve_target,
     say,
 )
+from hwprune.cli.quantities import parse_seconds, parse_share
 from hwprune.cli.sweeps import report_sweeps, sweep_data
 
 Latency = Annotated[
@@ -90,19 +91,28 @@ def profile(
     rpc: Rpc = None,
     tracker: TrackerAddress = None,
     key: DeviceKey = None,
+    bound: Annotated[
+        str, typer.Option(help="Measure until interpolation errs by no more than this share of the latency.")
+    ] = "2%",
+    budget: Annotated[
+        str, typer.Option(help='Begin no further round of measuring after this long ("90s", "10min", "1h").')
+    ] = "10min",
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Measure the kernels of a model at the widths that a plan may choose. Can be interrupted.
 
-    Kernels that cannot be built, crash, hang or return wrong values are listed and left out; the
-    exit code is then 1.
+    A coarse grid comes first, then the kernels that the others predict worst, weighed by their share
+    of the network's time. Kernels that cannot be built, crash, hang or return wrong values are listed
+    and left out; the exit code is then 1.
     """
     from hwprune.api import analyse_model
     from hwprune.measure.sites import site_for
     from hwprune.modelspec import example_inputs, load_model
+    from hwprune.planner.profiled import profile_network
     from hwprune.planner.workbench import Workbench, measure_profile
 
+    error, seconds = parse_share(bound), parse_seconds(budget)
     resolved, measured = resolve_target(target, threads, winograd), measure_profile(care)
     site = site_for(resolved, rpc, tracker, key)
     captured, deps = analyse_model(
@@ -121,15 +131,42 @@ def profile(
             site=site,
             progress=progress,
         )
-        table = bench.measure_kernels(bench.model.specs())
+        done = profile_network(bench, bound=error, budget_s=seconds)
+    sampling = done.sampling
     data = {
         "table": str(bench.directory),
-        "rows": len(table),
-        "kernels": len(bench.model.specs()),
+        "rows": len(done.table),
+        "kernels": sampling.kernels,
+        "seconds": round(sampling.seconds, 1),
+        "bound": sampling.bound,
+        "error": sampling.error,
+        "bound_met": sampling.met,
+        "families": done.families(),
         **sweep_data(bench.sweeps),
     }
-    emit(data, json, lambda: say(f"{data['rows']} kernels in {data['table']}"))
+    emit(data, json, lambda: _show_families(data))
     report_sweeps(bench.sweeps)
+
+
+def _show_families(data: dict[str, Any]) -> None:
+    def steps(found: dict[str, int | None]) -> str:
+        return ", ".join(f"{group}: {'-' if a is None else a}" for group, a in found.items())
+
+    header = ("kernels", "share", "error", "measured", "steps of channels")
+    rows = [
+        (
+            f["family"],
+            f"{f['share']:.1%}",
+            f"{f['error']:.1%}",
+            f"{f['measured']}/{f['offered']}",
+            steps(f["alignment"]),
+        )
+        for f in data["families"]
+    ]
+    print_table("families of kernels", header, rows)
+    met = "within" if data["bound_met"] else "not within"
+    say(f"interpolation errs by {data['error']:.2%} of the latency, {met} the bound of {data['bound']:.1%}")
+    say(f"{data['rows']} kernels in {data['table']}")
 
 
 def plan(

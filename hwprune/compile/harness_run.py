@@ -27,6 +27,16 @@ def fail(message: str) -> NoReturn:
     sys.exit(f"error: {message}")
 
 
+def use_large_pages() -> None:
+    """Begin again with large pages for the maps between layers, where Linux's C library can.
+
+    That is up to a tenth quicker, and can only be said before a program starts.
+    """
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, sys.orig_argv)
+
+
 def aligned(numpy: Any, shape: list[int]) -> Any:
     """Empty float32 array at a multiple of 64 bytes: compiled code loads whole vectors."""
     count = 4
@@ -168,4 +178,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    use_large_pages()
     main()

@@ -60,7 +60,8 @@ class Prices:
         found: dict[tuple[int, ...], Price] = {}
         unknown: dict[tuple[int, ...], KernelSpec] = {}
         for key, spec in specs.items():
-            if self.table.get(spec) is None:
+            row = self.table.get(spec)
+            if row is None or (row.failure is None and row.status != OK and not self._untrusted):
                 unknown[key] = spec
                 continue
             row = self.table.lookup(spec, untrusted=self._untrusted)
@@ -73,7 +74,7 @@ class Prices:
         for spec, place in zip(unknown.values(), places, strict=True):
             if surface is None or place is None or not surface.encloses(place):
                 self.table.lookup(spec)  # raises, and names what is near
-                raise AssertionError("a kernel that was not in the table a moment ago")
+                raise AssertionError("a kernel that could not be relied on a moment ago")
         assert surface is not None
         costs, deviations = surface.at(np.array(places, np.float64))
         for key, cost, deviation in zip(unknown, costs, deviations, strict=True):

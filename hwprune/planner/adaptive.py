@@ -8,6 +8,7 @@ are measured where they are largest, until the bound is kept or the time is spen
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hwprune.errors import KernelMissError
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.predict import LatencyModel
 from hwprune.latency.prices import Prices
+from hwprune.latency.rows import OK
 from hwprune.latency.shapes import Shape, candidates
 from hwprune.latency.table import LatencyTable
 
@@ -137,7 +140,7 @@ class Sampler:
         shares = self._shares(prices)
         found: list[ShapeState] = []
         for key, offers in self._offers.items():
-            known = {place: row for place, spec in offers.items() if (row := table.get(spec)) is not None}
+            known = {place for place, spec in offers.items() if self._is_settled(table, spec)}
             surface = prices.surface(self._shapes[key])
             count = 0 if surface is None else len(surface.values)
             error = surface.error if surface is not None and count >= FEW_POINTS else UNKNOWN_ERROR
@@ -145,6 +148,11 @@ class Sampler:
             left = {place: spec for place, spec in offers.items() if place not in known}
             found.append(ShapeState(self._shapes[key], label, shares[key], error, len(known), left))
         return sorted(found, key=lambda state: -state.weight)
+
+    def _is_settled(self, table: LatencyTable, spec: KernelSpec) -> bool:
+        """Whether another sweep would not measure a kernel again for the better: trusted, or failed."""
+        row = table.get(spec)
+        return row is not None and (row.failure is not None or row.status == OK or self.model.untrusted)
 
     def _first(self, table: LatencyTable | None) -> list[KernelSpec]:
         """Ends and middles of all widths, but for what an existing table encloses already."""
@@ -164,8 +172,10 @@ class Sampler:
         for widths in self._choices:
             parts = dict.fromkeys(self._shapes, 0.0)
             for family, shape in zip(self.model.families, self.model.shapes, strict=True):
-                parts[shape.key] += prices.of(family.at(widths), shape).ns
-            whole = sum(parts.values())
+                # Kernels that failed have no price; the sweep has reported them.
+                with contextlib.suppress(KernelMissError):
+                    parts[shape.key] += prices.of(family.at(widths), shape).ns
+            whole = max(sum(parts.values()), 1e-9)
             for key, ns in parts.items():
                 total[key] += ns / whole / len(self._choices)
         return total

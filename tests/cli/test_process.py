@@ -65,7 +65,9 @@ def test_an_interrupted_profile_keeps_its_kernels_and_goes_on(
     assert ran.code == 0, ran.err
     found = json.loads(ran.out)
     second = {row.digest: row for row in LatencyTable.load(directory)}
-    assert found == {"table": str(directory), "rows": len(second), "kernels": found["kernels"]}
+    assert (found["table"], found["rows"]) == (str(directory), len(second))
+    assert found["bound"] == 0.02
+    assert sum(family["measured"] for family in found["families"]) <= len(second)
     assert first.keys() <= second.keys()
     assert len(first) < len(second)
     for digest, row in first.items():

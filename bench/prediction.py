@@ -32,10 +32,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from bench.common import write_result
 from bench.cpu_models import make
+from bench.prediction_summary import plot, summary
 from hwprune.artifact import atomic_write_text
 from hwprune.capture import capture
 from hwprune.compile import build_program_library
@@ -276,76 +276,6 @@ def finish(options: argparse.Namespace, state: State, *, show: bool = False) -> 
     about = {name: {k: v for k, v in done.items() if k != "configs"} for name, done in state.models.items()}
     write_result(options.out, summary(rows, about), rows, as_json=options.json, quiet=not show)
     plot(rows, options.out.with_suffix(".svg"))
-
-
-def summary(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Errors over all networks and per model; ``spearman_min`` is that of the worst model."""
-    models = {name: model_summary([r for r in rows if r["model"] == name]) for name in _names(rows)}
-    errors = [abs(r["latency_ns"] / r["measured_ns"] - 1) for r in rows]
-    return {
-        "configs": len(rows),
-        "median_abs_error": float(np.median(errors)),
-        "p95_abs_error": float(np.percentile(errors, 95)),
-        "spearman_min": min(m["spearman"] for m in models.values()),
-        "profile_s": sum(about[name]["profile"]["seconds"] for name in models),
-        "models": {name: {**found, **about[name]} for name, found in models.items()},
-    }
-
-
-def model_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Errors of one model's networks, and how often the interval holds the measured latency."""
-    predicted, measured = (np.array([r[k] for r in rows]) for k in ("latency_ns", "measured_ns"))
-    errors = predicted / measured - 1
-    return {
-        "configs": len(rows),
-        "median_abs_error": float(np.median(np.abs(errors))),
-        "p95_abs_error": float(np.percentile(np.abs(errors), 95)),
-        "median_error": float(np.median(errors)),
-        "spearman": float(spearmanr(predicted, measured).statistic) if len(rows) > 2 else 1.0,
-        "within_interval": float(np.mean([r["low_ns"] <= r["measured_ns"] <= r["high_ns"] for r in rows])),
-        "interpolated_share": float(np.mean([r["interpolated"] for r in rows])),
-        "least_ms": float(measured.min() / 1e6),
-        "most_ms": float(measured.max() / 1e6),
-    }
-
-
-def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(str(r["model"]) for r in rows))
-
-
-def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Predicted against measured, logarithmic, one colour a model."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "hwprune"  # the same numbers give the same file
-    from matplotlib import pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(6.4, 6.0))
-    for name in _names(rows):
-        own = [r for r in rows if r["model"] == name]
-        axis.plot(
-            [r["measured_ns"] / 1e6 for r in own],
-            [r["latency_ns"] / 1e6 for r in own],
-            "o",
-            markersize=4,
-            alpha=0.7,
-            label=name,
-        )
-    low = min(r["measured_ns"] for r in rows) / 1e6 * 0.9
-    high = max(r["measured_ns"] for r in rows) / 1e6 * 1.1
-    axis.plot([low, high], [low, high], color="#444444", linewidth=0.8)
-    axis.fill_between(
-        [low, high], [0.92 * low, 0.92 * high], [1.08 * low, 1.08 * high], color="#bbbbbb", alpha=0.3
-    )
-    axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
-    axis.set_xlabel("measured, ms")
-    axis.set_ylabel("predicted, ms (band: 8 %)")
-    axis.legend(frameon=False)
-    axis.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from bench.coverage_one import TOLERANCE, count, tensors, tiny
 from bench.coverage_zoo import Part, build
 from hwprune.capture import capture
 from hwprune.dependency import analyse
-from hwprune.surgery.verify import relative_error
+from hwprune.surgery.compare import relative_error
 
 Removed = dict[str, set[int]]
 

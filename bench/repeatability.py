@@ -34,6 +34,7 @@ from hwprune.latency.fusion import fuse
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.location import tables_root
 from hwprune.latency.manifest import MANIFEST_NAME
+from hwprune.latency.rows import UNTRUSTED
 from hwprune.latency.table import LatencyTable
 from hwprune.measure.outcome import ProfileReport
 from hwprune.measure.profile import profile
@@ -179,7 +180,7 @@ def summary(first: LatencyTable, second: LatencyTable, found: TableDiff) -> dict
     return {
         "kernels": found.rows_first,
         "compared": common["compared"],
-        "untrusted": common["untrusted"],
+        "untrusted": sum(row.status == UNTRUSTED for table in (first, second) for row in table),
         "failed": common["failed"],
         "pause_s": began(second) - ended(first),
         "median": common["median"],

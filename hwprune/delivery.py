@@ -24,7 +24,12 @@ from hwprune.measure.compare import Comparison, compare
 from hwprune.measure.contenders import Contender, bundle_contender
 from hwprune.measure.peers import eager, onnx_runtime
 from hwprune.measure.proposer import require_tuner
+from hwprune.measure.rpc_bench import bench_remote
+from hwprune.measure.rpc_site import RpcSite
+from hwprune.measure.runners.rpc_address import RpcPlace, rpc_place
 from hwprune.measure.search import search as search_forms
+from hwprune.measure.site import Site
+from hwprune.measure.sites import site_for
 from hwprune.measure.stopping import MeasureProfile
 from hwprune.measure.toolchain import toolchain_directory
 from hwprune.measure.tune import TuneReport, require_minutes
@@ -54,6 +59,7 @@ def compile_model(
     tuned: Callable[[TuneReport], None] | None = None,
     tables: Path | None = None,
     seed: int = 0,
+    site: Site | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> tuple[CompiledModule | OnnxModule, float]:
     """Compile a model and compare it with PyTorch on the example inputs.
@@ -69,7 +75,7 @@ def compile_model(
     target
         CPU target; its ``pipeline`` decides who generates the code.
     check
-        Run the module and compare; only possible where this machine can run the target.
+        Run the module and compare; only possible where this machine or the site can run the target.
     search
         True: search for the fastest form of every kernel that has not been searched; False: build
         the deterministic defaults; None: take the forms that were searched before, if any, which
@@ -83,6 +89,8 @@ def compile_model(
         Called with what that has found.
     tables
         Root of the tables that the choices lie beside (default: the user's cache directory).
+    site
+        Where the target's devices are. Default: what the target and the environment ask for.
 
     Returns
     -------
@@ -115,7 +123,10 @@ def compile_model(
             )
         require_tuner()
         search = True
-    if check:
+    site = site or site_for(target)
+    if isinstance(site, RpcSite):
+        site.require_fit(target)
+    elif check:
         require_runnable(target)
     captured = capture(model, tuple(example_inputs))
     if target.backend == "onnxruntime":
@@ -129,7 +140,7 @@ def compile_model(
         module = compile_tvm_default(captured.graph, captured.example_inputs, target)
     else:
         program = fuse(captured.graph).program()
-        choices = _choices(program, target, search, minutes, tables, seed, progress)
+        choices = _choices(program, target, site, search, minutes, tables, seed, progress)
         if tune is not None:
             directory = toolchain_directory(target, tables)
             specs = [step.spec for step in program.steps]
@@ -140,7 +151,7 @@ def compile_model(
         module = compile_program(program, target, choices)
     if not check:
         return module, float("nan")
-    outputs = module.run(*[x.detach().numpy() for x in captured.example_inputs])
+    outputs = _outputs(module, [x.detach().numpy() for x in captured.example_inputs], target, site)
     error = max_rel_error(captured.graph, captured.example_inputs, outputs)
     winograd = any(k.choice.startswith("winograd") for k in module.kernels)
     if not error <= (WINOGRAD_TOLERANCE if winograd else TOLERANCE):
@@ -151,9 +162,20 @@ def compile_model(
     return module, error
 
 
+def _outputs(
+    module: CompiledModule | OnnxModule, inputs: list[np.ndarray], target: Target, site: Site
+) -> list[np.ndarray]:
+    if not isinstance(site, RpcSite):
+        return module.run(*inputs)
+    with tempfile.TemporaryDirectory(prefix="hwprune-check-") as scratch:
+        module.save(Path(scratch) / "bundle", {"for": "a check on the device"})
+        return site.run_bundle(Path(scratch) / "bundle", inputs, target)
+
+
 def _choices(
     program: Program,
     target: Target,
+    site: Site,
     search: bool | None,
     minutes: float | None,
     tables: Path | None,
@@ -161,12 +183,13 @@ def _choices(
     progress: Callable[[int, int, str], None] | None,
 ) -> ChoiceTable | None:
     # The measurements of another machine are not here: only a target that runs here has choices.
-    if search is False or (search is None and target.runner != "local"):
+    remote = isinstance(site, RpcSite)
+    if search is False or (search is None and (remote or target.runner != "local")):
         return None
-    directory = toolchain_directory(target, tables)
+    directory = toolchain_directory(target, tables, site.device().slug if remote else None)
     if search:
         specs = [step.spec for step in program.steps]
-        search_forms(specs, target, directory, minutes=minutes, progress=progress, seed=seed)
+        search_forms(specs, target, directory, minutes=minutes, progress=progress, seed=seed, site=site)
         directory = toolchain_directory(target, tables)  # a shipped table was copied to the user's own
     return ChoiceTable.load(directory)
 
@@ -197,6 +220,7 @@ def bench_bundle(
     inputs: Sequence[torch.Tensor] | None = None,
     profile: MeasureProfile,
     seed: int = 0,
+    place: RpcPlace | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> tuple[Comparison, dict[str, str]]:
     """Time a bundle beside its dense counterpart, PyTorch eager and the other backend, interleaved.
@@ -212,6 +236,10 @@ def bench_bundle(
         bundle of ONNX Runtime, compiled by TVM.
     inputs
         Inputs for all; default: normal random numbers of the bundle's shapes.
+    place
+        Devices to time the bundles on, over RPC. What runs by PyTorch or ONNX Runtime stays out then,
+        but outputs are compared with PyTorch's. Default: this machine, or what the environment says
+        for a target that needs a device.
 
     Returns
     -------
@@ -225,10 +253,15 @@ def bench_bundle(
     """
     bundle = open_bundle(directory)
     target = bundle.manifest.target
-    require_runnable(target)
+    place = place or rpc_place(environment=target.runner == "rpc")
+    if place is None:
+        require_runnable(target)
     if inputs is None:
         generator = torch.Generator().manual_seed(seed)
         inputs = [torch.randn(info.shape, generator=generator) for info in bundle.manifest.inputs]
+    if place is not None:
+        bundles = {PRUNED: directory, **({"dense (TVM)": dense} if dense else {})}
+        return bench_remote(bundles, models or {}, inputs, target, place, profile, seed, progress)
     contenders: dict[str, Contender] = {PRUNED: bundle_contender(directory)}
     absent: dict[str, str] = {}
     if dense is not None:

@@ -67,6 +67,10 @@ def pack(
     network: Annotated[
         bool, typer.Option("--network", help="Also time the whole dense network, which makes plans exact.")
     ] = False,
+    plan_file: Annotated[
+        Path | None,
+        typer.Option("--plan", help="Also time the network that a plan makes, beside the dense one."),
+    ] = None,
     device: Device = None,
     missing: Annotated[
         bool, typer.Option("--missing", help="Only what the table of --device lacks, or plans asked for.")
@@ -95,6 +99,7 @@ def pack(
     from hwprune.modelspec import example_inputs, load_model
     from hwprune.planner.carried import CarriedWorkbench
     from hwprune.planner.workbench import Workbench, measure_profile
+    from hwprune.solve.plan import Plan
 
     resolved, measured = resolve_target(target, threads, winograd), measure_profile(care)
     if missing and device is None:
@@ -118,7 +123,9 @@ def pack(
             )
         )
         specs = bench.wanted() if missing else bench.needed()
-        networks = {"dense": bench.program_at(bench.dense_widths())} if network else {}
+        networks = {"dense": bench.program_at(bench.dense_widths())} if network or plan_file else {}
+        if plan_file is not None:
+            networks["plan"] = bench.planned(Plan.load(plan_file))
         if not specs and not networks:
             emit(
                 {"directory": None, "kernels": 0},
@@ -189,7 +196,7 @@ def _read_data(report: ReadReport) -> dict[str, Any]:
         "good": report.good,
         "untrusted": report.untrusted,
         "kept": report.kept,
-        "networks": report.networks,
+        "networks_ns": report.networks_ns,
         "failures": report.failures,
         "missing": report.missing,
         "warnings": report.warnings,
@@ -199,12 +206,12 @@ def _read_data(report: ReadReport) -> dict[str, Any]:
 def _show_read(report: ReadReport) -> None:
     for label, reason in report.failures.items():
         say(f"failed: {label}: {reason}")
-    say(
-        f"{report.good} kernels and {report.networks} networks of device {report.device} in"
-        f" {report.directory}"
-    )
+    say(f"{report.good} kernels of device {report.device} in {report.directory}")
     say(
         f"{report.untrusted} untrusted, {len(report.failures)} failed, {len(report.missing)} not reached,"
         f" {report.kept} were better before"
     )
+    for name, ns in report.networks_ns.items():
+        share = f" ({ns / dense:.1%} of the dense one)" if (dense := report.networks_ns.get("dense")) else ""
+        say(f"network {name}: {ns / 1e6:.3f} ms{share if name != 'dense' else ''}")
     say(f"plan for it: hwprune plan ... --device {report.device}")

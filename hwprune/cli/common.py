@@ -101,7 +101,7 @@ Care = Annotated[
         help="Care of measurements. "
         "quick, for busy machines: at least 16 samples and 0.02 s, median's 95 % interval within 3.0%, or "
         "0.06 s; others may use 30% of the cores. "
-        "table: at least 30 samples and 0.2 s in 3 passes, median's 95 % interval within 1.0%, or 2.5 s; "
+        "table: at least 30 samples and 0.2 s in 3 passes, median's 95 % interval within 2.0%, or 1.33 s; "
         "others may use 15% of the cores, values compared with PyTorch. "
         "publish, for quiet machines: at least 200 samples and 1 s in 5 passes, median's 95 % interval "
         "within 0.5%, or 20 s; others may use 5% of the cores, values compared with PyTorch.",

@@ -10,15 +10,18 @@ import typer
 
 from hwprune.cli.common import (
     Care,
+    DeviceKey,
     Inputs,
     Json,
     Model,
     PrunedDir,
+    Rpc,
     Search,
     Seed,
     Tables,
     TargetName,
     Threads,
+    TrackerAddress,
     TrustPickle,
     Tune,
     Weights,
@@ -102,21 +105,28 @@ def compile(
     trust_pickle: TrustPickle = False,
     target: TargetName = "host",
     threads: Threads = None,
-    check: Annotated[bool, typer.Option(help="Run it on this machine and compare with PyTorch.")] = True,
+    check: Annotated[
+        bool, typer.Option(help="Run it, here or on the device of --rpc, and compare with PyTorch.")
+    ] = True,
     search: Search = None,
     search_minutes: Annotated[float | None, typer.Option(help="Begin no new search after this.")] = None,
     tune: Tune = None,
     winograd: Winograd = True,
     tables: Tables = None,
+    rpc: Rpc = None,
+    tracker: TrackerAddress = None,
+    key: DeviceKey = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Compile a model, dense or pruned, into a bundle that runs with the runtime of its target alone."""
     from hwprune.delivery import compile_model
+    from hwprune.measure.sites import site_for
     from hwprune.modelspec import example_inputs
 
     require_directory(output, "manifest.json")
     resolved = resolve_target(target, threads, winograd)
+    site = site_for(resolved, rpc, tracker, key)
     network = _model(model, pruned, weights, trust_pickle)
     reports: list[TuneReport] = []
     with progress_bar() as progress:
@@ -131,6 +141,7 @@ def compile(
             tuned=reports.append,
             tables=tables,
             seed=seed,
+            site=site,
             progress=lambda done, total, what: progress(f"search {what}", done, total),
         )
     module.save(output, {"model": model, "pruned": str(pruned) if pruned else None})
@@ -164,17 +175,24 @@ def bench(
     pruned: PrunedDir = None,
     output: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the JSON here.")] = None,
     care: Care = "table",
+    rpc: Rpc = None,
+    tracker: TrackerAddress = None,
+    key: DeviceKey = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Time a bundle beside others, interleaved in one run, with confidence intervals."""
+    """Time a bundle beside others, interleaved in one run, with confidence intervals.
+
+    With --rpc, or --tracker and --key, bundles are timed on the device; PyTorch and ONNX Runtime stay out.
+    """
     from hwprune.artifact import atomic_write_text
     from hwprune.delivery import bench_bundle, comparison_data
+    from hwprune.measure.runners.rpc_address import rpc_place
     from hwprune.planner.workbench import measure_profile
 
     if output is not None:
         require_file(output)
-    measured = measure_profile(care)
+    measured, place = measure_profile(care), rpc_place(rpc, tracker, key)
     models = {}
     if model is not None:
         models["dense"] = _model(model, None, None, False)
@@ -187,6 +205,7 @@ def bench(
             models=models,
             profile=measured,
             seed=seed,
+            place=place,
             progress=lambda done, total, name: progress(f"bench {name}", done, total),
         )
     data = comparison_data(comparison, absent)

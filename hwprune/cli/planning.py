@@ -168,13 +168,12 @@ def plan(
     Kernels that the latency table lacks are measured first. Can be interrupted.
     """
     from hwprune import api
-    from hwprune.measure.runners.carry import CarriedSite
     from hwprune.measure.sites import site_for
     from hwprune.modelspec import example_inputs, load_data, load_model
 
     require_file(output)
     resolved = resolve_target(target, threads, winograd)
-    site = site_for(resolved, rpc, tracker, key)
+    site = site_for(resolved, rpc, tracker, key, device=device, tables=tables)
     with progress_bar() as progress:
         planned = api.plan(
             load_model(model, weights, trust_pickle=trust_pickle),
@@ -193,7 +192,7 @@ def plan(
             search=search,
             minimum=minimum,
             checks=checks,
-            site=CarriedSite(device, resolved, tables) if device else site,
+            site=site,
             seed=seed,
             progress=progress,
         )

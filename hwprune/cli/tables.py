@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -203,11 +204,23 @@ def _show_sweeps(manifest: TableManifest, found: Overview) -> None:
         versions = ", ".join(f"{k} {v}" for k, v in sweep.versions.items() if v and k in ("tvm", "llvm"))
         profile = str(sweep.profile.get("name", ""))
         ended = sweep.ended or "cut off"
-        rows.append((left, sweep.id, sweep.started, ended, profile, versions, sweep.git or ""))
-    header = ("rows", "sweep", "started", "ended", "profile", "versions", "git")
+        drift = _drift(sweep.conditions)
+        rows.append((left, sweep.id, sweep.started, ended, profile, drift, versions, sweep.git or ""))
+    header = ("rows", "sweep", "started", "ended", "profile", "sentinel", "versions", "git")
     print_table(f"sweeps (the last of {len(manifest.sweeps)})", header, rows)
     if manifest.sweeps:
         say(f"last command: {manifest.latest.command}")
+
+
+def _drift(conditions: Mapping[str, Any]) -> str:
+    """How far the sentinel kernel was from its reference during a sweep: ``-1.2% to +3.4%``."""
+    sentinel = conditions.get("sentinel")
+    if not isinstance(sentinel, Mapping):
+        return ""
+    reference, ends = sentinel.get("reference_ns"), (sentinel.get("least_ns"), sentinel.get("most_ns"))
+    if not reference or None in ends:
+        return ""
+    return " to ".join(f"{end / reference - 1:+.1%}" for end in ends)
 
 
 def _diff(found: TableDiff) -> None:

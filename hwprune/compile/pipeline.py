@@ -35,6 +35,7 @@ NOT_CODE_GENERATION = frozenset(
         "remote.py",
         "remote_engines.py",
         "remote_probe.py",
+        "remote_program.py",
         "sidecar.py",
         "sketch.py",
         "tvm_default.py",

@@ -8,8 +8,6 @@ kernel that hangs does not keep a device.
 from __future__ import annotations
 
 import ctypes
-import json
-import struct
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from hwprune.compile.vm_runtime import ffi, load_runtime
-from hwprune.errors import ArtifactError, DeviceLostError, MeasureError
+from hwprune.errors import DeviceLostError, MeasureError
 
 #: TVM's number of the first remote device type: local types are below.
 _REMOTE = 128
-_CPU = 1
+#: Its number of processors.
+CPU = 1
 #: Largest file that is read from a device.
 READ_BYTES = 1 << 20
 CONNECTING = "connecting"
@@ -74,11 +73,13 @@ class RemoteSession:
     ) -> None:
         load_runtime()
         self.endpoint, self.timeout_s = endpoint, timeout_s
+        self._loaded = 0
+        self._buffer: Any = None
         with self.talking(CONNECTING):
             key = f"{endpoint.key} -timeout={timeout_s:g}"
             self._session: Any = _function("rpc.Connect")(endpoint.host, endpoint.port, key, False)
             #: Device type of the session's processor, as local functions want it.
-            self.device_type: int = _CPU + _REMOTE * (_function("rpc.SessTableIndex")(self._session) + 1)
+            self.device_type: int = CPU + _REMOTE * (_function("rpc.SessTableIndex")(self._session) + 1)
         self._device = ffi().Device(self.device_type, 0)
         self._probe: Any = None
         if probe is not None:
@@ -111,9 +112,11 @@ class RemoteSession:
 
     def load(self, library: Path) -> Any:
         """Send a shared object and load it there."""
+        self._loaded += 1
+        name = f"{self._loaded}-{library.name}"  # one that is in use must not be written over
         with self.talking(f"loading {library.name}"):
-            self._remote("tvm.rpc.server.upload")(library.name, library.read_bytes())
-            return _function("rpc.LoadRemoteModule")(self._session, library.name)
+            self._remote("tvm.rpc.server.upload")(name, library.read_bytes())
+            return _function("rpc.LoadRemoteModule")(self._session, name)
 
     def tensor(self, array: np.ndarray) -> Any:
         """A copy of an array on the device."""
@@ -124,10 +127,23 @@ class RemoteSession:
         _function("runtime.TVMTensorCopyFromBytes")(tensor, pointer, array.nbytes)
         return tensor
 
-    def view(self, tensor: Any, shape: Sequence[int]) -> Any:
-        """The beginning of a float32 tensor under another shape."""
+    def repeated(self, block: np.ndarray, length: int) -> Any:
+        """A float32 tensor of ``length`` numbers: ``block`` over and over. Only ``block`` is sent."""
         dtype = ffi().dtype("float32")
-        return _function("runtime.TVMTensorCreateView")(tensor, ffi().Shape(list(shape)), dtype, 0)
+        alloc, copy = _function("runtime.TVMTensorAllocWithScope"), _function("runtime.TVMTensorCopyFromTo")
+        tensor = alloc(ffi().Shape([length]), dtype, self._device, None)
+        filled = min(block.size, length)
+        copy(self.tensor(block[:filled]), self.view(tensor, [filled]))
+        while filled < length:
+            count = min(filled, length - filled)
+            copy(self.view(tensor, [count]), self.view(tensor, [count], filled * block.itemsize))
+            filled += count
+        return tensor
+
+    def view(self, tensor: Any, shape: Sequence[int], offset: int = 0) -> Any:
+        """A part of a float32 tensor under another shape; it begins ``offset`` bytes from the tensor."""
+        dtype = ffi().dtype("float32")
+        return _function("runtime.TVMTensorCreateView")(tensor, ffi().Shape(list(shape)), dtype, offset)
 
     def array(self, tensor: Any) -> np.ndarray:
         """A float32 tensor of the device as an array here."""
@@ -149,21 +165,19 @@ class RemoteSession:
                 return None
         with self.talking(f"reading {path}"):
             name = self.tensor(np.frombuffer(path.encode() + b"\0", np.uint8))
-            buffer = self.tensor(np.zeros(READ_BYTES, np.uint8)) if self._buffer is None else self._buffer
-            self._buffer = buffer
-            size = int(self._probe["slurp"](name, buffer, READ_BYTES))
+            if self._buffer is None:
+                self._buffer = self.tensor(np.zeros(READ_BYTES, np.uint8))
+            size = int(self._probe["slurp"](name, self._buffer, READ_BYTES))
             if size < 0:
                 return None
             content = np.empty(size, np.uint8)
             if size:
                 part = _function("runtime.TVMTensorCreateView")(
-                    buffer, ffi().Shape([size]), ffi().dtype("uint8"), 0
+                    self._buffer, ffi().Shape([size]), ffi().dtype("uint8"), 0
                 )
                 pointer = content.ctypes.data_as(ctypes.c_void_p)
                 _function("runtime.TVMTensorCopyToBytes")(part, pointer, size)
             return content.tobytes()
-
-    _buffer: Any = None
 
     def cpu_s(self) -> float | None:
         """Processor time of the serving process so far; None without a probe."""
@@ -179,68 +193,6 @@ class RemoteSession:
 
     def _remote(self, name: str) -> Any:
         return self._session.get_function(name)
-
-
-class RemoteLibrary:
-    """A library of :mod:`hwprune.compile.kernel_library` or ``program_library`` on a device.
-
-    Its arguments hold the numbers that :class:`hwprune.compile.kernel_runner.KernelRunner` would fill
-    them with; the virtual machine copies each of them, so that weights do not share memory.
-
-    Raises
-    ------
-    ArtifactError
-        The sidecar is missing or malformed.
-    """
-
-    def __init__(self, session: RemoteSession, path: Path) -> None:
-        sidecar = path.with_suffix(".json")
-        try:
-            info: dict[str, Any] = json.loads(sidecar.read_text())
-            shapes = [tuple(s) for s in [*info["inputs"], *info["weights"]]]
-            self.copies, threads = int(info["copies"]), int(info["threads"])
-        except (OSError, ValueError, KeyError) as error:
-            raise ArtifactError(f"{sidecar} is missing or malformed: {error}") from error
-        self._session = session
-        if threads > 1:
-            session.use_threads(threads)
-        module = session.load(path)
-        block = (0.05 * np.random.default_rng(0).standard_normal(4096)).astype(np.float32)
-        with session.talking("preparing a run"):
-            self._machine: Any = module["vm_load_executable"]()
-            self._machine["vm_initialization"](_CPU, 0, 2, 1, 0, 2)
-            longest = max((int(np.prod(s, dtype=np.int64)) for s in shapes), default=0)
-            numbers = session.tensor(np.resize(block, max(longest, 1)))
-            self._machine["set_input"]("main", *(session.view(numbers, s) for s in shapes))
-        with session.talking("running"):
-            self._machine["invoke_stateful"]("main")
-
-    def time(self, number: int, repeat: int) -> list[float]:
-        """``repeat`` samples, each the mean over ``number`` runs: seconds per single kernel call."""
-        with self._session.talking("timing"):
-            evaluator = _function("runtime.RPCTimeEvaluator")(
-                self._machine,
-                "invoke_stateful",
-                self._session.device_type,
-                0,
-                number,
-                repeat,
-                0,  # least milliseconds of a sample: ``number`` says it
-                100,
-                0,
-                1,
-                0,
-                "",
-            )
-            blob = bytes(evaluator("main"))
-        return [seconds / self.copies for seconds in struct.unpack(f"<{repeat}d", blob)]
-
-    def outputs(self) -> list[np.ndarray]:
-        """Results of the last run, physical layout."""
-        with self._session.talking("reading results"):
-            count = int(self._machine["get_output_arity"]("main"))
-            tensors = [self._machine["get_output"]("main", i) for i in range(count)]
-        return [self._session.array(tensor) for tensor in tensors]
 
 
 def _function(name: str) -> Any:

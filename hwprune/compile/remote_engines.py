@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from hwprune.compile.remote import Endpoint, RemoteLibrary, RemoteSession
+from hwprune.compile.remote import Endpoint, RemoteSession
+from hwprune.compile.remote_program import open_bundle, open_library
 
 
 class RemoteRunner:
@@ -24,19 +25,19 @@ class RemoteRunner:
 
     def __init__(self, path: str, **session: Any) -> None:
         self._session = open_session(**session)
-        self._library = RemoteLibrary(self._session, Path(path))
+        self._program = open_library(self._session, Path(path))
         #: The clock is on the device: how long a run took follows from what it says.
-        self.calls_per_run = self._library.copies
+        self.calls_per_run = self._program.copies
         self._busy_s = self._cpu_s = 0.0
 
     def time(self, number: int, repeat: int) -> list[float]:
-        """See :class:`hwprune.compile.remote.RemoteLibrary`."""
+        """See :class:`hwprune.compile.remote_program.RemoteProgram`."""
         before = self._session.cpu_s()
-        samples = self._library.time(number, repeat)
+        samples = self._program.time(number, repeat)
         after = self._session.cpu_s()
         if before is not None and after is not None:
             # The evaluator runs once more than it counts.
-            self._busy_s += (sum(samples) * number + samples[0]) * self._library.copies
+            self._busy_s += (sum(samples) * number + samples[0]) * self._program.copies
             self._cpu_s += after - before
         return samples
 
@@ -50,7 +51,7 @@ class RemoteRunner:
 
     def outputs(self) -> list[np.ndarray]:
         """Results of the last run."""
-        return self._library.outputs()
+        return self._program.outputs()
 
     def values(self) -> dict[str, Any]:
         """Results of the last run as plain lists."""
@@ -65,12 +66,36 @@ class RemoteNetworks:
     """Times several networks in one session, one at a time."""
 
     def __init__(self, paths: Sequence[str], **session: Any) -> None:
-        opened = open_session(**session)
-        self._libraries = [RemoteLibrary(opened, Path(path)) for path in paths]
+        self._session = open_session(**session)
+        self._programs = [open_library(self._session, Path(path)) for path in paths]
 
     def turn(self, index: int, number: int, repeat: int) -> dict[str, Any]:
         """Nanoseconds per run of one network."""
-        return {"samples_ns": [s * 1e9 for s in self._libraries[index].time(number, repeat)]}
+        return {"samples_ns": [s * 1e9 for s in self._programs[index].time(number, repeat)]}
+
+
+class RemoteBundles(RemoteNetworks):
+    """Bundles with their own weights.
+
+    Parameters
+    ----------
+    paths
+        Their directories.
+    inputs
+        ``.npz`` file of the arrays that all of them get.
+    """
+
+    def __init__(self, paths: Sequence[str], inputs: str, **session: Any) -> None:
+        super().__init__([], **session)
+        with np.load(inputs, allow_pickle=False) as data:
+            arrays = [data[f"arr_{i}"] for i in range(len(data.files))]
+        self._programs = [open_bundle(self._session, Path(path), arrays) for path in paths]
+
+    def save_outputs(self, index: int, path: str) -> dict[str, Any]:
+        """Write the results of one bundle to an ``.npz`` file."""
+        outputs = self._programs[index].outputs()
+        np.savez(path, *outputs)
+        return {"count": len(outputs)}
 
 
 class RemoteFiles:

@@ -140,7 +140,7 @@ def diff(first: LatencyTable, second: LatencyTable, *, untrusted: bool = False) 
 
 
 def _incomparable(one: Row, two: Row, untrusted: bool) -> str | None:
-    if one.failure is not None or two.failure is not None:
+    if not (one.median > 0 and two.median > 0):  # failed rows have no time
         return "failed"
     if one.choice != two.choice:
         return "other_choice"

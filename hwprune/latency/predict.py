@@ -99,7 +99,8 @@ class LatencyModel:
         known = {shape.key: shape for shape in reversed(shapes)}
         #: Shape of each family; families that share one have the same object.
         self.shapes = tuple(known[shape.key] for shape in shapes)
-        self._classes = [shape.classes(f) for shape, f in zip(shapes, self.families, strict=True)]
+        #: Groups of each family, those together that only change a sum of channels.
+        self.classes = tuple(shape.classes for shape in shapes)
         self._prices: Prices | None = None
 
     @property
@@ -110,7 +111,7 @@ class LatencyModel:
     def specs(self) -> list[KernelSpec]:
         """Every kernel of a first coarse grid, without repetition, in execution order."""
         found: dict[str, KernelSpec] = {}
-        for family, classes in zip(self.families, self._classes, strict=True):
+        for family, classes in zip(self.families, self.classes, strict=True):
             for spec in self._grid(family, classes):
                 found.setdefault(spec.canonical(), spec)
         return list(found.values())

@@ -58,6 +58,7 @@ class Shape:
         self._roles = [(i.role, i.dtype) for i in family.inputs]
         self._ops = family.ops
         self._plain = family.plain_output
+        self._groups = family.groups
         one = family.at(dict.fromkeys(family.groups, 1))
         self.chain = one.label().split(" ", 1)[0]
         self.key = self._joined_key(one) if self._joined else self._key()
@@ -73,10 +74,11 @@ class Shape:
             return None
         return self._joined_coordinates(spec) if self._joined else self._match(spec)
 
-    def classes(self, family: KernelFamily) -> list[tuple[str, ...]]:
-        """Groups of the family, those together that move the same coordinates."""
+    @property
+    def classes(self) -> list[tuple[str, ...]]:
+        """Groups of this shape's own family, those together that move the same coordinates."""
         found: dict[tuple[int, ...], list[str]] = {}
-        for group in family.groups:
+        for group in self._groups:
             moved = tuple(i for i, axis in enumerate(self._axes) if group in axis.groups)
             found.setdefault(() if self._joined else moved, []).append(group)
         return [tuple(groups) for groups in found.values()]
@@ -125,13 +127,14 @@ class Shape:
 
 
 def candidates(
-    family: KernelFamily, shape: Shape, domains: Mapping[str, Sequence[int]]
+    family: KernelFamily, domains: Mapping[str, Sequence[int]]
 ) -> dict[tuple[int, ...], KernelSpec]:
     """Kernels of a family over the widths on offer, by coordinates.
 
     Groups that only change a sum of channels are varied together.
     """
-    classes = shape.classes(family)
+    shape = Shape(family)
+    classes = shape.classes
     levels = [len(domains[c[0]]) if len(c) == 1 else LEVELS for c in classes]
     while math.prod(levels) > MAX_COMBINATIONS:
         levels[levels.index(max(levels))] -= 1

@@ -8,12 +8,13 @@ Everything is relative: a kernel of 10 us and one of 1 ms weigh the same.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import Delaunay, QhullError
+from scipy.spatial import ConvexHull, QhullError
 
 #: Tried reach of the deviations from the trend, in doublings of a channel count.
 REACHES = (0.5, 1.0, 2.0)
@@ -21,16 +22,10 @@ REACHES = (0.5, 1.0, 2.0)
 NOISES = (0.01, 0.1, 1.0)
 #: Deviations are never taken to be smaller than this share of the cost.
 LEAST_DEVIATION = 1e-3
-#: Prior variance of the trend's coefficients, over that of the deviations: as good as unknown.
-VAGUE = 1e4
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A cost and its standard deviation, in the unit of the values."""
-
-    value: float
-    deviation: float
+#: Relative deviation of costs of which no point could be left out.
+UNKNOWN_DEVIATION = 0.2
+#: A place this far outside a face of the hull, relative to its extent, is on it.
+EDGE = 1e-6
 
 
 class Surface:
@@ -48,18 +43,18 @@ class Surface:
         self.places = np.asarray(places, np.float64).reshape(len(values), -1)
         self.values = np.asarray(values, np.float64)
         self._top = self.places.max(axis=0) if self.places.shape[1] else np.ones(0)
-        self._terms = _trend_terms(*self.places.shape)
+        self._terms = _trend_terms(len(self.values), np.flatnonzero(np.ptp(self.places, axis=0)).tolist())
         self._scale_by = _weighted_trend(self._features(self.places), self.values)
         self._hull = _Hull(self.places)
         best = min(
             (self._fit(reach, noise) for reach in REACHES for noise in NOISES),
-            key=lambda fit: float(np.mean(fit.left_out**2)),
+            key=lambda fit: float(np.nan_to_num(fit.left_out**2, nan=UNKNOWN_DEVIATION**2).mean()),
         )
         self._fitted = best
 
     @property
     def left_out_errors(self) -> np.ndarray:
-        """Shape ``[n]``: relative error at each point, predicted from all others.
+        """Shape ``[n]``: relative error at each point, predicted from all others; NaN where it cannot be.
 
         Corners are left out too, so this is an upper bound on errors inside: there the surface
         extrapolates, which it never does when it is asked.
@@ -69,9 +64,11 @@ class Surface:
     @property
     def error(self) -> float:
         """Root mean square of the relative errors of points that others enclose (or of all)."""
-        inner = self._hull.inner
         errors = self.left_out_errors
-        return float(np.sqrt(np.mean((errors[inner] if inner.any() else errors) ** 2)))
+        for chosen in (self._hull.inner & np.isfinite(errors), np.isfinite(errors)):
+            if chosen.any():
+                return float(np.sqrt(np.mean(errors[chosen] ** 2)))
+        return UNKNOWN_DEVIATION
 
     def encloses(self, place: Sequence[int]) -> bool:
         """Whether a place lies between measured ones."""
@@ -82,25 +79,39 @@ class Surface:
         wanted = np.asarray(places, np.float64).reshape(-1, self.places.shape[1])
         fit, scale = self._fitted, self._scale(wanted)
         features = self._features(wanted) / scale[:, None]
-        cross = _matern(wanted, self.places, fit.reach) + VAGUE * features @ fit.features.T
-        mean = cross @ fit.weights
-        prior = 1.0 + VAGUE * np.sum(features**2, axis=1)
-        variance = prior - np.einsum("ij,jk,ik->i", cross, fit.inverse, cross) + fit.noise
-        deviation = fit.deviation * np.sqrt(np.maximum(variance, 1e-6))
-        return mean * scale, deviation * scale
+        cross = _matern(wanted, self.places, fit.reach)
+        mean = features @ fit.trend + cross @ fit.weights
+        # What is unknown of the deviations, and of the trend (Cressie, Statistics for Spatial Data, 3.4).
+        lever = features - cross @ fit.inverse @ fit.features
+        variance = 1.0 + fit.noise - np.einsum("ij,jk,ik->i", cross, fit.inverse, cross)
+        variance += np.einsum("ij,jk,ik->i", lever, fit.trend_inverse, lever)
+        return mean * scale, fit.deviation * np.sqrt(np.maximum(variance, 0.0)) * scale
 
     def _fit(self, reach: float, noise: float) -> _Fit:
         """Solve for one choice of parameters; errors of leaving one out come with the inverse."""
-        features = self._features(self.places) / self._scale(self.places)[:, None]
-        matrix = _matern(self.places, self.places, reach) + VAGUE * features @ features.T
-        matrix[np.diag_indices_from(matrix)] += noise
-        inverse = np.linalg.inv(matrix)
-        relative = self.values / self._scale(self.places)
-        weights = inverse @ relative
-        variances = 1.0 / np.diag(inverse)
-        left_out = weights * variances
-        spread = float(np.sqrt(np.mean(left_out**2 / np.maximum(variances, 1e-12))))
-        return _Fit(reach, noise, features, inverse, weights, left_out, max(spread, LEAST_DEVIATION))
+        scale = self._scale(self.places)
+        features, relative = self._features(self.places) / scale[:, None], self.values / scale
+        inverse = np.linalg.inv(_matern(self.places, self.places, reach) + noise * np.eye(len(relative)))
+        trend_inverse = np.linalg.pinv(features.T @ inverse @ features)
+        trend = trend_inverse @ features.T @ inverse @ relative
+        weights = inverse @ (relative - features @ trend)
+        precisions = np.diag(inverse - inverse @ features @ trend_inverse @ features.T @ inverse)
+        # A point that alone decides a coefficient of the trend cannot be left out.
+        known = precisions > 1e-6
+        variances = 1.0 / np.where(known, precisions, 1.0)
+        left_out = np.where(known, weights * variances, np.nan)
+        spread = np.sqrt(np.nanmean(left_out**2 / variances)) if known.any() else UNKNOWN_DEVIATION
+        return _Fit(
+            reach,
+            noise,
+            features,
+            inverse,
+            trend,
+            trend_inverse,
+            weights,
+            left_out,
+            max(float(spread), LEAST_DEVIATION),
+        )
 
     def _features(self, places: np.ndarray) -> np.ndarray:
         relative = places / self._top
@@ -118,6 +129,8 @@ class _Fit:
     noise: float
     features: np.ndarray
     inverse: np.ndarray
+    trend: np.ndarray
+    trend_inverse: np.ndarray
     weights: np.ndarray
     left_out: np.ndarray
     deviation: float
@@ -130,38 +143,38 @@ class _Hull:
         self._low, self._high = places.min(axis=0), places.max(axis=0)
         span = self._high > self._low
         self._axes = np.flatnonzero(span)
-        self._mesh: Delaunay | None = None
-        if 2 <= len(self._axes) <= 3 and len(places) > len(self._axes):
-            try:
-                self._mesh = Delaunay(self._relative(places))
-            except QhullError:
-                self._mesh = None
+        self._faces: np.ndarray | None = None
         corner = np.zeros(len(places), dtype=bool)
-        if self._mesh is not None:
-            corner[np.unique(self._mesh.convex_hull)] = True
-        else:
+        if 2 <= len(self._axes) <= 3 and len(places) > len(self._axes):
+            with contextlib.suppress(QhullError):
+                hull = ConvexHull(self._relative(places))
+                self._faces = hull.equations
+                corner[hull.vertices] = True
+        if self._faces is None:
             corner |= (places[:, span] == self._low[span]).any(axis=1)
             corner |= (places[:, span] == self._high[span]).any(axis=1)
+        #: Places that the others enclose.
         self.inner = ~corner
 
     def holds(self, place: np.ndarray) -> bool:
         inside = bool(((place >= self._low) & (place <= self._high)).all())
-        if not inside or self._mesh is None:
+        if not inside or self._faces is None:
             return inside
-        return bool(self._mesh.find_simplex(self._relative(place[None]), tol=1e-6)[0] >= 0)
+        outside = self._faces[:, :-1] @ self._relative(place[None])[0] + self._faces[:, -1]
+        return bool(outside.max() <= EDGE)
 
     def _relative(self, places: np.ndarray) -> np.ndarray:
         axes = self._axes
         return (places[:, axes] - self._low[axes]) / (self._high[axes] - self._low[axes])
 
 
-def _trend_terms(count: int, dimensions: int) -> list[tuple[int, ...]]:
+def _trend_terms(count: int, axes: Sequence[int]) -> list[tuple[int, ...]]:
     """Products of channel counts in the trend: as many as ``count`` points can tell apart."""
-    if dimensions <= 3:
-        every = [t for n in range(dimensions + 1) for t in itertools.combinations(range(dimensions), n)]
+    if len(axes) <= 3:
+        every = [t for n in range(len(axes) + 1) for t in itertools.combinations(axes, n)]
         if count > len(every):
             return every
-    linear: list[tuple[int, ...]] = [(), *((d,) for d in range(dimensions))]
+    linear: list[tuple[int, ...]] = [(), *((axis,) for axis in axes)]
     return linear if count > len(linear) else [()]
 
 

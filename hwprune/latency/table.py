@@ -119,9 +119,10 @@ class LatencyTable:
                 row = self._rows[digest] = self.lines.row(place)
         return row
 
-    def has(self, digest: str) -> bool:
-        """Whether there is a row of the kernel with a digest; parses nothing."""
-        return digest in self._rows or (self.lines is not None and self.lines.find(digest) is not None)
+    def digests(self) -> set[str]:
+        """Digests of all rows; parses nothing."""
+        lines = [] if self.lines is None else self.lines.digests.tolist()
+        return {*self._extra, *(digest.decode() for digest in lines)}
 
     @property
     def extra(self) -> list[Row]:
@@ -213,10 +214,14 @@ def _read_files(directory: Path, manifest: TableManifest) -> tuple[TableManifest
 
 def _read_journal(directory: Path, manifest: TableManifest) -> list[Row]:
     path = directory / JOURNAL_NAME
-    if not path.is_file():
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
         return []
+    except OSError as error:
+        raise TableError(f"{path} cannot be read: {error}", hint="check its permissions") from error
     # A later line replaces an earlier one: that is how the profiler takes a row back.
-    rows = read_journal(path.read_bytes(), path)[0]
+    rows = read_journal(data, path)[0]
     for row in rows:
         if row.unit != manifest.unit:
             raise TableError(

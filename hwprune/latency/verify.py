@@ -13,7 +13,7 @@ import numpy as np
 from hwprune.errors import TableError
 from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.kernel import KernelSpec
-from hwprune.latency.manifest import TableManifest, read_manifest
+from hwprune.latency.manifest import MANIFEST_NAME, TableManifest, read_manifest
 from hwprune.latency.rows import FAILED_PREFIX, OK, UNTRUSTED, Row
 from hwprune.latency.samples import SampleFile, entries
 from hwprune.latency.table import LatencyTable
@@ -49,9 +49,27 @@ class Verification:
 def verify(directory: Path) -> Verification:
     """Check a table: checksums, order, units, every row against its spec, sweep and raw samples.
 
-    Nothing is raised: whatever is wrong is listed, as far as the rest can still be checked.
+    Nothing is raised: whatever is wrong is listed, as far as the rest can still be checked. A sweep
+    may be writing the table meanwhile.
     """
-    found = Verification(Path(directory))
+    before = _manifest_bytes(directory)
+    while True:
+        found = _verify(Path(directory))
+        now = _manifest_bytes(directory)
+        if found.good or now == before:
+            return found
+        before = now  # files were replaced while they were compared with each other
+
+
+def _manifest_bytes(directory: Path) -> bytes | None:
+    try:
+        return (Path(directory) / MANIFEST_NAME).read_bytes()
+    except OSError:
+        return None
+
+
+def _verify(directory: Path) -> Verification:
+    found = Verification(directory)
     try:
         manifest = read_manifest(found.directory)
         table = LatencyTable.load(found.directory, unit=manifest.unit, stale=True)
@@ -67,7 +85,9 @@ def verify(directory: Path) -> Verification:
     samples = _samples(found, table.manifest)
     sweeps = {sweep.id for sweep in table.manifest.sweeps}
     timed_again = {row.digest for row in table.extra}
-    recorded = {entry.digest for entry in samples.entries} if samples else set[str]()
+    # Compaction leaves records of the rows that stay; behind them may be one whose row is on its way.
+    state = None if table.manifest.next_samples else table.manifest.samples
+    compacted = {e.digest for e in samples.entries if state and e.end <= state.size} if samples else ()
     without = 0
     try:
         for row in table:
@@ -80,7 +100,7 @@ def verify(directory: Path) -> Verification:
                 problems.add("samples", row.label, _samples_problem(row, samples))
             elif row.failure is None:
                 without += 1
-                if row.digest in recorded and row.digest not in timed_again:
+                if row.digest in compacted and row.digest not in timed_again:
                     problems.add("samples", row.label, "those that are kept are of another timing")
     except TableError as error:
         found.problems.append(error.message)

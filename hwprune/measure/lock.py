@@ -41,8 +41,8 @@ def take_lock(directory: Path) -> IO[str]:
     """Lock a table's directory until the returned file is closed; otherwise like :func:`writing`."""
     if is_shipped(directory):
         raise MeasureError(
-            f"latency table {directory} came with hwprune and is never changed",
-            hint="hwprune profile copies it to your own tables when it needs more rows",
+            f"{directory} is a place of tables that come with hwprune, and nothing is written there",
+            hint="measure into your own tables (HWPRUNE_TABLES or --tables name another place), then copy",
         )
     try:
         directory.mkdir(parents=True, exist_ok=True)

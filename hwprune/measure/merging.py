@@ -83,8 +83,10 @@ def merge_tables(first: Path, second: Path, into: Path, *, prefer: Prefer = "new
         require_mergeable(one, two)
         choices = merge_choices(ChoiceTable.load(sources[0]), ChoiceTable.load(sources[1]), prefer)
         scratch = stack.enter_context(atomic_directory(into, MANIFEST_NAME))
-        if into.is_dir():
-            shutil.copytree(into, scratch, dirs_exist_ok=True, ignore=_ignored)
+        # What else lies beside the tables, such as trials of tuning: of files of one name into's own
+        # or, in a new directory, the first's are kept.
+        for source in (*reversed(sources), *([into] if into.is_dir() else [])):
+            shutil.copytree(source, scratch, dirs_exist_ok=True, ignore=_ignored)
         return _write(scratch, into, (one, two), choices, prefer)
 
 

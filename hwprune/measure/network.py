@@ -60,7 +60,8 @@ def time_libraries(
             load = {"do": "load", "engine": engine, "arguments": {"path": str(path)}}
             workers[name].request(load, timeout)
             numbers[name] = runs_per_sample(ask(name, 1, 3), profile)
-        return take_turns(numbers, ask, profile, seed)
+        samples = take_turns(numbers, ask, profile, seed)
+        return {name: summarise(values, seed=seed) for name, values in samples.items()}
 
 
 def runs_per_sample(first_ns: list[float], profile: MeasureProfile) -> int:
@@ -69,19 +70,29 @@ def runs_per_sample(first_ns: list[float], profile: MeasureProfile) -> int:
 
 
 def take_turns(
-    numbers: Mapping[str, int], ask: AskNetwork, profile: MeasureProfile, seed: int
-) -> dict[str, Summary]:
-    """Rounds in which every network is timed once, in an order drawn anew.
+    numbers: Mapping[str, int],
+    ask: AskNetwork,
+    profile: MeasureProfile,
+    seed: int,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> dict[str, list[float]]:
+    """Rounds in which every network is timed once, in an order drawn anew; nanoseconds per run.
 
     Parameters
     ----------
     numbers
         Runs per sample of every network.
+    progress
+        Called with (done, total, name) after each turn.
     """
     order = random.Random(seed)
     samples: dict[str, list[float]] = {name: [] for name in numbers}
+    done, total = 0, profile.rounds * len(numbers)
     for _ in range(profile.rounds):
         for name in order.sample(sorted(numbers), len(numbers)):
             # The first sample after another network had the caches is not counted.
             samples[name].extend(ask(name, numbers[name], profile.samples_per_round + 1)[1:])
-    return {name: summarise(values, seed=seed) for name, values in samples.items()}
+            done += 1
+            if progress is not None:
+                progress(done, total, name)
+    return samples

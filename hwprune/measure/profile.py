@@ -17,6 +17,7 @@ import numpy as np
 from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.location import is_shipped
+from hwprune.latency.manifest import MANIFEST_NAME
 from hwprune.latency.rows import OK, Row
 from hwprune.latency.table import LatencyTable
 from hwprune.measure.backend import pipeline_hash
@@ -122,7 +123,7 @@ def profile(
             target, device, pipeline, runner.unit, runner.provenance, seed, profile, site.reached()
         )
         unique = list({spec.digest(): spec for spec in specs}.values())
-        if is_shipped(directory):
+        if is_shipped(directory) and (directory / MANIFEST_NAME).is_file():
             table = LatencyTable.load(directory, pipeline=pipeline, unit=runner.unit, device=device.slug)
             if all(_done(table.get(spec)) for spec in unique):
                 return ProfileReport(directory, len(unique), len(unique))

@@ -19,7 +19,6 @@ from hwprune.measure.table_writer import timestamp
 from hwprune.target import Target
 
 _PACKAGES = {
-    "hwprune": "hwprune",
     "tvm": "apache-tvm",
     "tvm-ffi": "apache-tvm-ffi",
     "onnxruntime": "onnxruntime",
@@ -30,7 +29,9 @@ _PACKAGES = {
 
 def versions() -> dict[str, str]:
     """Versions of everything that shapes a number, without importing any of it."""
-    found = {"python": platform.python_version()}
+    # Importing the package's front from here would turn the order of its parts around.
+    own: str = sys.modules["hwprune"].__version__
+    found = {"python": platform.python_version(), "hwprune": own}
     for name, package in _PACKAGES.items():
         try:
             found[name] = importlib.metadata.version(package)

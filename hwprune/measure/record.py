@@ -23,11 +23,13 @@ def timed_row(
 ) -> tuple[Row, Samples]:
     """A trusted row of the samples of one or more passes.
 
-    Its note names the criterion of the profile that was not met when time ran out.
+    Its note names the criterion of the profile that was not met when time ran out. Where samples were
+    brought to one pace (:mod:`hwprune.measure.pace`), the pace beside each is kept, and the sweep's
+    record has the reference: sample * pace / reference is what the clock said.
     """
     values = samples_of(parts)
     summary = summarise(values, passes=lengths_of(parts))
-    missing = unmet(parts, profile)
+    missing = unmet(parts, profile, summary.relative_width)
     about: dict[str, Any] = {
         "passes": [
             {
@@ -36,6 +38,7 @@ def timed_row(
                 "warmup": part.warmup,
                 "elapsed_s": round(part.elapsed_s, 6),
                 "cpu_share": None if part.cpu_share is None else round(part.cpu_share, 4),
+                "pace_ns": [round(pace, 1) for pace in part.pace_ns],
             }
             for part in parts
         ],

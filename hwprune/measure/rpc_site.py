@@ -2,58 +2,34 @@
 
 from __future__ import annotations
 
-import atexit
-import importlib.metadata
-import logging
-import shutil
-import tempfile
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from hwprune.compile.link import host_architecture, target_architecture
-from hwprune.errors import DeviceLostError, MeasureError, TargetError, UsageError
+from hwprune.errors import DeviceLostError, TargetError, UsageError
 from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.program import Program
 from hwprune.measure.backend import TVM, backend_of
 from hwprune.measure.build import Builder, BuildPool
+from hwprune.measure.compare import Comparison
 from hwprune.measure.device import Device
 from hwprune.measure.judge import Judge
-from hwprune.measure.process import WorkerProcess
+from hwprune.measure.rpc_look import Seen, look
 from hwprune.measure.runners.base import Runner
 from hwprune.measure.runners.rpc import RpcRunner
 from hwprune.measure.runners.rpc_address import RpcPlace
-from hwprune.measure.runners.rpc_door import Door, doors
+from hwprune.measure.runners.rpc_bundles import compare_bundles, run_bundle
+from hwprune.measure.runners.rpc_door import doors
 from hwprune.measure.runners.rpc_farm import RpcFarm
-from hwprune.measure.runners.rpc_files import (
-    description_files,
-    device_from,
-    measuring_cores,
-    tvm_package,
-    usable_cores,
-    version_in,
-)
 from hwprune.measure.runners.rpc_networks import time_networks
 from hwprune.measure.runners.rpc_tracker import Tracker
 from hwprune.measure.stats import Summary
 from hwprune.measure.stopping import MeasureProfile
 from hwprune.measure.values import Checker, CheckPool
-from hwprune.target import Target, cpu_flags, flags_in, missing_flags
-
-PROBE_TIMEOUT_S = 120.0
-
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """A device at first sight; ``flags`` None where it does not tell."""
-
-    device: Device
-    flags: set[str] | None
-    cores: tuple[int, ...]
+from hwprune.target import Target, cpu_flags, missing_flags
 
 
 class RpcSite:
@@ -73,8 +49,7 @@ class RpcSite:
 
     def __init__(self, place: RpcPlace, target: Target) -> None:
         self.place, self._target = place, target
-        self._seen: _Seen | None = None
-        self._probe: Path | None = None
+        self._seen: Seen | None = None
 
     @property
     def name(self) -> str:
@@ -83,6 +58,23 @@ class RpcSite:
 
     def require(self, target: Target) -> None:
         """See :class:`hwprune.measure.site.Site`."""
+        self.require_fit(target)
+        if self._look().emulated:
+            raise TargetError(
+                f"{self.name} is emulated: how long something takes there says nothing about a device",
+                hint="let it check results (hwprune compile), and time on a real device",
+            )
+
+    def require_fit(self, target: Target) -> None:
+        """Refuse a target whose code the devices cannot run, whether they are timed or not.
+
+        Raises
+        ------
+        TargetError
+            Saying what is missing.
+        MeasureError
+            No device can be reached.
+        """
         if target.kind != "cpu" or backend_of(target) is not TVM:
             raise TargetError(
                 f"target '{target.name}' cannot be timed over RPC: only TVM's modules for processors can",
@@ -151,100 +143,63 @@ class RpcSite:
                 stack.callback(runner.close)
             return time_networks(libraries, runners, profile, seed)
 
-    def _runners(self, target: Target) -> list[RpcRunner]:
-        cores = self._look().cores[-target.threads :]
-        return [RpcRunner(door, target.threads, self._probe, cores) for door in doors(self.place)]
-
-    def _look(self) -> _Seen:
-        """Have every device describe itself, once.
+    def run_bundle(self, directory: Path, inputs: Sequence[np.ndarray], target: Target) -> list[np.ndarray]:
+        """Outputs of a bundle on one of the devices.
 
         Raises
         ------
-        TargetError
-            A device is of another architecture than the target.
-        DeviceLostError
-            None can be reached.
         MeasureError
-            They are of different kinds, or run another TVM.
+            It could not be loaded or run there.
         """
-        if self._seen is not None:
-            return self._seen
-        found = doors(self.place)  # before a second is spent on the probe
-        self._probe = _built_probe(self._target.tvm.get("mtriple"))
-        seen: dict[str, _Seen] = {}
-        failures: list[DeviceLostError] = []
-        for door in found:
-            try:
-                seen[door.name] = self._describe(door)
-            except DeviceLostError as error:
-                failures.append(error)
-        for error in failures if seen else ():
-            _log.warning("%s; measuring without it", error.message)
-        if not seen:
-            raise failures[0]
-        kinds = {one.device.slug: name for name, one in seen.items()}
-        if len(kinds) > 1:
-            listed = "; ".join(f"{name} is a {slug}" for slug, name in kinds.items())
-            raise MeasureError(
-                f"{self.name} are devices of different kinds: {listed}",
-                hint="a table is of one kind of device: profile each kind by itself",
+        with self._one(target) as runner:
+            return run_bundle(directory, inputs, runner)
+
+    def compare_bundles(
+        self,
+        bundles: Mapping[str, Path],
+        inputs: Sequence[np.ndarray],
+        target: Target,
+        *,
+        profile: MeasureProfile,
+        expected: Mapping[str, Sequence[np.ndarray]] | None = None,
+        seed: int = 0,
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> Comparison:
+        """Time bundles in turn on one of the devices.
+
+        See :func:`hwprune.measure.runners.rpc_bundles.compare_bundles`.
+        """
+        with self._one(target) as runner:
+            return compare_bundles(
+                bundles,
+                inputs,
+                runner,
+                profile=profile,
+                threads=target.threads,
+                expected=expected,
+                seed=seed,
+                progress=progress,
             )
-        self._seen = next(iter(seen.values()))
+
+    @contextmanager
+    def _one(self, target: Target) -> Generator[RpcRunner]:
+        """The first device that answers; closed at the end."""
+        with ExitStack() as stack:
+            for runner in self._runners(target):
+                stack.callback(runner.close)
+                if runner.alive():
+                    yield runner
+                    return
+            raise DeviceLostError(
+                f"no device of {self.name} answers", hint="start its server: python -m tvm.exec.rpc_server"
+            )
+
+    def _runners(self, target: Target) -> list[RpcRunner]:
+        seen = self._look()
+        cores = seen.cores[-target.threads :]
+        return [RpcRunner(door, target.threads, seen.probe, cores) for door in doors(self.place)]
+
+    def _look(self) -> Seen:
+        """Have every device describe itself, once."""
+        self._seen = self._seen or look(self.place, self._target)
         return self._seen
-
-    def _describe(self, door: Door) -> _Seen:
-        runner = RpcRunner(door, 1, self._probe)
-        architecture = target_architecture(self._target.tvm.get("mtriple"))
-        try:
-            files = runner.files(list(description_files()))
-            package = tvm_package(files)
-            source = runner.files([f"{package}/_version.py"]) if package else {}
-        except DeviceLostError as error:
-            hint = (
-                error.hint
-                or "check the address, and that this TVM's server runs there: python -m tvm.exec.rpc_server"
-            )
-            raise DeviceLostError(f"device {door.name} cannot be used: {error.message}", hint=hint) from error
-        except MeasureError as error:
-            raise TargetError(
-                f"device {door.name} cannot run code for {architecture} (target '{self._target.name}'): "
-                f"{error.message}",
-                hint="choose a target of the device's architecture",
-            ) from error
-        finally:
-            runner.close()
-        _require_version(door.name, version_in("".join(source.values())))
-        cpuinfo = files.get("/proc/cpuinfo")
-        device = device_from(files, architecture)
-        slug = device.slug if cpuinfo else f"{self.place.key or door.name.replace(':', '-')}-{architecture}"
-        cores = tuple(measuring_cores(files, len(usable_cores(files))))
-        return _Seen(replace(device, slug=f"{slug}-rpc"), flags_in(cpuinfo) if cpuinfo else None, cores)
-
-
-@cache
-def _built_probe(triple: str | None) -> Path | None:
-    """The probe for a kind of processor, built once; None where there is none."""
-    folder = Path(tempfile.mkdtemp(prefix="hwprune-rpc-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path = folder / "probe.so"
-    function = "hwprune.compile.remote_probe:build_probe"
-    message = {"do": "call", "function": function, "arguments": {"triple": triple, "path": str(path)}}
-    with WorkerProcess([], 1, "build worker", hidden=["torch"]) as worker:
-        try:
-            worker.request(message, PROBE_TIMEOUT_S)
-        except MeasureError as error:
-            _log.warning("remote devices will tell little about themselves: %s", error.message)
-            return None
-    return path
-
-
-def _require_version(name: str, theirs: str | None) -> None:
-    """Refuse a server of another TVM: the protocol and what kernels call change between releases."""
-    ours = importlib.metadata.version("apache-tvm")
-    if theirs is None:
-        _log.info("device %s does not tell its version of TVM", name)
-    elif theirs.split(".post")[0] != ours.split(".post")[0]:
-        raise MeasureError(
-            f"device {name} runs TVM {theirs}, kernels are built by TVM {ours}",
-            hint=f"on the device: pip install apache-tvm=={ours}",
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,7 +21,11 @@ CHUNK_S = 0.05
 
 
 class TimedEngine(Protocol):
-    """Anything that can be run again and again."""
+    """Anything that can be run again and again.
+
+    One whose clock is on another machine has an attribute ``calls_per_run``: one run lasts that many
+    times what :meth:`time` says.
+    """
 
     def time(self, number: int, repeat: int) -> list[float]:
         """``repeat`` samples, each the mean seconds per call over ``number`` runs."""
@@ -102,10 +106,13 @@ def calibrate(engine: TimedEngine, sample_s: float) -> int:
 def _wall(engine: TimedEngine, number: int) -> float:
     start = time.perf_counter()
     samples = engine.time(number, 1)
-    wall = time.perf_counter() - start
-    # Where the clock is on another machine, ours also counts the way there.
-    calls = getattr(engine, "calls_per_run", None)
-    return wall if calls is None else samples[0] * number * calls
+    return _spent(engine, samples, number, time.perf_counter() - start)
+
+
+def _spent(engine: TimedEngine, samples: Sequence[float], number: int, wall_s: float) -> float:
+    """Seconds that samples took. Where the clock is on another machine, ours also counts the way there."""
+    calls: int | None = getattr(engine, "calls_per_run", None)
+    return wall_s if calls is None else sum(samples) * number * calls
 
 
 def warm_up(engine: TimedEngine, number: int, limit: int, limit_s: float) -> int:
@@ -132,9 +139,10 @@ def sample(engine: TimedEngine, profile: MeasureProfile) -> Sampled:
     elapsed = cpu = 0.0  # of the engine alone, without our own statistics
     while True:
         start, cpu_start = time.perf_counter(), time.process_time()
-        samples_ns += [s * 1e9 for s in _beside(engine, number, repeat, pace_ns)]
+        samples = _beside(engine, number, repeat, pace_ns)
         cpu += time.process_time() - cpu_start
-        elapsed += time.perf_counter() - start
+        elapsed += _spent(engine, samples, number, time.perf_counter() - start)
+        samples_ns += [s * 1e9 for s in samples]
         # A chunk of a long kernel must not run far past the timeout.
         one = elapsed / len(samples_ns)
         fitting = int(min(stopping.timeout_s - elapsed, CHUNK_S) / max(one, 1e-9))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from hwprune.measure.build import BuildJob
 from hwprune.measure.sampling import Sampled
+from hwprune.measure.stats import summarise
 from hwprune.measure.stopping import MeasureProfile
 
 
@@ -44,9 +45,16 @@ def lengths_of(parts: Sequence[Sampled]) -> list[int]:
     return [len(part.samples_ns) for part in parts]
 
 
-def unmet(parts: Sequence[Sampled], profile: MeasureProfile) -> str | None:
-    """The criterion of the profile that all parts together do not meet, in words."""
+def unmet(parts: Sequence[Sampled], profile: MeasureProfile, width: float | None = None) -> str | None:
+    """The criterion of the profile that all parts together do not meet, in words.
+
+    ``width`` is that of the median's confidence interval over the median, where it is known.
+    """
     elapsed = sum(part.elapsed_s for part in parts)
     if len(parts) < profile.passes:
         return f"{len(parts)} of {profile.passes} passes"
-    return profile.stopping.unmet(samples_of(parts), elapsed, lengths_of(parts))
+    samples = samples_of(parts)
+    if width is None:
+        # What changed between the parts is in the interval.
+        width = summarise(samples, passes=lengths_of(parts)).relative_width
+    return profile.stopping.unmet(samples, elapsed, width)

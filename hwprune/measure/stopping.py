@@ -37,18 +37,19 @@ class Stopping:
     timeout_s: float
     floor_samples: int = 5
 
-    def unmet(self, samples: Sequence[float], elapsed_s: float, passes: Sequence[int] = ()) -> str | None:
+    def unmet(self, samples: Sequence[float], elapsed_s: float, width: float | None = None) -> str | None:
         """The first criterion that is not met, in words, or ``None``.
 
-        ``passes`` are the lengths of the parts that the samples were taken in.
+        ``width`` is that of the median's confidence interval over the median, where it is known.
         """
         if len(samples) < self.min_samples:
             return f"{len(samples)} of {self.min_samples} samples"
         if elapsed_s < self.min_time_s:
             return f"{elapsed_s:.3g} of {self.min_time_s:.3g} s sampled"
-        width = quick_relative_width(samples)
-        if width <= CLEARLY_TOO_WIDE * self.relative_ci:
-            width = summarise(samples, passes=passes).relative_width
+        if width is None:
+            width = quick_relative_width(samples)
+            if width <= CLEARLY_TOO_WIDE * self.relative_ci:
+                width = summarise(samples).relative_width
         if width > self.relative_ci:
             return f"confidence interval {width:.1%} wide, {self.relative_ci:.1%} asked"
         return None
@@ -129,7 +130,7 @@ class MeasureProfile:
         checked = ", values compared with PyTorch" if self.check_values else ""
         return (
             f"at least {s.min_samples} samples and {s.min_time_s:g} s{times}, median's 95 % interval "
-            f"within {s.relative_ci:.1%}, or {limit:g} s; others may use {self.max_disturbance:.0%} "
+            f"within {s.relative_ci:.1%}, or {limit:.3g} s; others may use {self.max_disturbance:.0%} "
             f"of the cores{checked}"
         )
 
@@ -144,7 +145,7 @@ class MeasureProfile:
 QUICK = MeasureProfile("quick", 1e-3, 8, 8, Stopping(16, 0.02, 0.03, 0.06), 10, 3, 0.3, 20.0)
 #: For tables that are kept and shared. A sample of a large kernel takes 10 to 20 ms: more than 30 of
 #: them make it dear, and its interval no narrower than is asked.
-TABLE = MeasureProfile("table", 2e-3, 16, 20, Stopping(30, 0.2, 0.01, 1.5), 20, 5, 0.15, 60.0, True, 3, 5)
+TABLE = MeasureProfile("table", 2e-3, 16, 20, Stopping(30, 0.2, 0.02, 1.0), 20, 5, 0.15, 60.0, True, 3, 4)
 #: For numbers in a README.
 PUBLISH = MeasureProfile(
     "publish", 5e-3, 25, 40, Stopping(200, 1.0, 0.005, 10.0), 40, 10, 0.05, 300.0, True, 5, 10

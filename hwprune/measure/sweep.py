@@ -123,7 +123,8 @@ class Sweep:
 
     def record(self) -> None:
         """Write what is known about the machine to the sweep's record in the manifest."""
-        self._writer.observe({**self._watch.to_dict(), "sentinel": self._sentinel.to_dict()})
+        found = {**self._watch.to_dict(), "sentinel": self._sentinel.to_dict()}
+        self._writer.observe({**found, "pace_ns": self._pace.reference_ns})
 
     def _built(self, jobs: Sequence[BuildJob]) -> list[BuildJob]:
         start = time.perf_counter()

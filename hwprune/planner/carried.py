@@ -16,6 +16,7 @@ from hwprune.measure.carry.pack import network_digest
 from hwprune.measure.carry.wanted import lacking, read_wanted, write_wanted
 from hwprune.measure.stats import Summary, summarise
 from hwprune.planner.workbench import Workbench
+from hwprune.solve.plan import Plan, model_fingerprint
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +37,18 @@ class CarriedWorkbench(Workbench):
     def dense_widths(self) -> dict[str, int]:
         """Full size of every group."""
         return {group: found.widths[-1] for group, found in self.widths.items()}
+
+    def planned(self, plan: Plan) -> Program:
+        """The network that a plan makes, for timing.
+
+        Raises
+        ------
+        PlanError
+            The plan was made for another model.
+        """
+        sizes = {group.name: group.size for group in self.deps.groups}
+        plan.check(sizes, model_fingerprint(self.captured.model))
+        return self.program_at(plan.widths)
 
     def wanted(self) -> list[KernelSpec]:
         """What the next bundle should hold: kernels needed for a plan, or that one has asked for."""

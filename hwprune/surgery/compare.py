@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,8 +11,8 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from hwprune.capture.diagnose import first_lines
+from hwprune.capture.parametrized import deep_copy
 from hwprune.errors import VerificationError
-from hwprune.surgery.verify import relative_error
 
 _SEED = 20240229
 
@@ -63,6 +62,17 @@ def max_difference(reference: nn.Module, model: nn.Module, inputs: Sequence[Any]
     return worst
 
 
+def relative_error(value: torch.Tensor, reference: torch.Tensor) -> float:
+    """max|value - reference| / max|reference|; NaN where either is not finite in another way."""
+    if reference.numel() == 0:
+        return 0.0
+    value, reference = value.double(), reference.double()
+    same = (value == reference) | (value.isnan() & reference.isnan())
+    difference = torch.where(same, 0.0, (value - reference).abs()).max().item()
+    scale = reference.abs().max().item()
+    return difference / scale if scale > 0 else difference
+
+
 def in_double(model: nn.Module, inputs: Sequence[Any]) -> tuple[nn.Module, tuple[Any, ...]]:
     """A copy of a model and its inputs in double precision."""
 
@@ -70,7 +80,7 @@ def in_double(model: nn.Module, inputs: Sequence[Any]) -> tuple[nn.Module, tuple
         floating = isinstance(value, torch.Tensor) and value.is_floating_point()
         return value.double() if floating else value
 
-    return copy.deepcopy(model).double(), pytree.tree_map(convert, tuple(inputs))
+    return deep_copy(model).double(), pytree.tree_map(convert, tuple(inputs))
 
 
 @contextmanager

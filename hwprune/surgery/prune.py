@@ -13,7 +13,7 @@ from hwprune.surgery.apply import cut_graph
 from hwprune.surgery.lively import lively
 from hwprune.surgery.module import cut_module
 from hwprune.surgery.training import untrainable
-from hwprune.surgery.verify import max_rel_error, verify
+from hwprune.surgery.verify import cut_error, verify
 
 
 def prune_model(
@@ -54,9 +54,10 @@ def prune_model(
     stand_in = lively(captured)
     try:
         model = cut_module(captured.model, deps, keep)
-        error = max_rel_error(captured, deps, keep, model)
+        error = cut_error(captured, deps, keep, model, tolerance)
         if error <= tolerance and stand_in is not None:
-            error = max_rel_error(stand_in, deps, keep, cut_module(stand_in.model, deps, keep))
+            smaller = cut_module(stand_in.model, deps, keep)
+            error = cut_error(stand_in, deps, keep, smaller, tolerance)
         if error <= tolerance:
             reason = untrainable(captured, model)
             if reason is None:

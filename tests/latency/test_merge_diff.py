@@ -89,7 +89,14 @@ def test_merging_into_one_of_the_two_keeps_what_else_lies_there(two: tuple[Path,
     (one / "tuning" / "x").mkdir(parents=True)
     (one / "tuning" / "x" / "trials.json").write_text("{}")
     (one / ".build-gone").mkdir()
+    for place in two:
+        (place / "notes.txt").write_text(place.name)
     merge_tables(one, other, tmp_path / "new")
+    assert (tmp_path / "new" / "notes.txt").read_text() == "one"
+    assert (tmp_path / "new" / "tuning" / "x" / "trials.json").exists()
+    merge_tables(one, other, other)
+    assert (other / "notes.txt").read_text() == "two"
+    assert (other / "tuning" / "x" / "trials.json").exists()
     merge_tables(one, other, one)
     assert (one / "table.csv").read_bytes() == (tmp_path / "new" / "table.csv").read_bytes()
     assert (one / "tuning" / "x" / "trials.json").read_text() == "{}"

@@ -1,5 +1,6 @@
 import json
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from hwprune.latency.manifest import (
 )
 from hwprune.latency.rows import COLUMNS, Row, journal_line, read_journal, table_to_csv
 from hwprune.latency.table import LatencyTable
+from hwprune.latency.verify import verify
 from hwprune.measure.table_writer import TableWriter
+from tests.latency.made import timed
 from tests.measure.fakes import TARGET, conv, linear
 
 SWEEP = SweepRecord(
@@ -335,3 +338,47 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HWPRUNE_TABLES", str(tmp_path / "empty"))
     monkeypatch.setattr("hwprune.latency.location.shipped_root", lambda: tmp_path / "mine")
     assert find_table(TARGET, "0123", "cpu-2c") == directory
+
+
+def test_a_table_of_an_older_version_is_refused_with_what_to_do(tmp_path: Path):
+    write(tmp_path, ROWS)
+    payload = json.loads((tmp_path / "manifest.json").read_text())["payload"]
+    write_json(tmp_path / "manifest.json", MANIFEST_KIND, MANIFEST_VERSION - 1, payload)
+    with pytest.raises(TableError, match=r"version 1, older than version 2.*\n.*delete .*profile again"):
+        LatencyTable.load(tmp_path)
+    with pytest.raises(TableError, match="version 1"):
+        TableWriter(tmp_path, MANIFEST)
+
+
+def test_readers_see_whole_tables_while_a_sweep_writes(tmp_path: Path):
+    """Never fewer rows than before, never an error, whatever the writer is doing at that moment."""
+    write(tmp_path, ROWS[:1])
+    stop = threading.Event()
+    errors: list[BaseException] = []
+    counts: list[int] = []
+
+    def read() -> None:
+        try:
+            while not stop.is_set():
+                table = LatencyTable.load(tmp_path)
+                counts.append(len(list(table)))
+                assert verify(tmp_path).problems == []
+        except BaseException as error:
+            errors.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    total = 1
+    for number in range(12):
+        rows = [timed(conv(100 + 3 * number + i)) for i in range(3)]
+        with TableWriter(tmp_path, MANIFEST) as writer:
+            for r, samples in rows:
+                writer.append(r, samples)
+            writer.append(*timed(SPECS[0], 50.0 + number))
+            writer.compact()
+        total += 3
+    stop.set()
+    reader.join()
+    assert errors == []
+    assert counts == sorted(counts)
+    assert len(LatencyTable.load(tmp_path)) == total

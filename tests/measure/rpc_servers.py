@@ -2,7 +2,7 @@
 
 What ``python -m tvm.exec.rpc_tracker`` and ``rpc_server`` run, in forks of one process, so that TVM is
 imported once. Prints one JSON object and ends with its standard input. Each device is a process
-group. FOLDER gets two libraries that no device likes.
+group. FOLDER gets two libraries that no device likes, and two bundles.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 from tvm.rpc import server as rpc_server
 from tvm.rpc import tracker as rpc_tracker
 
@@ -45,6 +46,23 @@ def build_bad(folder: Path) -> None:
         text.write_text(_BAD.replace("%ARCH%", host_architecture()).replace("%BODY%", body))
         tvm.runtime.load_module(str(text)).write_to_file(str(objects), "o")
         link_shared([str(objects)], folder / f"{name}.so", host_architecture())
+
+
+def build_bundles(folder: Path) -> None:
+    """``one`` and ``two``: a 3x3 convolution with other weights in each."""
+    from hwprune.compile import compile_program
+    from hwprune.latency.program import Program, Source, Step
+    from hwprune.target import load_target
+    from tests.measure.fakes import conv
+
+    template = conv(16, 3, 8)
+    entry = type(template.inputs[0])((1, 3, 8, 8), "input")
+    spec = type(template)((entry, template.inputs[1]), template.ops, plain_output=True)
+    step = Step("conv", spec, (Source("input", 0), Source("weight", 0)))
+    for seed, name in enumerate(("one", "two")):
+        weight = np.random.default_rng(seed).standard_normal((16, 3, 3, 3)).astype(np.float32)
+        program = Program(((1, 3, 8, 8),), (step,), (Source("step", 0),), (weight,))
+        compile_program(program, load_target("host", threads=1)).save(folder / name, {})
 
 
 def listening() -> socket.socket:
@@ -78,6 +96,7 @@ def fork(work) -> int:  # type: ignore[no-untyped-def]
 
 def main(folder: str, key: str, count: str) -> None:
     build_bad(Path(folder))
+    build_bundles(Path(folder))
     sock = listening()
     port = sock.getsockname()[1]
     pids = [fork(lambda: track(sock))]

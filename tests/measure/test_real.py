@@ -1,5 +1,6 @@
 """The whole way with real kernels: build pool, library, timing worker, table, bundle."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +26,13 @@ def test_real_kernels_reach_the_table(tmp_path: Path, target):  # type: ignore[n
     specs = [conv(16, 16, 8), conv(32, 16, 8)]
     runner = LocalRunner(1)
     try:
-        report = profile(specs, target, tmp_path, profile=FAST, runner=runner, retries=0)
+        care = replace(FAST, check_values=True)
+        report = profile(specs, target, tmp_path, profile=care, runner=runner, retries=0)
         modules = set(runner.about()["modules"])
     finally:
         runner.close()
     assert not report.failures
-    assert report.measured == 2
+    assert report.measured == report.checked == 2
     assert "tvm_ffi" in modules
     assert not {"torch", "tvm", "pydantic"} & modules
     table = LatencyTable.load(tmp_path, pipeline=pipeline_hash(target))

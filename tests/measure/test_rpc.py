@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwprune.compile import KernelRunner
+from hwprune.compile import KernelRunner, load_bundle
 from hwprune.compile.pipeline import source_files
+from hwprune.compile.remote import Endpoint, RemoteSession
 from hwprune.errors import DeviceLostError, MeasureError, TargetError, UsageError
 from hwprune.latency.table import LatencyTable
-from hwprune.measure import rpc_site
+from hwprune.measure import rpc_look
 from hwprune.measure.build import BuildJob, BuildPool
 from hwprune.measure.device import describe_device
 from hwprune.measure.profile import profile
@@ -28,6 +29,7 @@ from hwprune.measure.rpc_site import RpcSite
 from hwprune.measure.runners.rpc import RpcRunner
 from hwprune.measure.runners.rpc_address import Address, RpcPlace, rpc_place
 from hwprune.measure.runners.rpc_door import doors
+from hwprune.measure.runners.rpc_files import is_emulated, ranked_cores
 from hwprune.measure.runners.rpc_networks import time_networks
 from hwprune.measure.runners.rpc_tracker import Tracker
 from hwprune.measure.sampling import Sampled
@@ -117,8 +119,8 @@ def site(servers: Servers, target: Target) -> RpcSite:
 
 @pytest.fixture(scope="module")
 def runner(site: RpcSite) -> Iterator[RpcRunner]:
-    site.device()
-    made = RpcRunner(doors(site.place)[0], 1, site._probe)  # pyright: ignore[reportPrivateUsage]
+    seen = rpc_look.look(site.place, load_target("host"))
+    made = RpcRunner(doors(site.place)[0], 1, seen.probe)
     yield made
     made.close()
 
@@ -144,10 +146,33 @@ def test_results_and_statistics_are_those_of_a_local_run(runner: RpcRunner, fold
     assert np.array_equal(remote, KernelRunner(library).output().ravel())
 
 
+def test_long_arguments_are_made_on_the_device(site: RpcSite):
+    address = site.place.servers[0]
+    session = RemoteSession(Endpoint(address.host, address.port), 20.0)
+    block = np.random.default_rng(0).standard_normal(4096).astype(np.float32)
+    for length in (7, 4096, 3 * 4096 + 5, 1_000_003):
+        found = session.array(session.repeated(block, length))
+        assert np.array_equal(found, np.resize(block, length))
+
+
 def test_networks_are_timed_in_one_session(runner: RpcRunner, folder: Path):
     libraries = {f"net{i}": folder / f"{spec.digest()}.so" for i, spec in enumerate(SPECS[:2])}
     found = time_networks(libraries, [runner], FAST)
     assert {name: summary.n for name, summary in found.items()} == {"net0": 6, "net1": 6}
+
+
+def test_bundles_run_with_their_own_weights(site: RpcSite, target: Target, folder: Path):
+    inputs = [np.random.default_rng(7).standard_normal((1, 3, 8, 8)).astype(np.float32)]
+    expected = {name: load_bundle(folder / name).run(*inputs) for name in ("one", "two")}
+    assert not np.allclose(expected["one"][0], expected["two"][0])
+    assert np.array_equal(site.run_bundle(folder / "two", inputs, target)[0], expected["two"][0])
+    bundles = {name: folder / name for name in ("one", "two")}
+    found = site.compare_bundles(bundles, inputs, target, profile=FAST, expected={"two": expected["two"]})
+    assert found.reference == "one" and found["one"].ratio.ratio == 1.0
+    # Each with its own weights, though both libraries have the same name.
+    assert found["two"].max_rel_error == 0.0
+    assert found["two"].summary.n == FAST.rounds * FAST.samples_per_round
+    assert site.compare_bundles(bundles, inputs, target, profile=FAST)["two"].max_rel_error > 0.1
 
 
 def test_a_hanging_and_a_crashing_library_leave_the_device_in_service(runner: RpcRunner, folder: Path):
@@ -233,7 +258,7 @@ def test_a_key_that_no_device_has(servers: Servers, target: Target):
 
 
 def test_a_server_of_another_tvm(servers: Servers, target: Target, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(rpc_site.importlib.metadata, "version", lambda name: "0.99.1")
+    monkeypatch.setattr(rpc_look.importlib.metadata, "version", lambda name: "0.99.1")
     with pytest.raises(MeasureError, match=r"runs TVM 0\.\d+\.\S+, kernels are built by TVM 0\.99\.1"):
         RpcSite(RpcPlace(servers=(servers.alone,)), target).device()
 
@@ -256,6 +281,32 @@ def test_instructions_and_cores_that_the_device_lacks(site: RpcSite, target: Tar
     many = target.model_copy(update={"threads": 4096})
     with pytest.raises(TargetError, match="asks for 4096 threads"):
         site.require(many)
+
+
+def test_a_device_that_is_emulated_may_compute_but_is_not_timed(site: RpcSite, target: Target):
+    site.device()
+    seen = site._seen  # pyright: ignore[reportPrivateUsage]
+    assert seen is not None and not seen.emulated
+    emulated = RpcSite(site.place, target)
+    emulated._seen = replace(seen, emulated=True)  # pyright: ignore[reportPrivateUsage]
+    emulated.require_fit(target)
+    with pytest.raises(TargetError, match="is emulated"):
+        emulated.require(target)
+    x86, arm = {"/proc/cpuinfo": "vendor_id : x"}, {"/proc/cpuinfo": "CPU implementer : 0x41"}
+    assert is_emulated(x86, "aarch64") and is_emulated(arm, "x86_64")
+    assert not is_emulated(x86, "x86_64") and not is_emulated(arm, "aarch64")
+    assert is_emulated({"/proc/self/status": "Name:\tqemu-aarch64\n", **arm}, "aarch64")
+
+
+def test_the_fastest_cores_are_used():
+    cpu = "/sys/devices/system/cpu"
+    files = {"/proc/self/status": "Cpus_allowed_list:\t0-2,4,5\n"}
+    assert ranked_cores(files) == [0, 1, 2, 4, 5]
+    speeds = {0: 1400, 1: 1400, 2: 1800, 4: 1800, 5: 1400}
+    files |= {f"{cpu}/cpu{core}/cpufreq/cpuinfo_max_freq": f"{mhz}000\n" for core, mhz in speeds.items()}
+    assert ranked_cores(files) == [0, 1, 5, 2, 4]
+    assert ranked_cores({f"{cpu}/online": "0-3\n"}) == [0, 1, 2, 3]
+    assert ranked_cores({}) == []
 
 
 def test_the_way_to_a_device_is_not_part_of_the_code_generator():

@@ -13,6 +13,7 @@ from hwprune.capture import TrainableGraph, capture
 from hwprune.dependency import Dependencies, analyse
 from hwprune.errors import VerificationError
 from hwprune.surgery import cut_graph, cut_module, prune_model, verify, verify_each
+from hwprune.surgery.verify import max_rel_error
 from tests.surgery.helpers import IMAGE, prepared
 
 
@@ -111,3 +112,32 @@ def test_errors_behind_silent_weights_are_found() -> None:
     assert "differs" in reason
     assert torch.equal(model.scale, torch.full((8, 1, 1), 1e-9))
     assert torch.equal(graph.get_parameter("scale"), torch.full((3, 1, 1), 1e-9))
+
+
+class _Chaos(nn.Module):
+    """Doubles differences again and again: rounding of float32 ends in other numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 192, 3), nn.Conv2d(192, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.two(self.one(x).relu()).sigmoid()
+        for _ in range(22):
+            y = 3.99 * y * (1 - y)
+        return y
+
+
+def test_amplified_rounding_is_told_from_a_wrong_cut() -> None:
+    torch.manual_seed(0)
+    image = torch.randn(2, 3, 12, 12)
+    captured = capture(_Chaos().eval(), image)
+    deps = analyse(captured)
+    keep = {"one": list(range(0, 192, 3))}
+    graph = cut_graph(captured, deps, keep)
+    assert max_rel_error(captured, deps, keep, graph) > 1e-4
+    assert verify(captured, deps, keep, graph) < 1e-6
+    with torch.no_grad():
+        next(graph.parameters())[0, 0, 0, 0] += 1e-3
+    with pytest.raises(VerificationError, match="not the masked original"):
+        verify(captured, deps, keep, graph)

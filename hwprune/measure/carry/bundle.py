@@ -76,6 +76,8 @@ class Unbuilt(_Strict):
 class CarryManifest(_Strict):
     """``manifest.json`` of a carried bundle.
 
+    ``pace`` is a small kernel whose time beside every sample tells how fast the core is just then
+    (:mod:`hwprune.measure.pace`); None if it could not be built.
     ``files`` maps every other file to its SHA-256. ``profile`` is the care kernels are timed with,
     ``network_profile`` that of whole networks (see ``MeasureProfile``).
     """
@@ -91,6 +93,7 @@ class CarryManifest(_Strict):
     command: str
     created: str
     sentinel: PackedKernel
+    pace: PackedKernel | None
     kernels: tuple[PackedKernel, ...]
     unbuilt: tuple[Unbuilt, ...]
     networks: tuple[PackedNetwork, ...]

@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hwprune.artifact import atomic_directory, load_json, sha256_file, write_json
 from hwprune.compile.link import target_architecture
-from hwprune.errors import ArtifactError, MeasureError, UsageError
+from hwprune.errors import ArtifactError, UsageError
 from hwprune.latency.choice import ChoiceTable, choice_label
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.program import Program
-from hwprune.latency.rows import one_line
 from hwprune.measure.backend import TVM, backend_of
-from hwprune.measure.build import Builder, BuildJob, BuildPool
+from hwprune.measure.build import Builder, BuildPool
 from hwprune.measure.carry.bundle import (
     CarryManifest,
     Needs,
-    PackedKernel,
-    PackedLibrary,
     PackedNetwork,
-    Unbuilt,
     program_digest,
 )
 from hwprune.measure.carry.device.main import BUNDLE_FORMAT, BUNDLE_VERSION, JOURNAL, MANIFEST, RESULTS
-from hwprune.measure.carry.probe import Expected, can_probe, probe
+from hwprune.measure.carry.kernels import BundleKernels, Progress, build_kernels, take_sidecar
 from hwprune.measure.carry.runtime import LIBRARIES, runtime_files
 from hwprune.measure.carry.script import join_script
 from hwprune.measure.provenance import git_state, versions
-from hwprune.measure.rotation import copies_for, sentinel_spec
 from hwprune.measure.stopping import QUICK, TABLE, MeasureProfile
 from hwprune.measure.table_writer import timestamp
-from hwprune.measure.values import CheckPool
 from hwprune.target import Target, required_flags
 
 #: Values that arguments are filled with; as many as :class:`hwprune.compile.KernelRunner` takes.
@@ -55,8 +47,6 @@ _TITLE = """Times the kernels of this bundle on this machine: python3 run.py
 
 Needs Python 3.8 or newer and nothing else. Made by `hwprune carry pack`; the definitions below are
 those that hwprune itself measures with."""
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -135,9 +125,9 @@ def pack(
             shutil.copyfile(files[name], folder / "lib" / name)
         (folder / "values.bin").write_bytes(argument_values())
         (folder / "run.py").write_text(device_script())
-        kernels = _Kernels(specs, folder, choices)
-        _build_kernels(kernels, target, builder, check=profile.check_values, progress=progress)
-        sentinel, packed = kernels.packed()
+        kernels = BundleKernels(specs, folder, choices)
+        build_kernels(kernels, target, builder, check=profile.check_values, progress=progress)
+        sentinel, pace, packed = kernels.packed()
         built = _build_networks(networks or {}, target, folder, choices, progress)
         found = sorted(path for path in folder.rglob("*") if path.is_file())
         manifest = CarryManifest(
@@ -156,6 +146,7 @@ def pack(
             command=shlex.join(sys.argv),
             created=timestamp(),
             sentinel=sentinel,
+            pace=pace,
             kernels=tuple(packed),
             unbuilt=tuple(kernels.unbuilt),
             networks=tuple(built),
@@ -178,92 +169,6 @@ def argument_values() -> bytes:
     return values.astype("<f4").tobytes()
 
 
-class _Kernels:
-    """The kernels of a bundle on their way from specs to checked libraries."""
-
-    def __init__(self, specs: Sequence[KernelSpec], folder: Path, choices: ChoiceTable) -> None:
-        self._folder = folder
-        self._sentinel = sentinel_spec().digest()
-        self._wanted = list(dict.fromkeys(spec.digest() for spec in specs))
-        unique = {spec.digest(): spec for spec in [sentinel_spec(), *specs]}
-        #: Jobs of libraries that nothing speaks against so far.
-        self.jobs = [
-            BuildJob(spec, folder / "kernels" / f"{digest}.so", copies_for(spec), choices.get(spec))
-            for digest, spec in unique.items()
-        ]
-        self.expected: dict[str, Expected] = {}
-        self.unbuilt: list[Unbuilt] = []
-
-    def keep(self, failures: Mapping[str, str | None]) -> None:
-        """Leave out the kernels that have a reason.
-
-        Raises
-        ------
-        MeasureError
-            The sentinel is among them.
-        """
-        for job in self.jobs:
-            reason = failures.get(job.spec.digest())
-            if reason is None:
-                continue
-            if job.spec.digest() == self._sentinel:
-                raise MeasureError(
-                    f"no kernel can be packed for this target: {reason}",
-                    hint="check the compiler set-up; the kernel tried is a plain 3x3 convolution",
-                )
-            for path in (job.path, job.path.with_suffix(".json")):
-                path.unlink(missing_ok=True)
-            self.unbuilt.append(Unbuilt(**_about(job), copies=job.copies, reason=one_line(reason)))
-        self.jobs = [job for job in self.jobs if failures.get(job.spec.digest()) is None]
-
-    def packed(self) -> tuple[PackedKernel, list[PackedKernel]]:
-        """The sentinel, and the kernels that were asked for."""
-        found: dict[str, PackedKernel] = {}
-        for job in self.jobs:
-            digest = job.spec.digest()
-            how = _take_sidecar(job.path, self._folder, self.expected.get(digest))
-            found[digest] = PackedKernel(**_about(job), **how.model_dump())
-        return found[self._sentinel], [found[digest] for digest in self._wanted if digest in found]
-
-
-def _about(job: BuildJob) -> dict[str, str]:
-    spec = job.spec
-    text = {"digest": spec.digest(), "label": spec.label(), "spec": spec.canonical()}
-    return {**text, "choice": choice_label(job.choice)}
-
-
-def _build_kernels(
-    kernels: _Kernels, target: Target, builder: Builder, *, check: bool, progress: Progress
-) -> None:
-    """Build all; where they can run here, note what they return, and compare it with PyTorch."""
-    total = len(kernels.jobs)
-    failures: dict[str, str | None] = {}
-    for done, (job, failure) in enumerate(builder.build(kernels.jobs), start=1):
-        failures[job.spec.digest()] = failure
-        progress(f"build {job.spec.label()}", done, total)
-    kernels.keep(failures)
-    if not can_probe(target):
-        return
-    failures = {}
-    for done, (job, found) in enumerate(probe(kernels.jobs, target), start=1):
-        if isinstance(found, str):
-            failures[job.spec.digest()] = found
-        else:
-            kernels.expected[job.spec.digest()] = found
-        progress(f"run {job.spec.label()}", done, total)
-    kernels.keep(failures)
-    if not check:
-        return
-    checker = CheckPool(target)
-    try:
-        for done, (job, verdict) in enumerate(checker.check(kernels.jobs), start=1):
-            failures[job.spec.digest()] = verdict.complaint
-            progress(f"check {job.spec.label()}", done, total)
-    finally:
-        checker.close()
-    kernels.keep(failures)
-
-
 def _build_networks(
     networks: Mapping[str, Program], target: Target, folder: Path, choices: ChoiceTable, progress: Progress
 ) -> list[PackedNetwork]:
@@ -272,7 +177,7 @@ def _build_networks(
         progress(f"build {name} network", number, len(networks))
         path = folder / "networks" / f"{number}.so"
         backend_of(target).build_network(program, target, path, choices)
-        how = _take_sidecar(path, folder)
+        how = take_sidecar(path, folder)
         digest = network_digest(program, choices)
         built.append(PackedNetwork(name=name, digest=digest, **how.model_dump()))
     return built
@@ -282,20 +187,6 @@ def network_digest(program: Program, choices: ChoiceTable) -> str:
     """Digest of a network in the forms that its kernels would be built in."""
     labels = {step.spec.digest(): choice_label(choices.get(step.spec)) for step in program.steps}
     return program_digest(program, labels)
-
-
-def _take_sidecar(path: Path, folder: Path, expected: Expected | None = None) -> PackedLibrary:
-    """What the sidecar of a library says; the manifest says it from now on."""
-    sidecar = path.with_suffix(".json")
-    data: dict[str, Any] = json.loads(sidecar.read_text())
-    sidecar.unlink()
-    return PackedLibrary(
-        file=path.relative_to(folder).as_posix(),
-        inputs=data["inputs"],
-        weights=data["weights"],
-        copies=data["copies"],
-        expected=expected,
-    )
 
 
 def _require_replaceable(directory: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,12 @@ from hwprune.latency.rows import FAILED_PREFIX, OK, UNTRUSTED, Row, one_line
 from hwprune.latency.samples import Samples
 from hwprune.measure.carry.bundle import PackedKernel, Unbuilt
 from hwprune.measure.carry.networks import CarriedNetwork, CarriedNetworks
-from hwprune.measure.carry.results import Carried, KernelResult, SampledResult
+from hwprune.measure.carry.results import Carried, KernelResult
 from hwprune.measure.provenance import new_manifest
+from hwprune.measure.sampling import Sampled
+from hwprune.measure.series import lengths_of, samples_of, unmet
 from hwprune.measure.stats import summarise
+from hwprune.measure.stopping import MeasureProfile
 from hwprune.measure.table_writer import TableWriter
 
 #: What the numbers of a carried bundle are; the script on the device can take no others.
@@ -31,6 +34,7 @@ class ReadReport:
 
     ``kept`` counts kernels whose row in the table was better than the one that came back. ``failures``
     maps labels of kernels to reasons; ``missing`` are labels of kernels that were not reached.
+    ``networks_ns`` are medians of whole networks, by name.
     """
 
     directory: Path
@@ -38,7 +42,7 @@ class ReadReport:
     good: int = 0
     untrusted: int = 0
     kept: int = 0
-    networks: int = 0
+    networks_ns: dict[str, float] = field(default_factory=dict[str, float])
     failures: dict[str, str] = field(default_factory=dict[str, str])
     missing: list[str] = field(default_factory=list[str])
     warnings: list[str] = field(default_factory=list[str])
@@ -65,6 +69,7 @@ def record(carried: Carried, tables: Path | None = None) -> ReadReport:
     place = relative_directory(manifest.target, manifest.pipeline, device.slug)
     directory = (tables or tables_root()) / place
     report = ReadReport(directory, device.slug)
+    reasons: Counter[str] = Counter()
     with TableWriter(directory, _provenance(carried)) as writer:
         writer.compact()
         for row, samples in _rows(carried):
@@ -75,11 +80,14 @@ def record(carried: Carried, tables: Path | None = None) -> ReadReport:
             if old is None or old != replace(row, sweep=old.sweep):
                 writer.append(row, samples)
             _count(report, row)
+            if row.status == UNTRUSTED:
+                reasons[row.note.partition("; ")[0]] += 1
         writer.compact()
     networks = _networks(carried)
     if networks:
         CarriedNetworks.load(directory).with_networks(networks).save(directory)
-        report.networks = len(networks)
+        report.networks_ns = {network.name: network.summary().median for network in networks}
+    report.warnings += [f"{count} kernels are untrusted: {why}" for why, count in reasons.most_common()]
     _warn(report, carried)
     return report
 
@@ -105,16 +113,12 @@ def _provenance(carried: Carried) -> TableManifest:
 
 
 def _conditions(carried: Carried) -> dict[str, Any]:
-    """The device's state in every session, and how the sentinel's median (ns) went."""
-    sessions = [
+    """The device's state and its sentinel's history, as of a sweep here; of earlier sessions, too."""
+    *earlier, last = (
         {"at": session.at, "cores": list(session.cores), **(session.conditions or {})}
         for session in carried.results.sessions
-    ]
-    sentinel = [
-        {"at": timing.at, "median_ns": statistics.median(timing.sampled.samples_ns)}
-        for timing in carried.results.sentinel
-    ]
-    return {"sessions": sessions, "sentinel": sentinel}
+    )
+    return {**last, "earlier": earlier} if earlier else last
 
 
 def _count(report: ReadReport, row: Row) -> None:
@@ -127,44 +131,50 @@ def _count(report: ReadReport, row: Row) -> None:
 
 
 def _rows(carried: Carried) -> list[tuple[Row, Samples | None]]:
-    packed = {kernel.digest: kernel for kernel in carried.bundle.manifest.kernels}
-    rows = [_row(packed[result.digest], result) for result in carried.results.kernels]
-    created = carried.bundle.manifest.created
-    rows += [_failed(item, item.reason, created) for item in carried.bundle.manifest.unbuilt]
-    sentinel = carried.bundle.manifest.sentinel
-    if sentinel.digest not in packed and carried.results.sentinel:
-        # As in a sweep on this machine: the timing that later ones were compared with.
-        reference = carried.results.sentinel[-1].reference
-        closest = min(
-            carried.results.sentinel,
-            key=lambda timing: (
-                timing.disturbed is not None,
-                abs(statistics.median(timing.sampled.samples_ns) - reference),
-            ),
-        )
-        rows.append(_timed(sentinel, closest.sampled, closest.at, closest.disturbed))
+    manifest, results = carried.bundle.manifest, carried.results
+    profile = MeasureProfile.from_dict(manifest.profile)
+    packed = {kernel.digest: kernel for kernel in manifest.kernels}
+    rows = [_row(packed[result.digest], result, profile) for result in results.kernels]
+    rows += [_failed(item, item.reason, manifest.created) for item in manifest.unbuilt]
+    if manifest.sentinel.digest not in packed and results.sentinel:
+        # As in a sweep on this machine: the timings that later ones were compared with.
+        reference = next(s for s in results.sentinel if s.reference == results.sentinel[-1].reference)
+        parts = [part.sampled() for part in reference.parts]
+        rows.append(_timed(manifest.sentinel, parts, profile, reference.at, reference.disturbed))
     return rows
 
 
-def _row(kernel: PackedKernel, result: KernelResult) -> tuple[Row, Samples | None]:
-    if result.sampled is None:
-        return _failed(kernel, result.why or "not timed", result.at)
+def _row(kernel: PackedKernel, result: KernelResult, profile: MeasureProfile) -> tuple[Row, Samples | None]:
+    good, spoiled = ([part.sampled() for part in parts] for parts in (result.parts, result.spoiled))
+    enough = len(good) >= profile.passes
+    parts = good if enough else [*good, *spoiled]
+    if result.failure is not None or not parts:
+        return _failed(kernel, result.failure or "not timed", result.at)
+    nonfinite = max(part.nonfinite for part in parts)
     # What TVM makes of an operator of PyTorch may well be the logarithm of a negative number.
-    if result.sampled.nonfinite and KernelSpec.parse(kernel.spec).anchor != "fallback":
-        return _failed(kernel, f"returned {result.sampled.nonfinite} values that are not finite", result.at)
-    return _timed(kernel, result.sampled, result.at, result.disturbed)
+    if nonfinite and KernelSpec.parse(kernel.spec).anchor != "fallback":
+        return _failed(kernel, f"returned {nonfinite} values that are not finite", result.at)
+    return _timed(kernel, parts, profile, result.at, None if enough else result.why or "disturbed")
 
 
 def _timed(
-    kernel: PackedKernel, sampled: SampledResult, at: str, disturbed: str | None
+    kernel: PackedKernel, parts: Sequence[Sampled], profile: MeasureProfile, at: str, disturbed: str | None
 ) -> tuple[Row, Samples | None]:
-    s = summarise(sampled.samples_ns)
-    numbers = (s.median, s.ci_low, s.ci_high, s.minimum, s.mean)
-    status = UNTRUSTED if disturbed else OK
+    values = samples_of(parts)
+    s = summarise(values, passes=lengths_of(parts))
+    missing = unmet(parts, profile)
     remarks = [disturbed] if disturbed else []
-    remarks += [f"timeout: {sampled.unmet}"] if sampled.unmet else []
-    samples = Samples(sampled.samples_ns, sampled.model_dump(mode="json", exclude={"samples_ns"}))
-    return _make(kernel, numbers, s.n, status, at, "; ".join(remarks)), samples
+    remarks += [f"timeout: {missing}"] if missing else []
+    numbers = (s.median, s.ci_low, s.ci_high, s.minimum, s.mean)
+    row = _make(kernel, numbers, s.n, UNTRUSTED if disturbed else OK, at, "; ".join(remarks))
+    about = {"passes": [_about(part) for part in parts], "unmet": missing, "outliers": list(s.outliers)}
+    return row, Samples(tuple(values), about)
+
+
+def _about(part: Sampled) -> dict[str, Any]:
+    """One pass without its samples, but for how many they are."""
+    data = part.to_dict()
+    return {"samples": len(data.pop("samples_ns")), **data}
 
 
 def _failed(kernel: PackedKernel | Unbuilt, reason: str, at: str) -> tuple[Row, Samples | None]:
@@ -205,8 +215,6 @@ def _warn(report: ReadReport, carried: Carried) -> None:
     if report.missing:
         count = len(report.missing)
         report.warnings.append(f"{count} kernels were not reached: run run.py again on the device")
-    reasons = Counter(kernel.disturbed for kernel in carried.results.kernels if kernel.disturbed)
-    report.warnings.extend(f"{count} kernels are untrusted: {why}" for why, count in reasons.most_common())
     for network in carried.results.networks:
         if network.failure or network.disturbed:
             report.warnings.append(f"network {network.name}: {network.failure or network.disturbed}")

@@ -21,6 +21,7 @@ from hwprune.measure.carry.device.main import (
     payload_sha256,
 )
 from hwprune.measure.device import Device
+from hwprune.measure.sampling import Sampled
 
 _AGAIN = "copy the file from the device again; if it is like that there, run run.py again"
 Nanoseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -36,31 +37,32 @@ class SampledResult(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     samples_ns: tuple[Nanoseconds, ...] = Field(min_length=1)
-    unmet: str | None
-    nonfinite: int = 0
+
+    def sampled(self) -> Sampled:
+        """As the profiler has it."""
+        return Sampled.from_dict({**self.model_dump(), "samples_ns": list(self.samples_ns)})
 
 
 class KernelResult(_Strict):
-    """One kernel: samples, or ``why`` there are none. ``disturbed`` says what spoiled them."""
+    """One kernel; see :class:`hwprune.measure.carry.device.journal.KernelState`."""
 
-    what: Literal["kernel", "failure"]
     digest: str
     at: str
-    sampled: SampledResult | None = None
-    why: str | None = None
-    disturbed: str | None
-    judged: bool
+    parts: tuple[SampledResult, ...]
+    spoiled: tuple[SampledResult, ...]
+    why: str | None
+    failure: str | None
 
 
 class SentinelResult(_Strict):
-    """One timing of the sentinel, and the reference (ns) that was valid from then on.
+    """Timings of the sentinel, and the reference (ns) that was valid from then on.
 
     ``disturbed`` says what spoiled it as a reference.
     """
 
     what: Literal["sentinel"]
     at: str
-    sampled: SampledResult
+    parts: tuple[SampledResult, ...] = Field(min_length=1)
     reference: Nanoseconds
     disturbed: str | None
 

@@ -24,6 +24,11 @@ Replacements = dict[tuple[str, str], tuple[str, str]]
 _PACKAGE = __name__.partition(".")[0]
 #: Names that are no definitions but always there.
 _GIVEN = frozenset(dir(builtins)) | {"__file__", "__name__", "__doc__"}
+#: Spellings that Python 3.8 does not have yet, and what it has.
+_LATER = (
+    (r",\s*strict=True\)", ")"),  # of zip(); only a mistake would show the difference
+    (r"default_factory=(\w+)\[[^()]*?\](?=[,)])", r"default_factory=\1"),
+)
 _HINT = "what travels may use only the standard library of Python 3.8 and hwprune's own functions like that"
 
 
@@ -193,5 +198,7 @@ def _text(source: _Source, node: ast.stmt) -> str:
     for name, other in source.taken.items():
         if name != other:
             text = re.sub(rf"(?<![\w.]){name}(?!\w)", other, text)
+    for later, earlier in _LATER:
+        text = re.sub(later, earlier, text)
     gap = "" if isinstance(node, ast.Assign | ast.AnnAssign) else "\n\n"
     return gap + text

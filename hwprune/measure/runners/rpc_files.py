@@ -64,14 +64,22 @@ def usable_cores(files: Mapping[str, str]) -> list[int]:
     return _numbers(found[1] if found else files.get(f"{_CPU}/online", ""))
 
 
-def measuring_cores(files: Mapping[str, str], threads: int) -> list[int]:
-    """The fastest cores, the last ones of these first; all that are known, if that is fewer."""
+def ranked_cores(files: Mapping[str, str]) -> list[int]:
+    """Cores that the server may run on, the fastest last, and of equals the one with the highest number."""
 
     def rank(core: int) -> tuple[int, int]:
         text = files.get(f"{_CPU}/cpu{core}/cpufreq/cpuinfo_max_freq", "").strip()
         return int(text) if text.isdigit() else 0, core
 
-    return sorted(sorted(usable_cores(files), key=rank)[-threads:])
+    return sorted(usable_cores(files), key=rank)
+
+
+def is_emulated(files: Mapping[str, str], architecture: str) -> bool:
+    """Whether the server runs under an emulator of user programs, whose own system shines through."""
+    name = re.search(r"^Name:\s*(\S+)", files.get(_STATUS, ""), re.MULTILINE)
+    listed = files.get("/proc/cpuinfo", "")
+    other = "vendor_id" in listed if architecture == "aarch64" else "CPU implementer" in listed
+    return other or bool(name and name[1].startswith("qemu"))
 
 
 def tvm_package(files: Mapping[str, str]) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from hwprune.errors import DeviceLostError
 from hwprune.measure.network import runs_per_sample, take_turns
 from hwprune.measure.runners.rpc import RpcRunner
-from hwprune.measure.stats import Summary
+from hwprune.measure.stats import Summary, summarise
 from hwprune.measure.stopping import MeasureProfile
 
 #: Sending and loading a network may take this long, beside the time limit of a measurement.
@@ -66,4 +66,5 @@ def _on_one(
             answer = ask("turn", index=names.index(name), number=number, repeat=repeat)
             return [float(ns) for ns in answer["samples_ns"]]
 
-        return take_turns(numbers, time, profile, seed)
+        samples = take_turns(numbers, time, profile, seed)
+    return {name: summarise(values, seed=seed) for name, values in samples.items()}

@@ -66,7 +66,10 @@ def packed(tmp_path_factory: pytest.TempPathFactory, target: Target) -> Packed:
         target,
         directory,
         pipeline=pipeline_hash(target),
-        networks={"dense": bench.program_at(bench.dense_widths())},
+        networks={
+            "dense": bench.program_at(bench.dense_widths()),
+            "plan": bench.program_at({group: found.widths[0] for group, found in bench.widths.items()}),
+        },
         profile=FAST,
     )
     return Packed(directory, report, bench, target)

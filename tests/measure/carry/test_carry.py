@@ -52,10 +52,11 @@ def test_bundle_says_what_it_is(packed: Packed):
     assert {k.digest for k in manifest.kernels} == {s.digest() for s in packed.bench.needed()}
     assert [item.digest for item in manifest.unbuilt] == [UNBUILDABLE.digest()]
     assert manifest.profile == FAST.to_dict() and manifest.network_profile["name"] == "table"
+    assert manifest.pace is not None and manifest.pace.copies == 1
     files = {p.relative_to(packed.directory).as_posix() for p in packed.directory.rglob("*") if p.is_file()}
     assert set(manifest.files) == files - {MANIFEST}
     assert all(kernel.expected for kernel in manifest.kernels), "what kernels return is known here"
-    assert packed.report.kernels == len(manifest.kernels) and packed.report.networks == 1
+    assert packed.report.kernels == len(manifest.kernels) and packed.report.networks == 2
 
 
 def test_results_become_rows_of_the_table_of_that_device(packed: Packed, measured: Path, tmp_path: Path):
@@ -70,13 +71,17 @@ def test_results_become_rows_of_the_table_of_that_device(packed: Packed, measure
     sweep = table.manifest.latest
     assert sweep.reached["runner"] == "carry"
     assert sweep.reached["bundle"] == sha256_file(measured / MANIFEST)
-    assert sweep.conditions["sentinel"] and sweep.conditions["sessions"][0]["cores"]
-    raw = {k.digest: k.sampled for k in read_results(measured / RESULTS).kernels}
+    assert sweep.conditions["sentinel"]["timings"] and sweep.conditions["cores"]
+    parts = read_results(measured / RESULTS).kernels[0]
+    part = (parts.parts or parts.spoiled)[0].sampled()
+    assert len(part.pace_ns) == len(part.samples_ns), "the core's speed is noted beside every sample"
+    raw = {k.digest: k.parts or k.spoiled for k in read_results(measured / RESULTS).kernels}
     samples = SampleFile(report.directory)
-    for digest, sampled in raw.items():
-        assert sampled is not None
+    for digest, parts in raw.items():
         kept = samples.of(rows[digest])
-        assert kept is not None and kept.values == sampled.samples_ns
+        assert kept is not None
+        assert kept.values == tuple(value for part in parts for value in part.samples_ns)
+    assert report.networks_ns.keys() == {"dense", "plan"} and min(report.networks_ns.values()) > 0
     text = (report.directory / "table.csv").read_text()
     again = record(open_carried(measured), tmp_path)
     assert again == report and (report.directory / "table.csv").read_text() == text
@@ -89,7 +94,7 @@ def test_second_run_on_the_device_only_times_what_is_not_good(measured: Path, de
     first, second = (read_results(p / RESULTS) for p in (measured, place))
     assert len(second.sessions) == 2
     for before, after in zip(first.kernels, second.kernels, strict=True):
-        assert before == after or before.disturbed
+        assert before == after or not before.parts
 
 
 def test_wrong_values_and_useless_libraries_fail_alone(packed: Packed, device: Device, tmp_path: Path):

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from hwprune.measure.carry.device.interval import median_interval, relative_width
-from hwprune.measure.carry.device.journal import FAILURE, FASTER, KERNEL, SESSION, VERDICT, Journal
+from hwprune.measure.carry.device.journal import (
+    FAILURE,
+    FASTER,
+    KERNEL,
+    SESSION,
+    UNJUDGED,
+    VERDICT,
+    Journal,
+)
 from hwprune.measure.carry.device.machine import unfit
 from hwprune.measure.carry.device.output import nonfinite, wrong_value
 from hwprune.measure.carry.device.worker import KernelError, KernelProcess
@@ -33,6 +41,15 @@ def test_median_interval_is_about_that_of_the_bootstrap():
     ours, theirs = median_interval(values), summarise(values)
     assert ours.median == theirs.median
     assert relative_width(values) == pytest.approx(theirs.relative_width, rel=0.5)
+
+
+def test_interval_over_passes_covers_what_changes_between_them():
+    random = np.random.default_rng(2)
+    parts = [random.normal(level, 1, 20) for level in (100, 104, 108)]
+    values = np.concatenate(parts).tolist()
+    ours, theirs = median_interval(values, [20] * 3), summarise(values, passes=[20] * 3)
+    assert ours.relative_width == pytest.approx(theirs.relative_width, rel=0.35)
+    assert ours.relative_width > 2 * median_interval(parts[0].tolist()).relative_width
 
 
 @pytest.mark.parametrize("values", [[3.0], [3.0, 4.0], [5.0] * 7])
@@ -102,23 +119,28 @@ def begin(path: Path, bundle: str = "b1") -> Journal:
 def test_journal_remembers_and_forgets_only_a_torn_line(tmp_path: Path):
     path = tmp_path / "journal"
     journal = begin(path)
-    journal.add(KERNEL, digest="a", sampled={})
-    journal.add(KERNEL, digest="b", sampled={})
+    journal.add(KERNEL, digest="a", sampled={"n": 1}, at="t1")
+    journal.add(KERNEL, digest="b", sampled={"n": 2}, at="t2")
     journal.close()
     whole = path.read_bytes()
     path.write_bytes(whole[:-5])
     again = Journal(path, "b1")
     assert again.state.unjudged() == ["a"]
+    assert again.state.kernel("a").to_dict() == {
+        **{"digest": "a", "at": "t1", "parts": [], "spoiled": [{"n": 1}]},
+        **{"why": UNJUDGED, "failure": None},
+    }
     again.add(VERDICT, digests=["a"], why=None)
     again.close()
     final = Journal(path, "b1").state
-    assert final.good("a") and not final.good("b") and final.unjudged() == []
+    assert final.kernel("a").parts == [{"n": 1}] and final.unjudged() == []
+    assert final.kernel("b").parts == []
 
 
 def test_journal_that_is_damaged_or_of_another_bundle_is_refused(tmp_path: Path):
     path = tmp_path / "journal"
     journal = begin(path)
-    journal.add(KERNEL, digest="a", sampled={})
+    journal.add(KERNEL, digest="a", sampled={}, at="")
     journal.close()
     with pytest.raises(ValueError, match="another bundle"):
         Journal(path, "b2")
@@ -128,14 +150,22 @@ def test_journal_that_is_damaged_or_of_another_bundle_is_refused(tmp_path: Path)
         Journal(path, "b1")
 
 
-def test_faster_machine_discredits_what_was_timed_before_it(tmp_path: Path):
+def test_verdicts_go_to_what_is_pending_and_a_faster_machine_spoils_all_else(tmp_path: Path):
     journal = begin(tmp_path / "journal")
-    for digest in "abc":
-        journal.add(KERNEL, digest=digest, sampled={})
-    journal.add(FAILURE, digest="d", why="crash")
+    for digest in "ab":
+        journal.add(KERNEL, digest=digest, sampled={"pass": 1}, at="")
     journal.add(VERDICT, digests=["a", "b"], why=None)
-    journal.add(FASTER, spared=["c"], why="drifted")
-    journal.add(VERDICT, digests=["c"], why=None)
-    assert [journal.state.good(digest) for digest in "abcd"] == [False, False, True, False]
-    assert journal.state.kernels["d"]["disturbed"] is None
+    journal.add(KERNEL, digest="a", sampled={"pass": 2}, at="")
+    journal.add(VERDICT, digests=["a"], why="noise")
+    a, b = journal.state.kernel("a"), journal.state.kernel("b")
+    assert a.parts == [{"pass": 1}] and a.spoiled == [{"pass": 2}] and a.why == "noise"
+    assert b.parts == [{"pass": 1}] and b.why is None
+    journal.add(KERNEL, digest="b", sampled={"pass": 2}, at="")
+    journal.add(FASTER, why="drifted")
+    journal.add(VERDICT, digests=["b"], why="drifted")
+    assert a.parts == b.parts == [] and len(a.spoiled) == len(b.spoiled) == 2
+    journal.add(FAILURE, digest="a", why="crash", at="")
+    assert a.failure == "crash"
+    journal.add(KERNEL, digest="a", sampled={"pass": 3}, at="")
+    assert a.failure is None and a.pending == [{"pass": 3}]
     journal.close()

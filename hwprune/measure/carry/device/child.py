@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from hwprune.measure.carry.device.output import nonfinite, wrong_value
 from hwprune.measure.sampling import calibrate, sample, warm_up
 from hwprune.measure.stopping import MeasureProfile
 
+#: Runs of the pace kernel beside each sample; together they take about a tenth of a millisecond.
+PACE_RUNS = 30
 #: First argument of the script in a child.
 CHILD_FLAG = "--as-child"
 
@@ -28,6 +31,7 @@ class Child:
         self._block = (folder / "values.bin").read_bytes()
         self._tvm = Tvm(folder / "lib", threads)
         self._loaded: Loaded | None = None
+        self._pacer: Loaded | None = None
 
     def answer(self, message: dict[str, Any]) -> dict[str, Any]:
         """Serve one request; whatever goes wrong becomes the answer's ``error``."""
@@ -43,6 +47,7 @@ class Child:
     def _measure(self, message: dict[str, Any]) -> dict[str, Any]:
         """Load, warm up, sample until the profile is content, unload."""
         loaded = self._open(message)
+        loaded.pace = self._pace_of(message["pace"])
         try:
             sampled = sample(loaded, MeasureProfile.from_dict(message["profile"]))
             values = loaded.output()
@@ -52,6 +57,16 @@ class Child:
         if wrong:
             return {"error": wrong}
         return replace(sampled, nonfinite=nonfinite(values)).to_dict()
+
+    def _pace_of(self, about: dict[str, Any] | None) -> Callable[[], float] | None:
+        """Times a fixed piece of work; see :meth:`hwprune.compile.KernelRunner.pace`."""
+        if about is None:
+            return None
+        if self._pacer is None:
+            self._pacer = Loaded(self._tvm, self._folder / about["file"], about, self._block)
+            self._pacer.time(PACE_RUNS, 1)
+        pacer = self._pacer
+        return lambda: PACE_RUNS * pacer.time(PACE_RUNS, 1)[0]
 
     def _load(self, message: dict[str, Any]) -> dict[str, Any]:
         """Load and warm up a library that is timed in turn with others."""

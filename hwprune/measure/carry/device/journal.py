@@ -10,27 +10,58 @@ from pathlib import Path
 from typing import Any
 
 #: Kinds of records, by what they say.
-SESSION, KERNEL, FAILURE, VERDICT, SENTINEL, FASTER, NETWORK, END = (
-    "session",
-    "kernel",
-    "failure",
-    "verdict",
-    "sentinel",
-    "faster",
-    "network",
-    "end",
-)
+SESSION, KERNEL, FAILURE, VERDICT = "session", "kernel", "failure", "verdict"
+SENTINEL, FASTER, NETWORK, END = "sentinel", "faster", "network", "end"
+#: Why a pass counts as disturbed after which nobody looked at the sentinel any more.
+UNJUDGED = "the run was stopped before it was known whether the machine was disturbed"
+
+
+@dataclass
+class KernelState:
+    """One kernel's timings, a dictionary (:class:`hwprune.measure.sampling.Sampled`) for each pass.
+
+    ``parts`` are good, ``spoiled`` disturbed for the reason ``why``, ``pending`` not judged yet.
+    ``failure`` says why it could not be timed when it was tried last; ``at`` is when that was (UTC).
+    """
+
+    digest: str
+    at: str = ""
+    parts: list[dict[str, Any]] = field(default_factory=lambda: [])
+    spoiled: list[dict[str, Any]] = field(default_factory=lambda: [])
+    pending: list[dict[str, Any]] = field(default_factory=lambda: [])
+    why: str | None = None
+    failure: str | None = None
+
+    def judge(self, why: str | None) -> None:
+        """A verdict on what is pending."""
+        if why is None:
+            self.parts += self.pending
+        else:
+            self.spoiled += self.pending
+            self.why = why
+        self.pending = []
+
+    def spoil(self, why: str) -> None:
+        """Nothing that was taken so far is good, but for what is pending."""
+        if self.parts:
+            self.spoiled += self.parts
+            self.parts, self.why = [], why
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the results; what is pending counts as spoiled there."""
+        data = dict(vars(self))
+        pending = data.pop("pending")
+        return dict(data, spoiled=self.spoiled + pending, why=UNJUDGED if pending else self.why)
 
 
 @dataclass
 class State:
-    """What a journal's records amount to.
+    """What a journal's records amount to: kernels by digest, networks by name.
 
-    ``kernels`` maps digests to the last record of each, with ``disturbed`` (a reason, or None) and
-    ``judged``. ``reference`` is what the sentinel takes, in nanoseconds.
+    ``reference`` is what the sentinel takes, in nanoseconds.
     """
 
-    kernels: dict[str, dict[str, Any]] = field(default_factory=lambda: {})
+    kernels: dict[str, KernelState] = field(default_factory=lambda: {})
     networks: dict[str, dict[str, Any]] = field(default_factory=lambda: {})
     sentinels: list[dict[str, Any]] = field(default_factory=lambda: [])
     sessions: list[dict[str, Any]] = field(default_factory=lambda: [])
@@ -44,7 +75,10 @@ class State:
         elif what == END:
             self.sessions[-1]["conditions"] = record["conditions"]
         elif what in (KERNEL, FAILURE):
-            self.kernels[record["digest"]] = dict(record, disturbed=None, judged=what == FAILURE)
+            kernel = self.kernels.setdefault(record["digest"], KernelState(record["digest"]))
+            kernel.at, kernel.failure = record["at"], record.get("why")
+            if what == KERNEL:
+                kernel.pending.append(record["sampled"])
         elif what == NETWORK:
             self.networks[record["name"]] = dict(record)
         elif what == SENTINEL:
@@ -52,21 +86,18 @@ class State:
             self.reference = record["reference"]
         elif what == VERDICT:
             for digest in record["digests"]:
-                self.kernels[digest].update(judged=True, disturbed=record["why"])
+                self.kernels[digest].judge(record["why"])
         elif what == FASTER:
-            spared = set(record["spared"])
-            for digest, kernel in self.kernels.items():
-                if kernel["what"] == KERNEL and digest not in spared and kernel["disturbed"] is None:
-                    kernel["disturbed"] = record["why"]
+            for kernel in self.kernels.values():
+                kernel.spoil(record["why"])
+
+    def kernel(self, digest: str) -> KernelState:
+        """What is known of a kernel; nothing, perhaps."""
+        return self.kernels.get(digest) or KernelState(digest)
 
     def unjudged(self) -> list[str]:
         """Kernels that were timed when the script was stopped, before anybody looked at the sentinel."""
-        return [digest for digest, kernel in self.kernels.items() if not kernel["judged"]]
-
-    def good(self, digest: str) -> bool:
-        """Whether a kernel need not be timed again."""
-        kernel = self.kernels.get(digest)
-        return kernel is not None and kernel["what"] == KERNEL and kernel["disturbed"] is None
+        return [digest for digest, kernel in self.kernels.items() if kernel.pending]
 
     def good_network(self, name: str) -> bool:
         """Whether a network need not be timed again."""

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import mmap
 import os
 import time
 from array import array
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-#: Compiled code loads whole cache lines: buffers begin at a multiple of this many bytes.
-ALIGNMENT = 64
-#: Size of a large page (x86-64; elsewhere it only rounds up).
-HUGE_PAGE = 1 << 21
+from hwprune.measure.carry.device.memory import ON_CPU, Memory, Tensor, count_items
+
 #: Type indices of ``TVMFFIAny`` (tvm/ffi/c_api.h) that are not objects.
 _INT, _BOOL, _STRING = 1, 2, 8
 #: Bytes of the header that every TVM object starts with.
 _OBJECT_HEADER = 24
-_ON_CPU = 1
 _POOLED_ALLOCATOR = 2
-_FLOAT_BITS = 32
 
 
 class _Any(ctypes.Structure):
@@ -34,25 +29,6 @@ class _Bytes(ctypes.Structure):
     """``TVMFFIByteArray``."""
 
     _fields_ = (("data", ctypes.c_void_p), ("size", ctypes.c_size_t))
-
-
-class _Tensor(ctypes.Structure):
-    """``DLManagedTensor`` of DLPack: a tensor and how to free it (here: not at all)."""
-
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("device_type", ctypes.c_int32),
-        ("device_id", ctypes.c_int32),
-        ("ndim", ctypes.c_int32),
-        ("code", ctypes.c_uint8),
-        ("bits", ctypes.c_uint8),
-        ("lanes", ctypes.c_uint16),
-        ("shape", ctypes.c_void_p),
-        ("strides", ctypes.c_void_p),
-        ("byte_offset", ctypes.c_uint64),
-        ("manager", ctypes.c_void_p),
-        ("deleter", ctypes.c_void_p),
-    )
 
 
 class TvmError(Exception):
@@ -197,53 +173,6 @@ def _text_of(address: int) -> str:
     return ctypes.string_at(array.data, array.size).decode(errors="replace") if array.data else ""
 
 
-class Memory:
-    """Float32 tensors side by side in memory of large pages, filled with a block of values.
-
-    In small pages, looking up the addresses of weights costs a few percent of a network.
-    """
-
-    def __init__(self, shapes: list[list[int]], block: bytes) -> None:
-        sizes = [4 * _items(shape) for shape in shapes]
-        rounded = [-(-size // ALIGNMENT) * ALIGNMENT for size in sizes]
-        self._map = mmap.mmap(-1, sum(rounded) + HUGE_PAGE)
-        advice = getattr(mmap, "MADV_HUGEPAGE", None)
-        if advice is not None:
-            with contextlib.suppress(OSError):  # a kernel without large pages
-                self._map.madvise(advice)
-        self._anchor = (ctypes.c_char * len(self._map)).from_buffer(self._map)
-        place = ctypes.addressof(self._anchor)
-        place += -place % HUGE_PAGE
-        self._shapes: list[Any] = []
-        self.tensors: list[Any] = []
-        for shape, size, step in zip(shapes, sizes, rounded):  # noqa: B905 - Python 3.8
-            _fill(place, size, block)
-            extents = (ctypes.c_int64 * max(1, len(shape)))(*shape)
-            self._shapes.append(extents)
-            where = ctypes.cast(extents, ctypes.c_void_p)
-            self.tensors.append(
-                _Tensor(place, _ON_CPU, 0, len(shape), 2, _FLOAT_BITS, 1, where, None, 0, None, None)
-            )
-            place += step
-
-
-def _items(shape: list[int]) -> int:
-    count = 1
-    for extent in shape:
-        count *= extent
-    return count
-
-
-def _fill(place: int, size: int, block: bytes) -> None:
-    """Write ``block`` over and over; the pages are touched."""
-    written = min(size, len(block))
-    ctypes.memmove(place, block, written)
-    while written < size:  # what is there already is copied behind itself
-        step = min(written, size - written)
-        ctypes.memmove(place + written, place, step)
-        written += step
-
-
 class Loaded:
     """A library with arguments in place, ready to be timed.
 
@@ -261,15 +190,20 @@ class Loaded:
 
     def __init__(self, tvm: Tvm, path: Path, about: dict[str, Any], block: bytes) -> None:
         self._tvm = tvm
+        #: Seconds that a fixed piece of work takes now, if somebody can tell.
+        self.pace: Callable[[], float] | None = None
         self._copies = int(about["copies"])
         self._handles: list[int] = []
-        memory = Memory([*about["inputs"], *about["weights"]], block)
-        self._memory: Memory | None = memory
+        memories = [
+            Memory(about["inputs"], block, large_pages=False),
+            Memory(about["weights"], block, large_pages=True),
+        ]
+        self._memories: list[Memory] = memories
         module = self._keep(tvm.load(path))
         vm = self._keep(tvm.call(self._keep(tvm.function(module, b"vm_load_executable"))))
         start = self._keep(tvm.function(vm, b"vm_initialization"))
-        tvm.call(start, _ON_CPU, 0, _POOLED_ALLOCATOR, _ON_CPU, 0, _POOLED_ALLOCATOR)
-        tensors = [tvm.tensor(managed) for managed in memory.tensors]
+        tvm.call(start, ON_CPU, 0, _POOLED_ALLOCATOR, ON_CPU, 0, _POOLED_ALLOCATOR)
+        tensors = [tvm.tensor(managed) for memory in memories for managed in memory.tensors]
         self._handles.extend(tensor.handle for tensor in tensors)
         tvm.call(self._keep(tvm.function(vm, b"set_input")), b"main", *tensors)
         self._output = self._keep(tvm.function(vm, b"get_output"))
@@ -294,9 +228,9 @@ class Loaded:
         """Values of the first result of the last run."""
         tensor = self._tvm.call(self._output, b"main", 0)
         try:
-            header = _Tensor.from_address(tensor + _OBJECT_HEADER)
+            header = Tensor.from_address(tensor + _OBJECT_HEADER)
             shape = (ctypes.c_int64 * header.ndim).from_address(header.shape)
-            raw = ctypes.string_at(header.data + header.byte_offset, 4 * _items(list(shape)))
+            raw = ctypes.string_at(header.data + header.byte_offset, 4 * count_items(list(shape)))
         finally:
             self._tvm.free(tensor)
         return array("f", raw)
@@ -306,7 +240,7 @@ class Loaded:
         self._run = None
         while self._handles:
             self._tvm.free(self._handles.pop())
-        self._memory = None
+        self._memories = []
 
     def _invoke_once(self) -> None:
         if self._run():

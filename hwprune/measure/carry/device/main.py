@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hwprune.measure.carry.device.child import CHILD_FLAG, child_main
-from hwprune.measure.carry.device.journal import END, KERNEL, SESSION, Journal, State
+from hwprune.measure.carry.device.journal import END, SESSION, Journal, State
 from hwprune.measure.carry.device.machine import unfit, utc_now
 from hwprune.measure.carry.device.runner import BundleRunner
 from hwprune.measure.carry.device.timing import CarriedSweep
@@ -84,7 +84,7 @@ def write_results(path: Path, bundle: dict[str, Any], manifest_hash: str, state:
         "bundle": manifest_hash,
         "sessions": state.sessions,
         "sentinel": state.sentinels,
-        "kernels": [state.kernels[digest] for digest in digests if digest in state.kernels],
+        "kernels": [state.kernels[digest].to_dict() for digest in digests if digest in state.kernels],
         "networks": [state.networks[n["name"]] for n in bundle["networks"] if n["name"] in state.networks],
         "missing": [digest for digest in digests if digest not in state.kernels],
     }
@@ -114,6 +114,9 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=folder, help="where journal and results are written")
     parser.add_argument("--cores", help="cores to measure on, e.g. 2,3 (default: the last ones)")
+    parser.add_argument(
+        "--timeout", type=float, help="seconds that one kernel may take; slow devices need more"
+    )
     parser.add_argument("--check", action="store_true", help="only check the bundle and this machine")
     options = parser.parse_args()
     try:
@@ -136,6 +139,9 @@ def _measure(folder: Path, options: argparse.Namespace) -> int:
     say(f"{counts}; device {device.slug}, cores {', '.join(map(str, cores))}")
     if options.check:
         return 0
+    if options.timeout:
+        for profile in (bundle["profile"], bundle["network_profile"]):
+            profile["job_timeout_s"] = options.timeout
     manifest_hash = file_sha256(folder / MANIFEST)
     options.out.mkdir(parents=True, exist_ok=True)
     journal = Journal(options.out / JOURNAL, manifest_hash)
@@ -170,18 +176,20 @@ def _measure(folder: Path, options: argparse.Namespace) -> int:
         journal.add(END, conditions=sweep.observed())
         results = write_results(options.out / RESULTS, bundle, manifest_hash, journal.state)
         journal.close()
-    return _summary(results, options.out / RESULTS, interrupted)
+    return _summary(results, int(bundle["profile"]["passes"]), options.out / RESULTS, interrupted)
 
 
-def _summary(results: dict[str, Any], path: Path, interrupted: bool) -> int:
+def _summary(results: dict[str, Any], passes: int, path: Path, interrupted: bool) -> int:
     kernels = results["kernels"]
-    failed = [kernel for kernel in kernels if kernel["what"] != KERNEL]
-    disturbed = [kernel for kernel in kernels if kernel["disturbed"]]
+    failed = [kernel for kernel in kernels if kernel["failure"]]
+    disturbed = [kernel for kernel in kernels if not kernel["failure"] and len(kernel["parts"]) < passes]
     good = len(kernels) - len(failed) - len(disturbed)
     others = f"{len(disturbed)} disturbed, {len(failed)} failed, {len(results['missing'])} missing"
     say(f"{good} kernels timed, {others}")
     for kernel in failed:
-        say(f"failed: {kernel['digest']}: {kernel['why']}")
+        say(f"failed: {kernel['digest']}: {kernel['failure']}")
+    for why in sorted({str(kernel["why"]) for kernel in disturbed}):
+        say(f"disturbed: {why}")
     for network in results["networks"]:
         if network["failure"] or network["disturbed"]:
             say(f"network {network['name']}: {network['failure'] or network['disturbed']}")

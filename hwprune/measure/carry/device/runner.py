@@ -39,6 +39,7 @@ class BundleRunner:
         self, bundle: dict[str, Any], cores: Sequence[int], start_child: Callable[[], KernelProcess]
     ) -> None:
         self._versions = bundle["versions"]
+        self._pace = bundle["pace"] and {key: bundle["pace"][key] for key in _CALL}
         packed = [bundle["sentinel"], *bundle["kernels"], *bundle["networks"]]
         self._packed = {library["file"]: {key: library[key] for key in _CALL} for library in packed}
         self.threads = int(bundle["needs"]["threads"])
@@ -70,7 +71,8 @@ class BundleRunner:
         KernelError
             It crashed, hung, could not be loaded or returned wrong values.
         """
-        message = dict(self._packed[library.as_posix()], do="measure", profile=profile.to_dict())
+        message = dict(self._packed[library.as_posix()], profile=profile.to_dict(), pace=self._pace)
+        message["do"] = "measure"
         return Sampled.from_dict(self._child.request(message, profile.job_timeout_s))
 
     def core_times(self) -> CoreTimes | None:

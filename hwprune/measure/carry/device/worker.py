@@ -101,7 +101,7 @@ class KernelProcess:
             with selectors.DefaultSelector() as selector:
                 selector.register(descriptor, selectors.EVENT_READ)
                 if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise self._lost(f"did not answer within {timeout_s:g} s")
+                    raise self._lost(f"did not answer within {timeout_s:g} s (see --timeout)")
             chunk = os.read(descriptor, 1 << 16)
             if not chunk:
                 raise self._lost("died")

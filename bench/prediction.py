@@ -1,0 +1,352 @@
+"""Predicted against measured latency of networks at random aligned widths.
+
+    python -m bench.prediction --models resnet18,mobilenet_v2 --configs 30
+
+For each model: kernels are measured into the table (adaptively, up to ``--bound`` and ``--budget``);
+the residual is calibrated with the dense network and ``--calibration`` thinned ones, drawn with
+another seed than those that are judged; then ``--configs`` choices of widths are drawn and predicted,
+and only after their predictions are stored are they compiled and timed end to end, interleaved with
+the dense network. A network's latency is its time over that of the dense one in the same round, times
+the dense one's latency when the residual was calibrated. Nothing that is measured here goes back into
+table or residual. A run that was cut off goes on where it was.
+
+A choice of widths is a level for the whole network, uniform, from which the width of every group strays
+(:func:`hwprune.planner.prediction.random_widths`), so that networks of all sizes occur.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from bench.common import write_result
+from bench.cpu_models import make
+from hwprune.artifact import atomic_write_text
+from hwprune.capture import capture
+from hwprune.compile import build_program_library
+from hwprune.dependency import analyse
+from hwprune.latency.program import Program
+from hwprune.measure.device import measuring_cores
+from hwprune.measure.process import WorkerProcess
+from hwprune.measure.runners.local import DEFAULT_ENGINE
+from hwprune.planner.adaptive import Sampler
+from hwprune.planner.prediction import predict, random_widths
+from hwprune.planner.residual import Residual
+from hwprune.planner.workbench import Workbench, measure_profile
+from hwprune.target import Target, load_target
+
+MODELS = "resnet18,resnet50,mobilenet_v2,vgg16,densenet121"
+#: Networks timed in one interleaved run, besides the dense one.
+BATCH = 5
+#: Rounds of an interleaved run, and samples of each network in a round (the first is not counted).
+ROUNDS, SAMPLES = 12, 3
+#: Seed of the networks that calibrate, over that of those that are judged.
+CALIBRATION_SEED = 1_000_003
+TIMEOUT_S = 120.0
+#: Calls that make up a sample take at least this long.
+SAMPLE_S = 4e-3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--models", default=MODELS)
+    parser.add_argument("--configs", type=int, default=30, help="networks judged per model")
+    parser.add_argument("--calibration", type=int, default=4, help="thinned networks behind the residual")
+    parser.add_argument("--target", default="host")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--profile", default="table", help="care of the kernel measurements")
+    parser.add_argument("--tables", type=Path, default=None)
+    parser.add_argument("--bound", type=float, default=0.02, help="bound of the interpolation error")
+    parser.add_argument("--budget", type=float, default=600.0, help="seconds of measuring kernels per model")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--profile-only", action="store_true", help="measure kernels, judge later")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("bench/results/prediction.json"))
+    options = parser.parse_args()
+    target = load_target(options.target, threads=options.threads)
+    state = State.load(options.out.with_suffix(".state.json"), options, target)
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        for name in options.models.split(","):
+            one_model(name, target, options, state.of(name), state, pool)
+            finish(options, state)
+    finish(options, state, show=True)
+
+
+@dataclass
+class State:
+    """What a run has done, on disk after every step."""
+
+    path: Path
+    key: dict[str, Any]
+    models: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+
+    @staticmethod
+    def load(path: Path, options: argparse.Namespace, target: Target) -> State:
+        """Go on with a run of the same options; another run's state is left alone."""
+        key = {k: getattr(options, k) for k in ("configs", "calibration", "threads", "profile", "seed")}
+        key["target"] = target.name
+        if path.is_file():
+            found = json.loads(path.read_text())
+            if found["key"] != key:
+                sys.exit(f"{path} belongs to a run with {found['key']}: remove it, or name another --out")
+            return State(path, key, found["models"])
+        return State(path, key)
+
+    def of(self, name: str) -> dict[str, Any]:
+        return self.models.setdefault(name, {})
+
+    def save(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(self.path, json.dumps({"key": self.key, "models": self.models}) + "\n")
+
+
+def one_model(
+    name: str,
+    target: Target,
+    options: argparse.Namespace,
+    done: dict[str, Any],
+    state: State,
+    pool: ProcessPoolExecutor,
+) -> None:
+    """All steps for one model; those that ``done`` has are left out."""
+    model, inputs = make(name, options.seed)
+    captured = capture(model, inputs)
+    bench = Workbench.open(
+        captured,
+        analyse(captured),
+        target,
+        profile=measure_profile(options.profile),
+        tables=options.tables,
+        seed=options.seed,
+        progress=Teller(name),
+    )
+    if "profile" not in done:
+        begin = time.monotonic()
+        sampler = Sampler(
+            bench.model,
+            bench.measure_kernels,
+            bound=options.bound,
+            budget_s=options.budget,
+            seed=options.seed,
+        )
+        sampled = sampler.run(_table_if_any(bench))
+        done["profile"] = {
+            "seconds": time.monotonic() - begin,
+            "kernels": sampled.kernels,
+            "error": sampled.error,
+            "bound": sampled.bound,
+            "rows": len(sampled.table),
+        }
+        state.save()
+    if options.profile_only:
+        return
+    table = bench.load_table()
+    dense = bench.model.dense
+    timer = Timer(bench, target, options.seed, pool)
+    if "calibration" not in done:
+        generator = np.random.default_rng(options.seed + CALIBRATION_SEED)
+        chosen = [random_widths(bench.model.domains, generator) for _ in range(options.calibration)]
+        ratios, dense_ns = timer.time(chosen)
+        sums = [bench.model.predict(w, table).ns for w in [dense, *chosen]]
+        points = list(zip(sums, [dense_ns, *(r * dense_ns for r in ratios)], strict=True))
+        done["calibration"] = {"dense_ns": dense_ns, "points": points}
+        state.save()
+    points = [(float(s), float(m)) for s, m in done["calibration"]["points"]]
+    residual = Residual.fit(points, len(bench.model.families))
+    done["residual"] = {
+        "us_per_kernel": residual.offset_ns / len(bench.model.families) / 1e3,
+        "factor": residual.factor,
+        "spread": residual.spread,
+    }
+    if "configs" not in done:
+        generator = np.random.default_rng(options.seed)
+        drawn = [random_widths(bench.model.domains, generator) for _ in range(options.configs)]
+        done["configs"] = [
+            {"widths": w, **vars(predict(bench.model, w, table, residual)), "measured_ns": None}
+            for w in drawn
+        ]
+        state.save()
+    while due := [config for config in done["configs"] if config["measured_ns"] is None][:BATCH]:
+        ratios, _ = timer.time([config["widths"] for config in due])
+        for config, ratio in zip(due, ratios, strict=True):
+            config["measured_ns"] = ratio * done["calibration"]["dense_ns"]
+            error = config["latency_ns"] / config["measured_ns"] - 1
+            print(f"{name}: {config['measured_ns'] / 1e6:.3f} ms, predicted {error:+.1%}", file=sys.stderr)
+        state.save()
+
+
+def _table_if_any(bench: Workbench) -> Any:
+    return bench.load_table() if (bench.directory / "manifest.json").is_file() else None
+
+
+class Teller:
+    """Progress on stderr, now and then."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._last = name, 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if time.monotonic() - self._last > 15.0:
+            self._last = time.monotonic()
+            print(
+                f"{time.strftime('%T')} {self._name}: {what[:60]} {done}/{total}", file=sys.stderr, flush=True
+            )
+
+
+class Timer:
+    """Times networks beside the dense one."""
+
+    def __init__(self, bench: Workbench, target: Target, seed: int, pool: ProcessPoolExecutor) -> None:
+        self._bench, self._target, self._pool = bench, target, pool
+        self._order = random.Random(seed)
+        self._scratch = tempfile.TemporaryDirectory(prefix="hwprune-prediction-")
+        self._dense = Path(self._scratch.name) / "dense.so"
+
+    def time(self, choices: Sequence[Mapping[str, int]]) -> tuple[list[float], float]:
+        """Time of each choice over the dense network's in the same round, and that in nanoseconds."""
+        folder = Path(self._scratch.name)
+        paths = [folder / f"{number}.so" for number in range(len(choices))]
+        jobs = [(self._bench.program_at(w), p) for w, p in zip(choices, paths, strict=True)]
+        if not self._dense.is_file():
+            jobs.insert(0, (self._bench.program_at(self._bench.model.dense), self._dense))
+        for done in [self._pool.submit(build, program, self._target, path) for program, path in jobs]:
+            done.result()
+        rounds = self._rounds([self._dense, *paths])
+        dense = rounds[0]
+        ratios = [
+            statistics.median(own / beside for own, beside in zip(times, dense, strict=True))
+            for times in rounds[1:]
+        ]
+        return ratios, statistics.median(dense)
+
+    def _rounds(self, paths: Sequence[Path]) -> list[list[float]]:
+        """Median nanoseconds of each network in each round."""
+        cores = measuring_cores(self._target.threads)
+        found: list[list[float]] = [[] for _ in paths]
+        with contextlib.ExitStack() as stack:
+            workers: list[WorkerProcess] = []
+            numbers: list[int] = []
+            for path in paths:
+                worker = stack.enter_context(
+                    WorkerProcess(cores, self._target.threads, f"network '{path.stem}'")
+                )
+                load = {"do": "load", "engine": DEFAULT_ENGINE, "arguments": {"path": str(path)}}
+                worker.request(load, TIMEOUT_S)
+                first = worker.request({"do": "time", "number": 1, "repeat": 3}, TIMEOUT_S)["samples_ns"]
+                numbers.append(max(1, round(SAMPLE_S * 1e9 / min(first))))
+                workers.append(worker)
+            for _ in range(ROUNDS):
+                for i in self._order.sample(range(len(paths)), len(paths)):
+                    ask = {"do": "time", "number": numbers[i], "repeat": SAMPLES + 1}
+                    samples = workers[i].request(ask, TIMEOUT_S)["samples_ns"]
+                    found[i].append(statistics.median(samples[1:]))
+        return found
+
+
+def build(program: Program, target: Target, path: Path) -> None:
+    """In a process of the pool."""
+    build_program_library(program, target, path)
+
+
+def finish(options: argparse.Namespace, state: State, *, show: bool = False) -> None:
+    """Write what there is so far; the plot beside it."""
+    rows = [
+        {"model": name, **{k: v for k, v in config.items() if k != "widths"}, "widths": config["widths"]}
+        for name, done in state.models.items()
+        for config in done.get("configs", ())
+        if config["measured_ns"] is not None
+    ]
+    if not rows:
+        return
+    about = {name: {k: v for k, v in done.items() if k != "configs"} for name, done in state.models.items()}
+    write_result(options.out, summary(rows, about), rows, as_json=options.json, quiet=not show)
+    plot(rows, options.out.with_suffix(".svg"))
+
+
+def summary(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Errors over all networks and per model; ``spearman_min`` is that of the worst model."""
+    models = {name: model_summary([r for r in rows if r["model"] == name]) for name in _names(rows)}
+    errors = [abs(r["latency_ns"] / r["measured_ns"] - 1) for r in rows]
+    return {
+        "configs": len(rows),
+        "median_abs_error": float(np.median(errors)),
+        "p95_abs_error": float(np.percentile(errors, 95)),
+        "spearman_min": min(m["spearman"] for m in models.values()),
+        "profile_s": sum(about[name]["profile"]["seconds"] for name in models),
+        "models": {name: {**found, **about[name]} for name, found in models.items()},
+    }
+
+
+def model_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Errors of one model's networks, and how often the interval holds the measured latency."""
+    predicted, measured = (np.array([r[k] for r in rows]) for k in ("latency_ns", "measured_ns"))
+    errors = predicted / measured - 1
+    return {
+        "configs": len(rows),
+        "median_abs_error": float(np.median(np.abs(errors))),
+        "p95_abs_error": float(np.percentile(np.abs(errors), 95)),
+        "median_error": float(np.median(errors)),
+        "spearman": float(spearmanr(predicted, measured).statistic) if len(rows) > 2 else 1.0,
+        "within_interval": float(np.mean([r["low_ns"] <= r["measured_ns"] <= r["high_ns"] for r in rows])),
+        "interpolated_share": float(np.mean([r["interpolated"] for r in rows])),
+        "least_ms": float(measured.min() / 1e6),
+        "most_ms": float(measured.max() / 1e6),
+    }
+
+
+def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(str(r["model"]) for r in rows))
+
+
+def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Predicted against measured, logarithmic, one colour a model."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "hwprune"  # the same numbers give the same file
+    from matplotlib import pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6.4, 6.0))
+    for name in _names(rows):
+        own = [r for r in rows if r["model"] == name]
+        axis.plot(
+            [r["measured_ns"] / 1e6 for r in own],
+            [r["latency_ns"] / 1e6 for r in own],
+            "o",
+            markersize=4,
+            alpha=0.7,
+            label=name,
+        )
+    low = min(r["measured_ns"] for r in rows) / 1e6 * 0.9
+    high = max(r["measured_ns"] for r in rows) / 1e6 * 1.1
+    axis.plot([low, high], [low, high], color="#444444", linewidth=0.8)
+    axis.fill_between(
+        [low, high], [0.92 * low, 0.92 * high], [1.08 * low, 1.08 * high], color="#bbbbbb", alpha=0.3
+    )
+    axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
+    axis.set_xlabel("measured, ms")
+    axis.set_ylabel("predicted, ms (band: 8 %)")
+    axis.legend(frameon=False)
+    axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -66,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--models", default=MODELS)
     parser.add_argument("--configs", type=int, default=30, help="networks judged per model")
-    parser.add_argument("--calibration", type=int, default=4, help="thinned networks behind the residual")
+    parser.add_argument("--calibration", type=int, default=6, help="thinned networks behind the residual")
     parser.add_argument("--target", default="host")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--profile", default="table", help="care of the kernel measurements")
@@ -162,15 +162,17 @@ def one_model(
         generator = np.random.default_rng(options.seed + CALIBRATION_SEED)
         chosen = [random_widths(bench.model.domains, generator) for _ in range(options.calibration)]
         ratios, dense_ns = timer.time(chosen)
-        sums = [bench.model.predict(w, table).ns for w in [dense, *chosen]]
-        points = list(zip(sums, [dense_ns, *(r * dense_ns for r in ratios)], strict=True))
-        done["calibration"] = {"dense_ns": dense_ns, "points": points}
+        measured = [dense_ns, *(r * dense_ns for r in ratios)]
+        done["calibration"] = {"dense_ns": dense_ns, "widths": [dense, *chosen], "measured_ns": measured}
         state.save()
-    points = [(float(s), float(m)) for s, m in done["calibration"]["points"]]
-    residual = Residual.fit(points, len(bench.model.families))
+    calibration = done["calibration"]
+    residual = Residual.fit(
+        [bench.model.predict(w, table) for w in calibration["widths"]], calibration["measured_ns"]
+    )
     done["residual"] = {
         "us_per_kernel": residual.offset_ns / len(bench.model.families) / 1e3,
         "factor": residual.factor,
+        "ns_per_byte": residual.byte_ns,
         "spread": residual.spread,
     }
     if "configs" not in done:

@@ -25,6 +25,8 @@ from hwprune.latency.table import LatencyTable
 POINTS_PER_CLASS = {1: 8, 2: 4, 3: 3}
 #: Widths measured at first of groups that only change a sum of channels.
 POINTS_TOGETHER = 3
+#: Weights of a kernel that cost the same in a network as alone.
+RESIDENT_BYTES = 1 << 19
 #: A family with more combinations of widths than this has no table of costs.
 MAX_COSTS = 100_000
 
@@ -55,6 +57,8 @@ class KernelSum:
         error, those of different shapes to be independent.
     kernels
         Kernel calls.
+    streamed_bytes
+        Bytes of weights beyond :data:`RESIDENT_BYTES` of each kernel.
     interpolated
         Share (0..1) of ``ns`` that is not from rows of the table.
     """
@@ -62,6 +66,7 @@ class KernelSum:
     ns: float
     deviation_ns: float
     kernels: int
+    streamed_bytes: float
     interpolated: float
 
 
@@ -149,8 +154,13 @@ class LatencyModel:
             total,
             math.sqrt(sum(d * d for d in deviations.values())),
             len(self.families),
+            self.streamed_bytes(widths),
             interpolated / total if total else 0.0,
         )
+
+    def streamed_bytes(self, widths: Mapping[str, int]) -> float:
+        """Bytes of weights that are read from far away, once a run of the network."""
+        return float(sum(max(0, _weight_bytes(spec) - RESIDENT_BYTES) for spec in self.kernels(widths)))
 
     def disturbed(self, widths: Mapping[str, int], table: LatencyTable) -> int:
         """How many of the network's kernels were timed while the machine was disturbed."""
@@ -213,3 +223,7 @@ class LatencyModel:
         if not np.isfinite(cost).all() or (cost <= 0).any():
             raise TableError(f"kernel family '{family.name}': the table gives a cost that is not positive")
         return FamilyCost(family, cost, measured)
+
+
+def _weight_bytes(spec: KernelSpec) -> int:
+    return sum(4 * math.prod(i.shape) for i in spec.inputs if i.role == "weight")

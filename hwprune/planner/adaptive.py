@@ -120,18 +120,19 @@ class Sampler:
         begin = self._clock()
         first = self._first(table)
         table = self.measure(first)
-        asked, rounds, last = len(first), 1, self._clock() - begin
+        asked, rounds = len(first), 1
+        each_s = (self._clock() - begin) / max(1, len(first))
         while True:
             states = self.states(table)
             error = sum(state.weight for state in states)
             spent = self._clock() - begin
             logger.info("%d kernels, interpolation error %.2f %%, %.0f s", asked, 100 * error, spent)
             wanted = self._next(states)
-            if error <= self.bound or not wanted or spent + last > self.budget_s:
+            if error <= self.bound or not wanted or spent + each_s * len(wanted) > self.budget_s:
                 return Sampling(table, self.bound, error, asked, rounds, spent, tuple(states))
             mark = self._clock()
             table = self.measure(wanted)
-            last = self._clock() - mark
+            each_s = (self._clock() - mark) / len(wanted)
             asked, rounds = asked + len(wanted), rounds + 1
 
     def states(self, table: LatencyTable) -> list[ShapeState]:

@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import nnls
+
+from hwprune.latency.predict import KernelSum
 
 #: A slope outside these bounds comes from noise, not from caches or launches.
 SLOPES = (0.7, 1.5)
 #: What calling a kernel inside a network costs beyond calling it alone, before anything is measured:
 #: mean and standard deviation.
 LAUNCH_NS = (1000.0, 2000.0)
+#: What a byte of weights costs inside a network beyond alone: there they come from further away.
+BYTE_NS = (0.02, 0.03)
 #: How far measured networks lie from the line, before anything is measured: relative, and for how
 #: many networks that guess counts.
 SPREAD = 0.015
@@ -20,17 +25,19 @@ SPREAD_WEIGHT = 2.0
 
 @dataclass(frozen=True)
 class Residual:
-    """End-to-end latency as ``offset_ns + factor * (sum of kernels)``, measured per network.
+    """End-to-end latency as ``offset_ns + factor * (sum of kernels) + byte_ns * (bytes of weights)``.
 
     The factor is what the network's own cache state does to kernels that were timed alone, the
-    offset what calling the module and its kernels costs. ``points`` are the (sum, measured) pairs
-    behind it, ``spread`` the relative standard deviation of measured networks from the line.
+    offset what calling the module and its kernels costs; bytes are those of weights that no core's
+    cache keeps from run to run. ``points`` are the (sum, measured) pairs behind it, ``spread`` the
+    relative standard deviation of measured networks from the prediction.
     """
 
     offset_ns: float
     factor: float
     points: tuple[tuple[float, float], ...]
     spread: float = SPREAD
+    byte_ns: float = 0.0
 
     @staticmethod
     def from_dense(sum_ns: float, measured_ns: float) -> Residual:
@@ -38,30 +45,34 @@ class Residual:
         return Residual(0.0, measured_ns / sum_ns, ((sum_ns, measured_ns),))
 
     @staticmethod
-    def fit(points: Sequence[tuple[float, float]], kernels: int) -> Residual:
-        """The line with the least relative errors through several networks of one family.
+    def fit(sums: Sequence[KernelSum], measured_ns: Sequence[float]) -> Residual:
+        """The coefficients with the least relative errors for several networks of one family.
+
+        What a call and a byte usually cost is known beforehand, loosely: that steadies the result where
+        the networks are few or of similar size.
 
         Parameters
         ----------
-        points
-            (sum of kernels, measured latency) of each, nanoseconds; the first is the dense one's.
-        kernels
-            Kernel calls of such a network: what a call is known to cost steadies the offset where
-            the networks are of similar size.
+        sums
+            Kernels of each network; the first is the dense one.
+        measured_ns
+            Its latency, nanoseconds.
         """
-        sums, measured = np.array(points, np.float64).T
-        rows = np.stack([np.ones(len(points)) / measured, sums / measured], axis=1) / SPREAD
-        known = np.array([[1.0 / (LAUNCH_NS[1] * kernels), 0.0]])
-        wanted = np.concatenate([np.full(len(points), 1.0 / SPREAD), [LAUNCH_NS[0] / LAUNCH_NS[1]]])
-        offset, factor = np.linalg.lstsq(np.concatenate([rows, known]), wanted, rcond=None)[0]
-        offset = max(0.0, float(offset))
-        if offset == 0.0:
-            factor = np.sum(sums / measured) / np.sum((sums / measured) ** 2)
-        errors = (offset + factor * sums) / measured - 1.0
-        freedom = max(0.0, len(points) - 2.0)
-        squares = float(np.sum(errors**2)) * (freedom / len(points) if freedom else 0.0)
+        measured = np.array(measured_ns, np.float64)
+        columns = np.array([[1.0, s.ns, s.streamed_bytes] for s in sums])
+        known = np.array([[1.0 / (LAUNCH_NS[1] * sums[0].kernels), 0.0, 0.0], [0.0, 0.0, 1.0 / BYTE_NS[1]]])
+        matrix = np.concatenate([columns / measured[:, None] / SPREAD, known])
+        wanted = [*np.full(len(sums), 1.0 / SPREAD), LAUNCH_NS[0] / LAUNCH_NS[1], BYTE_NS[0] / BYTE_NS[1]]
+        scale = np.abs(matrix).max(axis=0)
+        # Neither calls nor bytes give time back.
+        found = nnls(matrix / np.where(scale > 0, scale, 1.0), np.array(wanted))[0]
+        offset, factor, byte_ns = found / np.where(scale > 0, scale, 1.0)
+        errors = columns @ [offset, factor, byte_ns] / measured - 1.0
+        freedom = max(0.0, len(sums) - 3.0)
+        squares = float(np.mean(errors**2)) * freedom
         spread = np.sqrt((SPREAD_WEIGHT * SPREAD**2 + squares) / (SPREAD_WEIGHT + freedom))
-        return Residual(offset, float(factor), tuple((s, m) for s, m in points), float(spread))
+        points = tuple((s.ns, float(m)) for s, m in zip(sums, measured, strict=True))
+        return Residual(float(offset), float(factor), points, float(spread), float(byte_ns))
 
     def with_point(self, sum_ns: float, measured_ns: float) -> Residual:
         """Corrected by a pruned network: the line through it and the dense network.
@@ -78,6 +89,6 @@ class Residual:
                 return Residual(offset, slope, points)
         return Residual(0.0, measured_ns / sum_ns, points)
 
-    def latency_ns(self, sum_ns: float) -> float:
-        """Predicted latency of a network from the sum of its kernels."""
-        return self.offset_ns + self.factor * sum_ns
+    def latency_ns(self, sum_ns: float, streamed_bytes: float = 0.0) -> float:
+        """Predicted latency of a network from the sum of its kernels and the bytes of its weights."""
+        return self.offset_ns + self.factor * sum_ns + self.byte_ns * streamed_bytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from hwprune.latency.predict import KernelSum
 from hwprune.planner.residual import Residual
 
 
@@ -42,3 +43,38 @@ def test_later_points_are_joined_to_the_dense_network():
     assert residual.factor == pytest.approx(0.9)
     assert residual.latency_ns(50.0) == pytest.approx(55.0)
     assert residual.latency_ns(100.0) == pytest.approx(100.0)
+
+
+def network(ns: float, megabytes: float) -> KernelSum:
+    return KernelSum(ns, 0.0, 50, 1e6 * megabytes, 0.0)
+
+
+def test_calls_kernels_and_bytes_are_told_apart():
+    sums = [network(20e6, 40.0), network(10e6, 30.0), network(5e6, 2.0), network(1e6, 0.1), network(3e6, 9.0)]
+    truth = [60e3 + 1.1 * s.ns + 0.04 * s.streamed_bytes for s in sums]
+    residual = Residual.fit(sums, truth)
+    assert residual.factor == pytest.approx(1.1, rel=0.01)
+    assert residual.byte_ns == pytest.approx(0.04, rel=0.1)
+    assert residual.offset_ns == pytest.approx(60e3, rel=0.15)
+    for found, ns in zip(sums, truth, strict=True):
+        assert residual.latency_ns(found.ns, found.streamed_bytes) == pytest.approx(ns, rel=0.003)
+    assert residual.spread < 0.011, "exact networks make it surer than it was"
+
+
+def test_the_spread_is_what_calibration_shows():
+    sums = [network(n * 1e6, n) for n in range(1, 13)]
+    noisy = [1.1 * s.ns * (1.05 if n % 2 else 0.95) for n, s in enumerate(sums)]
+    assert 0.04 < Residual.fit(sums, noisy).spread < 0.06
+
+
+def test_one_network_gives_its_factor_nearly():
+    residual = Residual.fit([network(10e6, 1.0)], [12e6])
+    assert residual.latency_ns(10e6, 1e6) == pytest.approx(12e6, rel=0.001)
+    assert residual.factor == pytest.approx(1.2, rel=0.02)
+
+
+def test_nothing_gives_time_back():
+    sums = [network(20e6, 40.0), network(10e6, 1.0), network(1e6, 0.1)]
+    residual = Residual.fit(sums, [20e6, 12e6, 0.9e6])
+    assert residual.offset_ns >= 0
+    assert residual.byte_ns >= 0

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from hwprune import api
-from hwprune.delivery import PRUNED, bench_bundle, compile_model
+from hwprune.benchmark import PRUNED, bench_bundle
+from hwprune.delivery import compile_model
 from hwprune.errors import ArtifactError, UsageError
 from hwprune.latency.table import LatencyTable
 from hwprune.measure.peers import onnx_runtime

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from hwprune.latency.kernel import KernelSpec
-from hwprune.latency.rows import OK, Row
+from hwprune.latency.rows import OK
 from hwprune.latency.shapes import Shape
 from hwprune.latency.surface import Surface
 from hwprune.latency.table import LatencyTable
@@ -40,7 +40,7 @@ class Prices:
     def __init__(self, table: LatencyTable, *, untrusted: bool = False) -> None:
         self.table = table
         self._untrusted = untrusted
-        self._by_chain: dict[str, list[Row]] | None = None
+        self._by_chain: dict[str, list[tuple[KernelSpec, float]]] = {}
         self._surfaces: dict[str, Surface | None] = {}
 
     def of(self, spec: KernelSpec, shape: Shape) -> Price:
@@ -85,10 +85,10 @@ class Prices:
         """The surface through all measured kernels of a shape; ``None`` without any."""
         if shape.key not in self._surfaces:
             places: dict[tuple[int, ...], float] = {}
-            for row in self.rows(shape):
-                place = shape.coordinates(row.kernel)
+            for spec, ns in self._measured(shape.chain):
+                place = shape.coordinates(spec)
                 if place is not None:
-                    places.setdefault(place, row.median)
+                    places.setdefault(place, ns)
             self._surfaces[shape.key] = (
                 Surface(np.array(list(places), np.float64), np.array(list(places.values())))
                 if places
@@ -96,11 +96,10 @@ class Prices:
             )
         return self._surfaces[shape.key]
 
-    def rows(self, shape: Shape) -> Sequence[Row]:
-        """Rows that may be used and have the operators of a shape, by digest."""
-        if self._by_chain is None:
-            self._by_chain = {}
-            for row in self.table:
-                if row.failure is None and (row.status == OK or self._untrusted):
-                    self._by_chain.setdefault(row.label.split(" ", 1)[0], []).append(row)
-        return self._by_chain.get(shape.chain, [])
+    def _measured(self, chain: str) -> list[tuple[KernelSpec, float]]:
+        """Kernels with these operators that may be relied on, by digest, and their times."""
+        if chain not in self._by_chain:
+            rows = self.table.with_operators(chain)
+            trusted = [row for row in rows if row.status == OK or self._untrusted]
+            self._by_chain[chain] = [(row.kernel, row.median) for row in trusted]
+        return self._by_chain[chain]

@@ -40,7 +40,7 @@ class Surface:
     """
 
     def __init__(self, places: np.ndarray, values: np.ndarray) -> None:
-        self.places = np.asarray(places, np.float64).reshape(len(values), -1)
+        self.places = np.asarray(places, np.float64)
         self.values = np.asarray(values, np.float64)
         self._top = self.places.max(axis=0) if self.places.shape[1] else np.ones(0)
         self._terms = _trend_terms(len(self.values), np.flatnonzero(np.ptp(self.places, axis=0)).tolist())
@@ -76,7 +76,7 @@ class Surface:
 
     def at(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Costs and standard deviations at places, shape ``[m, d]``."""
-        wanted = np.asarray(places, np.float64).reshape(-1, self.places.shape[1])
+        wanted = np.asarray(places, np.float64)
         fit, scale = self._fitted, self._scale(wanted)
         features = self._features(wanted) / scale[:, None]
         cross = _matern(wanted, self.places, fit.reach)

@@ -172,14 +172,18 @@ class LatencyTable:
 
     def nearest(self, spec: KernelSpec, count: int = 3) -> list[Row]:
         """Timed rows with the same operators and the closest shapes, closest first."""
-        chain = "+".join(op.kind for op in spec.ops) + " "
         found: list[tuple[float, str, Row]] = []
-        for row in self._mentioning(chain):
-            if row.failure is None and row.label.startswith(chain):
-                distance = _distance(spec, row.kernel)
-                if distance is not None:
-                    found.append((distance, row.digest, row))
+        for row in self.with_operators("+".join(op.kind for op in spec.ops)):
+            distance = _distance(spec, row.kernel)
+            if distance is not None:
+                found.append((distance, row.digest, row))
         return [row for _, _, row in sorted(found, key=lambda f: f[:2])[:count]]
+
+    def with_operators(self, chain: str) -> Iterator[Row]:
+        """Timed rows of kernels with these operators, as labels name them (``conv2d+relu``)."""
+        for row in self._mentioning(chain + " "):
+            if row.failure is None and row.label.startswith(chain + " "):
+                yield row
 
     def _mentioning(self, text: str) -> Iterator[Row]:
         """Rows in whose line a text occurs; the others are not parsed."""

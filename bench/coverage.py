@@ -234,6 +234,8 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         both = [(a, b) for a, b, row in zip(ours, theirs, judged, strict=True) if _both(row)]
         out |= {f"peer_{key}": sum(r["peer_status"] == key for r in judged) for key in PEER_STATUSES}
         out |= {
+            "seconds": sum(ours),
+            "peer_seconds": sum(theirs),
             "both_done": len(both),
             "seconds_both_done": sum(a for a, _ in both),
             "peer_seconds_both_done": sum(b for _, b in both),

@@ -54,15 +54,21 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", dest="as_json")
     given = parser.parse_args()
     torch.manual_seed(given.seed)
-    rows = [measured(name, given.size, given.seconds) for name in given.models]
-    summary = {
-        "models": len(rows),
-        "network_over_cut": geomean([r["network_over_cut"] for r in rows]),
-        "network_over_plain": geomean([r["network_over_plain"] for r in rows]),
-        "worst_cut": max((r["network_over_cut"] for r in rows), key=lambda x: max(x, 1 / x)),
-        "worst_plain": max((r["network_over_plain"] for r in rows), key=lambda x: max(x, 1 / x)),
-    }
-    write_result(given.out, summary, rows, as_json=given.as_json)
+    rows: list[dict[str, Any]] = []
+    for name in given.models:
+        rows.append(measured(name, given.size, given.seconds))
+        last = name == given.models[-1]
+        write_result(given.out, summary(rows), rows, as_json=given.as_json, quiet=not last)
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Geometric means over models, and the model that is furthest from 1, of both ways."""
+    found: dict[str, Any] = {"models": len(rows)}
+    for way in ("cut", "plain"):
+        ratios = [row[f"network_over_{way}"] for row in rows]
+        found[f"network_over_{way}"] = geomean(ratios)
+        found[f"worst_{way}"] = max(ratios, key=lambda ratio: max(ratio, 1 / ratio))
+    return found
 
 
 def measured(name: str, size: int, seconds: float) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from hwprune.latency.rows import UNTRUSTED
 from hwprune.latency.table import LatencyTable
 from hwprune.measure.outcome import ProfileReport
 from hwprune.measure.profile import profile
+from hwprune.measure.record import unfinished
 from hwprune.measure.rotation import sentinel_spec
 from hwprune.measure.stopping import PROFILES, MeasureProfile
 from hwprune.planner.widths import group_widths
@@ -57,11 +58,12 @@ class Setting:
     seed: int
 
     def complete(self, half: str) -> LatencyTable | None:
-        """The table of a half if every kernel has a row in it, of whatever status."""
+        """The table of a half if every kernel has a finished row in it, of whatever status."""
         if not (self.place / half / MANIFEST_NAME).is_file():
             return None
         table = LatencyTable.load(self.place / half)
-        return table if all(table.get(spec) is not None for spec in self.specs) else None
+        rows = [table.get(spec) for spec in self.specs]
+        return table if all(row is not None and not unfinished(row) for row in rows) else None
 
 
 def kernels(models: Sequence[str], count: int, target: Target, seed: int) -> list[KernelSpec]:

@@ -23,7 +23,8 @@ from torch import nn
 
 from bench.common import geomean, torchvision_models, write_result
 from hwprune import api
-from hwprune.delivery import PRUNED, bench_bundle, compile_model
+from hwprune.benchmark import PRUNED, bench_bundle
+from hwprune.delivery import compile_model
 from hwprune.planner.workbench import measure_profile
 from hwprune.target import Target, load_target
 

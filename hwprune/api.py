@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from hwprune.benchmark import bench_bundle
 from hwprune.compile import CompiledModule
-from hwprune.delivery import bench_bundle, compile_model
+from hwprune.delivery import compile_model
 from hwprune.errors import BudgetMetError, UsageError
 from hwprune.importance import get as get_criterion
 from hwprune.importance import score, to_objective
@@ -269,7 +270,7 @@ def compile(
 
 
 def bench(directory: str | Path, *, profile: str = "table", **options: Any) -> Comparison:
-    """Time a bundle on this machine; see :func:`hwprune.delivery.bench_bundle` for the options."""
+    """Time a bundle on this machine; see :func:`hwprune.benchmark.bench_bundle` for the options."""
     return bench_bundle(Path(directory), profile=measure_profile(profile), **options)[0]
 
 

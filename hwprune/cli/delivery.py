@@ -186,7 +186,7 @@ def bench(
     With --rpc, or --tracker and --key, bundles are timed on the device; PyTorch and ONNX Runtime stay out.
     """
     from hwprune.artifact import atomic_write_text
-    from hwprune.delivery import bench_bundle, comparison_data
+    from hwprune.benchmark import bench_bundle, comparison_data
     from hwprune.measure.runners.rpc_address import rpc_place
     from hwprune.planner.workbench import measure_profile
 

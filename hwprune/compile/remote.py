@@ -120,12 +120,17 @@ class RemoteSession:
 
     def tensor(self, array: np.ndarray) -> Any:
         """A copy of an array on the device."""
-        array = np.ascontiguousarray(array)
         shape, dtype = ffi().Shape(array.shape), ffi().dtype(str(array.dtype))
         tensor = _function("runtime.TVMTensorAllocWithScope")(shape, dtype, self._device, None)
+        self.fill(tensor, array)
+        return tensor
+
+    @staticmethod
+    def fill(tensor: Any, array: np.ndarray) -> None:
+        """Write an array of its shape and dtype into a tensor of the device."""
+        array = np.ascontiguousarray(array)
         pointer = array.ctypes.data_as(ctypes.c_void_p)
         _function("runtime.TVMTensorCopyFromBytes")(tensor, pointer, array.nbytes)
-        return tensor
 
     def repeated(self, block: np.ndarray, length: int) -> Any:
         """A float32 tensor of ``length`` numbers: ``block`` over and over. Only ``block`` is sent."""

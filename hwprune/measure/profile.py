@@ -25,6 +25,7 @@ from hwprune.measure.build import Builder
 from hwprune.measure.guard import load_warning
 from hwprune.measure.outcome import ProfileReport
 from hwprune.measure.provenance import compiler_versions, new_manifest
+from hwprune.measure.record import unfinished
 from hwprune.measure.runners.base import Runner
 from hwprune.measure.site import LocalSite, Site
 from hwprune.measure.stopping import QUICK, MeasureProfile
@@ -66,8 +67,8 @@ def profile(
     target
         What they are built for.
     directory
-        The table, new or to be continued. Rows that are failed or untrusted are measured again, and
-        so are those timed with other choices than its ``choices.json`` holds now.
+        The table, new or to be continued. Rows that are failed, untrusted or lack passes are
+        measured again, and so are those timed with other choices than its ``choices.json`` holds now.
     profile
         How much care to take.
     site
@@ -186,7 +187,7 @@ def _checker(site: Site, target: Target, stack: ExitStack) -> Checker | None:
 
 
 def _done(row: Row | None) -> bool:
-    return row is not None and row.status == OK
+    return row is not None and row.status == OK and not unfinished(row)
 
 
 @contextmanager

@@ -10,11 +10,12 @@ from hwprune.latency.rows import FAILED_PREFIX, OK, Row, one_line
 from hwprune.latency.samples import Samples
 from hwprune.measure.build import BuildJob
 from hwprune.measure.sampling import Sampled
-from hwprune.measure.series import lengths_of, samples_of, unmet
+from hwprune.measure.series import PASSES, lengths_of, samples_of, unmet
 from hwprune.measure.stats import Summary, summarise
 from hwprune.measure.stopping import MeasureProfile
 from hwprune.measure.table_writer import timestamp
 
+_TIMEOUT = "timeout: "
 _NO_TIME = Summary(0.0, 0.0, 0.0, 0.0, 0.0, (), 0)
 
 
@@ -45,8 +46,13 @@ def timed_row(
         "unmet": missing,
         "outliers": list(summary.outliers),
     }
-    note = f"timeout: {missing}" if missing else ""
+    note = _TIMEOUT + missing if missing else ""
     return _row(job, summary, unit, OK, note), Samples(tuple(values), about)
+
+
+def unfinished(row: Row) -> bool:
+    """Whether the sweep was cut off between a kernel's passes: the row can be used, and mended."""
+    return row.note.startswith(_TIMEOUT) and row.note.endswith(PASSES)
 
 
 def failed_row(job: BuildJob, reason: str, unit: str) -> Row:

@@ -10,6 +10,9 @@ from hwprune.measure.sampling import Sampled
 from hwprune.measure.stats import summarise
 from hwprune.measure.stopping import MeasureProfile
 
+#: How the criterion ends that only a sweep that was cut off leaves unmet.
+PASSES = " passes"
+
 
 @dataclass
 class Series:
@@ -52,7 +55,7 @@ def unmet(parts: Sequence[Sampled], profile: MeasureProfile, width: float | None
     """
     elapsed = sum(part.elapsed_s for part in parts)
     if len(parts) < profile.passes:
-        return f"{len(parts)} of {profile.passes} passes"
+        return f"{len(parts)} of {profile.passes}{PASSES}"
     samples = samples_of(parts)
     if width is None:
         # What changed between the parts is in the interval.

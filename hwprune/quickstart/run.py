@@ -19,7 +19,8 @@ from torch import nn
 
 from hwprune import api
 from hwprune.artifact import atomic_write_bytes, atomic_write_text
-from hwprune.delivery import PRUNED, bench_bundle, comparison_data, compile_model
+from hwprune.benchmark import PRUNED, bench_bundle, comparison_data
+from hwprune.delivery import compile_model
 from hwprune.errors import ArtifactError
 from hwprune.measure.compare import Comparison
 from hwprune.planner.workbench import Progress, measure_profile

@@ -136,6 +136,6 @@ def test_on_its_device_a_foreign_bundle_uses_the_installed_runtime(tmp_path):
 
 
 def test_profiling_without_a_runner_says_so(tmp_path):
-    with pytest.raises(TargetError, match=r"no runner 'rpc' yet[\s\S]*--no-check"):
+    with pytest.raises(TargetError, match=r"its runner is 'rpc'[\s\S]*--rpc HOST:PORT"):
         profile([CONV], A72, tmp_path / "table")
     assert not (tmp_path / "table").exists()

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from hwprune.benchmark import bench_bundle
 from hwprune.compile import build_kernel_library, load_bundle, pipeline_hash
-from hwprune.delivery import bench_bundle, compile_model
+from hwprune.delivery import compile_model
 from hwprune.errors import CompileError, TargetError
 from hwprune.measure.compare import max_relative_error
 from hwprune.target import Target, load_target
@@ -104,7 +105,7 @@ def test_foreign_bundles_are_refused_before_timing(
 
     _, module, _ = small
     replace(module, target=old_machine).save(tmp_path / "dist", {})
-    monkeypatch.setattr("hwprune.delivery.compare", lambda *_, **__: pytest.fail("timed"))
+    monkeypatch.setattr("hwprune.benchmark.compare", lambda *_, **__: pytest.fail("timed"))
     with pytest.raises(TargetError, match="avx512"):
         bench_bundle(tmp_path / "dist", profile=FAST)
     with pytest.raises(TargetError, match="avx512"):

@@ -122,6 +122,10 @@ def test_the_first_pass_is_on_disk_before_the_second(tmp_path: Path):
     rows = [r for r in LatencyTable.load(tmp_path) if r.digest != sentinel_spec().digest()]
     assert len(rows) == 5
     assert sorted(r.note for r in rows) == ["timeout: 1 of 3 passes"] * 3 + ["timeout: 2 of 3 passes"] * 2
+    # They can be used, and the next sweep mends them.
+    report = run(tmp_path, SPECS[:5], profile=THRICE)
+    assert (report.skipped, report.measured) == (0, 5)
+    assert {r.note for r in LatencyTable.load(tmp_path)} == {""}
 
 
 def test_interval_over_passes():

@@ -18,6 +18,7 @@ import pytest
 from hwprune.compile import KernelRunner, load_bundle
 from hwprune.compile.pipeline import source_files
 from hwprune.compile.remote import Endpoint, RemoteSession
+from hwprune.compile.remote_program import RemoteProgram
 from hwprune.errors import DeviceLostError, MeasureError, TargetError, UsageError
 from hwprune.latency.table import LatencyTable
 from hwprune.measure import rpc_look
@@ -153,6 +154,22 @@ def test_long_arguments_are_made_on_the_device(site: RpcSite):
     for length in (7, 4096, 3 * 4096 + 5, 1_000_003):
         found = session.array(session.repeated(block, length))
         assert np.array_equal(found, np.resize(block, length))
+
+
+def test_weights_do_not_share_memory(site: RpcSite, folder: Path):
+    # They are handed over as one piece of memory: a machine that kept that would find all in its cache.
+    address = site.place.servers[0]
+    session = RemoteSession(Endpoint(address.host, address.port), 20.0)
+    library = folder / f"{SPECS[3].digest()}.so"
+    info = json.loads(library.with_suffix(".json").read_text())
+    shapes = [tuple(shape) for shape in [*info["inputs"], *info["weights"]]]
+    longest = max(int(np.prod(shape)) for shape in shapes)
+    numbers = session.tensor(np.full(longest, 0.5, np.float32))
+    program = RemoteProgram(session, library, [session.view(numbers, s) for s in shapes], 1, info["copies"])
+    before = program.outputs()[0]
+    session.fill(numbers, np.zeros(longest, np.float32))
+    program.time(1, 1)
+    assert before.max() > 0 and np.array_equal(program.outputs()[0], before)
 
 
 def test_networks_are_timed_in_one_session(runner: RpcRunner, folder: Path):

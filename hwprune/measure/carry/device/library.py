@@ -194,16 +194,13 @@ class Loaded:
         self.pace: Callable[[], float] | None = None
         self._copies = int(about["copies"])
         self._handles: list[int] = []
-        memories = [
-            Memory(about["inputs"], block, large_pages=False),
-            Memory(about["weights"], block, large_pages=True),
-        ]
-        self._memories: list[Memory] = memories
+        memory = Memory([*about["inputs"], *about["weights"]], block)
+        self._memory: Memory | None = memory
         module = self._keep(tvm.load(path))
         vm = self._keep(tvm.call(self._keep(tvm.function(module, b"vm_load_executable"))))
         start = self._keep(tvm.function(vm, b"vm_initialization"))
         tvm.call(start, ON_CPU, 0, _POOLED_ALLOCATOR, ON_CPU, 0, _POOLED_ALLOCATOR)
-        tensors = [tvm.tensor(managed) for memory in memories for managed in memory.tensors]
+        tensors = [tvm.tensor(managed) for managed in memory.tensors]
         self._handles.extend(tensor.handle for tensor in tensors)
         tvm.call(self._keep(tvm.function(vm, b"set_input")), b"main", *tensors)
         self._output = self._keep(tvm.function(vm, b"get_output"))
@@ -240,7 +237,7 @@ class Loaded:
         self._run = None
         while self._handles:
             self._tvm.free(self._handles.pop())
-        self._memories = []
+        self._memory = None
 
     def _invoke_once(self) -> None:
         if self._run():

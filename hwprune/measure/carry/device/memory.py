@@ -36,7 +36,10 @@ class Tensor(ctypes.Structure):
 
 
 class Memory:
-    """Float32 tensors side by side, filled with a block of values.
+    """Float32 tensors side by side in memory of large pages, filled with a block of values.
+
+    In small pages, looking up the addresses of weights costs a few percent of a network, and inputs
+    share cache sets by chance.
 
     Parameters
     ----------
@@ -44,17 +47,14 @@ class Memory:
         Of the tensors.
     block
         Little-endian values.
-    large_pages
-        Where weights lie: in small pages, looking up their addresses costs a few percent of a network.
-        Inputs lie in small ones, as everywhere.
     """
 
-    def __init__(self, shapes: list[list[int]], block: bytes, *, large_pages: bool) -> None:
+    def __init__(self, shapes: list[list[int]], block: bytes) -> None:
         sizes = [4 * count_items(shape) for shape in shapes]
         rounded = [-(-size // ALIGNMENT) * ALIGNMENT for size in sizes]
         self._map = mmap.mmap(-1, sum(rounded) + HUGE_PAGE)
         advice = getattr(mmap, "MADV_HUGEPAGE", None)
-        if large_pages and advice is not None:
+        if advice is not None:
             with contextlib.suppress(OSError):  # a kernel without large pages
                 self._map.madvise(advice)
         self._anchor = (ctypes.c_char * len(self._map)).from_buffer(self._map)

@@ -30,7 +30,13 @@ class KernelProcess:
 
     def __init__(self, command: list[str], threads: int) -> None:
         self._command = command
-        self._threads = threads
+        self._environment = {
+            "TVM_NUM_THREADS": str(threads),
+            "OMP_NUM_THREADS": str(threads),
+            "TVM_BIND_THREADS": "0",
+            # In small pages, buffers share cache sets by chance, and times differ from process to process.
+            "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES") or "glibc.malloc.hugetlb=1",
+        }
         self._process: subprocess.Popen[bytes] | None = None
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as we do
         self._buffer = b""
@@ -47,13 +53,12 @@ class KernelProcess:
         self._buffer = b""
         self._words.seek(0)
         self._words.truncate()
-        names = ("TVM_NUM_THREADS", "OMP_NUM_THREADS")
         self._process = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._words,
-            env=dict(os.environ, TVM_BIND_THREADS="0", **dict.fromkeys(names, str(self._threads))),
+            env=dict(os.environ, **self._environment),
             bufsize=0,
         )
 

@@ -19,9 +19,11 @@ LAUNCH_NS = (-1000.0, 3000.0)
 BYTE_NS = (0.02, 0.01)
 #: No network takes less than this share of its kernels.
 LEAST_SHARE = 0.5
+#: Relative error of a measured network, against which what is known beforehand is weighed.
+NOISE = 0.015
 #: How far measured networks lie from the line, before anything is measured: relative, and for how
 #: many networks that guess counts.
-SPREAD = 0.015
+SPREAD = 0.03
 SPREAD_WEIGHT = 2.0
 
 
@@ -63,8 +65,8 @@ class Residual:
         measured = np.array(measured_ns, np.float64)
         columns = np.array([[1.0, s.ns, s.streamed_bytes] for s in sums])
         known = np.array([[1.0 / (LAUNCH_NS[1] * sums[0].kernels), 0.0, 0.0], [0.0, 0.0, 1.0 / BYTE_NS[1]]])
-        matrix = np.concatenate([columns / measured[:, None] / SPREAD, known])
-        wanted = [*np.full(len(sums), 1.0 / SPREAD), LAUNCH_NS[0] / LAUNCH_NS[1], BYTE_NS[0] / BYTE_NS[1]]
+        matrix = np.concatenate([columns / measured[:, None] / NOISE, known])
+        wanted = [*np.full(len(sums), 1.0 / NOISE), LAUNCH_NS[0] / LAUNCH_NS[1], BYTE_NS[0] / BYTE_NS[1]]
         scale = np.abs(matrix).max(axis=0)
         offset, factor, byte_ns = np.linalg.lstsq(matrix / scale, np.array(wanted), rcond=None)[0] / scale
         errors = columns @ [offset, factor, byte_ns] / measured - 1.0

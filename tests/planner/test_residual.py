@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hwprune.latency.predict import KernelSum
-from hwprune.planner.residual import Residual
+from hwprune.planner.residual import SPREAD, Residual
 
 
 def test_the_dense_network_alone_gives_a_factor():
@@ -58,7 +58,7 @@ def test_calls_kernels_and_bytes_are_told_apart():
     assert residual.offset_ns == pytest.approx(60e3, rel=0.15)
     for found, ns in zip(sums, truth, strict=True):
         assert residual.latency_ns(found.ns, found.streamed_bytes) == pytest.approx(ns, rel=0.01)
-    assert residual.spread < 0.011, "exact networks make it surer than it was"
+    assert residual.spread < SPREAD, "exact networks make it surer than it was"
 
 
 def test_the_spread_is_what_calibration_shows():

@@ -4,27 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hwprune.compile.fixed_work import fixed_work
 from hwprune.compile.vm_runtime import VirtualMachine, aligned_empty
 from hwprune.errors import ArtifactError
-
-#: Fixed work of :meth:`KernelRunner.pace`: this many products of two matrices of this size. They fit
-#: the first-level cache, so that nothing but the speed of the core decides how long it takes.
-PACE_PRODUCTS = 80
-PACE_SIZE = 64
-
-
-@cache
-def _pace_matrices() -> np.ndarray:
-    """Always the same memory, aligned: where matrices lie changes their time more than the core does."""
-    matrices = aligned_empty((3, PACE_SIZE, PACE_SIZE))
-    matrices[...] = 0.01
-    return matrices
 
 
 def _filled(shape: tuple[int, ...], block: np.ndarray) -> np.ndarray:
@@ -78,16 +65,8 @@ class KernelRunner:
         return samples
 
     def pace(self) -> float:
-        """Seconds that a fixed piece of vector arithmetic takes now.
-
-        Cores change their speed by a tenth several times a second, as heat and the neighbours'
-        load allow. A kernel's time over the pace beside it does not.
-        """
-        one, other, product = _pace_matrices()
-        begin = time.perf_counter_ns()
-        for _ in range(PACE_PRODUCTS):
-            np.dot(one, other, out=product)
-        return (time.perf_counter_ns() - begin) * 1e-9
+        """Seconds that a fixed piece of work takes now; see :mod:`hwprune.compile.fixed_work`."""
+        return fixed_work()
 
     def nonfinite(self) -> int:
         """Values in the result of the last call that are NaN or infinite."""

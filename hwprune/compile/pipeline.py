@@ -26,6 +26,7 @@ NOT_CODE_GENERATION = frozenset(
         "bundle.py",
         "compiled.py",
         "describe.py",
+        "fixed_work.py",
         "harness_run.py",
         "kernel_runner.py",
         "link.py",

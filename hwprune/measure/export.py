@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import logging
-import warnings
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import torch
 
 from hwprune.errors import MeasureError, MissingExtraError
+from hwprune.onnx_backend.silence import silent_exporter
 
 
 def onnx_export(model: torch.nn.Module, inputs: Sequence[torch.Tensor], path: Path) -> Path:
@@ -35,7 +34,7 @@ def onnx_export(model: torch.nn.Module, inputs: Sequence[torch.Tensor], path: Pa
     """
     if importlib.util.find_spec("onnx") is None:
         raise MissingExtraError("onnx is not installed", hint="pip install 'hwprune[onnx]'")
-    with _evaluating(model), _silence():
+    with _evaluating(model), silent_exporter():
         try:
             torch.onnx.export(model, tuple(inputs), str(path), dynamo=False, opset_version=17)
         except Exception as error:
@@ -55,7 +54,7 @@ def save_exported(model: torch.nn.Module, inputs: Sequence[torch.Tensor], path: 
     MeasureError
         torch.export cannot trace the model.
     """
-    with _evaluating(model), _silence():
+    with _evaluating(model), silent_exporter():
         try:
             torch.export.save(torch.export.export(model, tuple(inputs), strict=False), path)
         except Exception as error:
@@ -76,17 +75,3 @@ def _evaluating(model: torch.nn.Module) -> Generator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
-
-
-@contextlib.contextmanager
-def _silence() -> Generator[None]:
-    """The exporters warn about their own future on every call."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

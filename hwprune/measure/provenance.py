@@ -93,7 +93,7 @@ def new_manifest(
     now = timestamp()
     sweep = SweepRecord(
         id=secrets.token_hex(4),
-        command=shlex.join(sys.argv),
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         git=git_state(),
         versions={**versions(), "driver": None},
         seed=seed,

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import tempfile
-import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from hwprune.compile.shapes import integers
 from hwprune.errors import UnsupportedOperatorError
 from hwprune.latency.kernel import KernelOp
 from hwprune.onnx_backend.graph import OPSET, Graph, Shape, Value
+from hwprune.onnx_backend.silence import silent_exporter
 
 
 def emit_fallback(g: Graph, op: KernelOp, args: Sequence[Value], out: Shape) -> str:
@@ -71,7 +69,7 @@ def _exported(op: KernelOp, shapes: Sequence[Shape]) -> bytes:
         found = tuple(Alone()(*examples).shape)
     if found != tuple(shape):
         raise UnsupportedOperatorError(f"operator {target} gives {found} at these widths, not {tuple(shape)}")
-    with tempfile.TemporaryDirectory(prefix="hwprune-") as folder, _silence():
+    with tempfile.TemporaryDirectory(prefix="hwprune-") as folder, silent_exporter():
         path = Path(folder) / "operator.onnx"
         try:
             with torch.no_grad():
@@ -91,17 +89,3 @@ def _exported(op: KernelOp, shapes: Sequence[Shape]) -> bytes:
                 hint="exclude the layers behind it, or use a target of the backend 'tvm'",
             ) from error
         return path.read_bytes()
-
-
-@contextlib.contextmanager
-def _silence() -> Generator[None]:
-    """The exporter warns about its own future on every call."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

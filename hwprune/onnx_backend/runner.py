@@ -7,28 +7,14 @@ from __future__ import annotations
 
 import json
 import time
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hwprune.compile.vm_runtime import aligned_empty
+from hwprune.compile.fixed_work import fixed_work
 from hwprune.errors import ArtifactError
 from hwprune.onnx_backend.session import make_session, random_array
-
-#: Fixed work of :meth:`OnnxRunner.pace`: so many products of two matrices that fit the first-level
-#: cache. It need not be that of the other backend: paces are compared within a table only.
-PACE_PRODUCTS = 80
-PACE_SIZE = 64
-
-
-@cache
-def _pace_matrices() -> np.ndarray:
-    """Always the same memory: where matrices lie changes their time more than the core's speed does."""
-    matrices = aligned_empty((3, PACE_SIZE, PACE_SIZE))
-    matrices[...] = 0.01
-    return matrices
 
 
 class OnnxRunner:
@@ -78,12 +64,8 @@ class OnnxRunner:
         return samples
 
     def pace(self) -> float:
-        """Seconds that a fixed piece of vector arithmetic takes now, as the core's speed varies."""
-        one, other, product = _pace_matrices()
-        begin = time.perf_counter_ns()
-        for _ in range(PACE_PRODUCTS):
-            np.dot(one, other, out=product)
-        return (time.perf_counter_ns() - begin) * 1e-9
+        """Seconds that a fixed piece of work takes now; see :mod:`hwprune.compile.fixed_work`."""
+        return fixed_work()
 
     def nonfinite(self) -> int:
         """Values in the results of the last run that are NaN or infinite."""

@@ -15,8 +15,11 @@ from hwprune.dependency import Dependencies, analyse
 from hwprune.planner.widths import GroupWidths, group_widths
 from hwprune.surgery import cut_graph, prune_model, verify
 from hwprune.target import load_target
-from tests.dependency.cases import CASES, Case, head, stem
+from tests.dependency import cases_blocks, cases_layers
+from tests.dependency.case import CASES, Case, head, stem
 from tests.dependency.exact import settled, trained_step
+
+assert cases_blocks and cases_layers  # importing them has registered their networks
 
 
 @cache

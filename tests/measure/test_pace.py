@@ -93,9 +93,9 @@ def test_two_sweeps_on_a_core_that_changed_its_speed_agree(tmp_path: Path):
 
 
 def test_the_matrices_lie_where_they_always_lie():
-    from hwprune.compile import kernel_runner
+    from hwprune.compile import fixed_work
 
-    one, other = kernel_runner._pace_matrices(), kernel_runner._pace_matrices()  # pyright: ignore[reportPrivateUsage]
+    one, other = fixed_work._matrices(), fixed_work._matrices()  # pyright: ignore[reportPrivateUsage]
     assert one is other
     assert one.ctypes.data % 64 == 0
     assert callable(KernelRunner.pace)

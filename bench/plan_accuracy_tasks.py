@@ -1,4 +1,4 @@
-"""The tasks and networks of :mod:`bench.plan_accuracy`: small enough to be trained a hundred times on one core."""
+"""The tasks and networks of :mod:`bench.plan_accuracy`, small enough to be trained a hundred times."""
 
 from __future__ import annotations
 

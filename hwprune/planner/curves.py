@@ -170,9 +170,7 @@ def calibrate(
             for width in widths
         }
     without = {b.name: change(f"without {b.name}", partial(meter.without, [b])) for b in removable}
-    resized = {
-        s: change(f"at {s[0]}x{s[1]}", lambda s=s: meter.resized(captured.model, s)) for s in resolutions
-    }
+    resized = {s: change(f"at {s[0]}x{s[1]}", partial(meter.resized, s)) for s in resolutions}
     curves = {name: loss_curve(measured[name], widths) for name, widths in domains.items()}
     worth = worth_of(curves, domains, without, {b.name: b.groups for b in removable}, resized)
     return Calibration(

@@ -70,4 +70,6 @@ def loss_curve(measured: Mapping[int, float], widths: Sequence[int]) -> tuple[fl
     # Below the least measured width nothing is known: the curve goes on as it stands there.
     at = np.maximum(np.array(widths, np.float64), places[0])
     curve = PchipInterpolator([*places, full], [*falling, 0.0])(at)
+    # Rounding must not leave a trace of loss at the full width: roots would magnify it.
+    curve[-1] = 0.0
     return tuple(float(max(0.0, value)) for value in np.minimum.accumulate(curve))

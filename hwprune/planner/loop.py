@@ -153,7 +153,7 @@ class PlanningLoop:
         assert best is not None
         solution, predicted, measured_ns = best
         return LoopResult(
-            solution=replace(solution, latency_ns=predicted),
+            solution=replace(solution, usage={**solution.usage, "latency": predicted}),
             dense=dense,
             dense_sum_ns=dense_sum,
             budget_ns=budget,
@@ -198,7 +198,7 @@ class PlanningLoop:
                 terms.append(Term(cost.family.name, cost.family.groups, values))
             else:
                 fixed += float(values)
-        return Problem(self.domains, tuple(terms), fixed, budget)
+        return Problem.of_latency(self.domains, tuple(terms), fixed, budget)
 
     def _check(self, solution: Solution, dense: Summary) -> float:
         """Measured latency of a solution, corrected by how far the dense network has drifted."""

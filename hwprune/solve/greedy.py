@@ -12,8 +12,8 @@ import time
 import numpy as np
 
 from hwprune.errors import BudgetError
-from hwprune.solve.problem import Problem, Solution
-from hwprune.solve.terms import Merged, check_problem, merge_terms
+from hwprune.solve.problem import Choice, Problem, Solution
+from hwprune.solve.terms import Merged, check_problem, latency_of, merge_terms
 
 
 def solve_greedy(problem: Problem) -> Solution:
@@ -32,16 +32,16 @@ def solve_greedy(problem: Problem) -> Solution:
     start = time.perf_counter()
     check_problem(problem)
     widths, latency = lower_greedily(problem)
-    if latency > problem.budget_ns:
+    if latency > problem.limits[0].at_most:
         raise BudgetError(
             f"greedy search ends at {latency / 1e6:.6g} ms, "
-            f"above the budget of {problem.budget_ns / 1e6:.6g} ms",
+            f"above the budget of {problem.limits[0].at_most / 1e6:.6g} ms",
             hint="use the milp solver, which finds the least reachable latency, or ask for more",
         )
-    value = problem.value(widths)
-    bound = max(value, sum(max(d.values) for d in problem.domains))
-    gap = (bound - value) / max(abs(bound), 1e-12)
-    return Solution(widths, value, latency, bound, gap, time.perf_counter() - start, "greedy")
+    bound = sum(max(d.values) for d in problem.domains)
+    return Solution.of(
+        problem, Choice(widths), bound=bound, seconds=time.perf_counter() - start, solver="greedy"
+    )
 
 
 def lower_greedily(problem: Problem) -> tuple[dict[str, int], float]:
@@ -50,8 +50,8 @@ def lower_greedily(problem: Problem) -> tuple[dict[str, int], float]:
     touching: list[list[Merged]] = [[t for t in merged if i in t.axes] for i in range(len(problem.domains))]
     index = [len(d.widths) - 1 for d in problem.domains]
     widths = {d.group: d.widths[-1] for d in problem.domains}
-    latency = problem.latency_ns(widths)
-    while latency > problem.budget_ns:
+    latency = latency_of(problem, widths)
+    while latency > problem.limits[0].at_most:
         best: tuple[float, float, int, int] | None = None
         for i, domain in enumerate(problem.domains):
             step = _step(touching[i], index, i)
@@ -67,7 +67,7 @@ def lower_greedily(problem: Problem) -> tuple[dict[str, int], float]:
         _, _, i, lower = best
         index[i] = lower
         widths[problem.domains[i].group] = problem.domains[i].widths[lower]
-        latency = problem.latency_ns(widths)
+        latency = latency_of(problem, widths)
     return widths, latency
 
 

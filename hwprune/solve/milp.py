@@ -19,9 +19,9 @@ from scipy import optimize, sparse
 from hwprune.errors import BudgetError
 from hwprune.solve.formulation import Formulation, formulate
 from hwprune.solve.greedy import lower_greedily
-from hwprune.solve.problem import Problem, Solution
+from hwprune.solve.problem import Choice, Problem, Solution
 from hwprune.solve.quiet import quiet_stdout
-from hwprune.solve.terms import check_problem
+from hwprune.solve.terms import check_problem, latency_of
 
 _log = logging.getLogger(__name__)
 
@@ -57,16 +57,16 @@ def solve_milp(problem: Problem, *, time_limit_s: float = 30, gap: float = 1e-4)
     check_problem(problem)
     ceiling = sum(max(d.values) for d in problem.domains)
     dense = {d.group: d.widths[-1] for d in problem.domains}
-    if problem.latency_ns(dense) <= problem.budget_ns and problem.value(dense) >= ceiling:
+    if latency_of(problem, dense) <= problem.limits[0].at_most and problem.value(Choice(dense)) >= ceiling:
         return _solution(problem, dense, ceiling, start)
     form = formulate(problem)
     search = _maximise(form, start + time_limit_s, gap)
     # Greedy is nearly free, and inside the gap it may happen to be the better one.
     widths, _ = lower_greedily(problem)
-    found = [w for w in (search.widths, widths) if w and problem.latency_ns(w) <= problem.budget_ns]
+    found = [w for w in (search.widths, widths) if w and latency_of(problem, w) <= problem.limits[0].at_most]
     if not found:
         found = [_least_or_raise(form, time_limit_s)]
-    best = max(found, key=problem.value)
+    best = max(found, key=lambda widths: problem.value(Choice(widths)))
     # Minus infinity says "infeasible", which what was found has just disproved.
     bound = min(search.bound, ceiling) if search.bound > -np.inf else ceiling
     return _solution(problem, best, bound, start)
@@ -92,8 +92,8 @@ class _Search:
 def _maximise(form: Formulation, deadline: float, gap: float) -> _Search:
     """Best choice that truly meets the budget, and a valid bound on the value of any."""
     problem = form.problem
-    room = problem.budget_ns - form.constant_ns
-    if room < -1e-9 * abs(problem.budget_ns):
+    room = problem.limits[0].at_most - form.constant_ns
+    if room < -1e-9 * abs(problem.limits[0].at_most):
         return _Search(None, -np.inf)
     room = max(room, 0.0)  # a rounding error below the sum of all least costs is not infeasible
     top = float(form.latency_ns.max(initial=0.0))
@@ -112,7 +112,7 @@ def _maximise(form: Formulation, deadline: float, gap: float) -> _Search:
         if result.x is None:
             return _Search(None, bound)
         widths = form.widths(result.x)
-        excess = problem.latency_ns(widths) - problem.budget_ns
+        excess = latency_of(problem, widths) - problem.limits[0].at_most
         if excess <= 0:
             return _Search(widths, bound)
         # Within the solver's tolerance, but above the budget: forbid exactly this choice. Only if
@@ -171,13 +171,13 @@ def _least(form: Formulation, time_limit_s: float) -> tuple[dict[str, int], floa
     result = _highs(form, form.latency_ns * scale, rows, time.perf_counter() + time_limit_s, 0.0)
     smallest = {d.group: d.widths[0] for d in form.problem.domains}
     choices = [smallest] if result.x is None else [form.widths(result.x), smallest]
-    best = min(choices, key=form.problem.latency_ns)
-    return best, form.problem.latency_ns(best), result.status == _OPTIMAL
+    best = min(choices, key=lambda widths: latency_of(form.problem, widths))
+    return best, latency_of(form.problem, best), result.status == _OPTIMAL
 
 
 def _least_or_raise(form: Formulation, time_limit_s: float) -> dict[str, int]:
     widths, least, proven = _least(form, time_limit_s)
-    budget = form.problem.budget_ns
+    budget = form.problem.limits[0].at_most
     if least <= budget:
         return widths
     shown = f"{_milliseconds(least)} ms"
@@ -202,14 +202,6 @@ def _milliseconds(least_ns: float) -> str:
 
 
 def _solution(problem: Problem, widths: Mapping[str, int], bound: float, start: float) -> Solution:
-    value = problem.value(widths)
-    bound = max(bound, value)
-    return Solution(
-        widths=dict(widths),
-        value=value,
-        latency_ns=problem.latency_ns(widths),
-        bound=bound,
-        gap=(bound - value) / max(abs(bound), 1e-12),
-        seconds=time.perf_counter() - start,
-        solver="milp",
+    return Solution.of(
+        problem, Choice(dict(widths)), bound=bound, seconds=time.perf_counter() - start, solver="milp"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -145,6 +145,12 @@ class Problem:
         known = ", ".join(limit.name for limit in self.limits)
         raise PlanError(f"there is no limit {name!r}", hint=f"the limits are {known}")
 
+    def limited(self, at_most: float, name: str | None = None) -> Problem:
+        """The same problem with another limit; without a name that of the first, the latency."""
+        which = self.limits[0] if name is None else self.limit(name)
+        limits = tuple(replace(limit, at_most=at_most) if limit is which else limit for limit in self.limits)
+        return replace(self, limits=limits)
+
     @cached_property
     def all_levels(self) -> Mapping[str, tuple[int, ...]]:
         """For every group its widths, for every concatenation the totals that it can reach, ascending."""
@@ -225,6 +231,22 @@ class Solution:
     gap: float
     seconds: float
     solver: str
+
+    @staticmethod
+    def of(problem: Problem, choice: Choice, *, bound: float, seconds: float, solver: str) -> Solution:
+        """Priced by the problem itself; ``bound`` on the objective is raised to what was reached."""
+        objective = problem.objective(choice)
+        bound = max(bound, objective)
+        return Solution(
+            choice=choice,
+            value=problem.value(choice),
+            usage={limit.name: problem.usage(limit, choice) for limit in problem.limits},
+            objective=objective,
+            bound=bound,
+            gap=(bound - objective) / max(abs(bound), 1e-12),
+            seconds=seconds,
+            solver=solver,
+        )
 
     @property
     def widths(self) -> Mapping[str, int]:

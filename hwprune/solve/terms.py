@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from hwprune.errors import PlanError
-from hwprune.solve.problem import Problem
+from hwprune.solve.problem import Choice, Problem
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,24 @@ def check_problem(problem: Problem) -> None:
         if len(domain.values) != len(widths) or not all(map(math.isfinite, domain.values)):
             raise PlanError(f"{where}: needs one finite value per width", hint="check the importance scores")
         sizes[domain.group] = len(widths)
-    for term in problem.terms:
+    for term in problem.limits[0].terms:
         where = f"latency term '{term.name}'"
-        unknown = [g for g in term.groups if g not in sizes]
+        unknown = [g for g in term.axes if g not in sizes]
         if unknown:
             raise PlanError(f"{where} depends on '{unknown[0]}', which has no domain", hint="add its domain")
-        shape = tuple(sizes[g] for g in term.groups)
+        shape = tuple(sizes[g] for g in term.axes)
         if term.cost_ns.shape != shape:
             raise PlanError(f"{where} has costs of shape {term.cost_ns.shape}, not {shape}")
         if not np.isfinite(term.cost_ns).all():
             raise PlanError(f"{where} has costs that are not finite", hint="measure its kernels again")
-    if not math.isfinite(problem.fixed_ns) or math.isnan(problem.budget_ns):
-        raise PlanError(f"fixed {problem.fixed_ns} ns or budget {problem.budget_ns} ns is not a number")
+    limit = problem.limits[0]
+    if not math.isfinite(limit.fixed) or math.isnan(limit.at_most):
+        raise PlanError(f"fixed {limit.fixed} ns or budget {limit.at_most} ns is not a number")
+
+
+def latency_of(problem: Problem, widths: Mapping[str, int]) -> float:
+    """What widths use of the first limit."""
+    return problem.usage(problem.limits[0], Choice(widths))
 
 
 def merge_terms(problem: Problem) -> tuple[float, list[Merged]]:
@@ -65,11 +72,11 @@ def merge_terms(problem: Problem) -> tuple[float, list[Merged]]:
     in a term is reduced to the diagonal; groups without a choice are indexed away.
     """
     position = {d.group: i for i, d in enumerate(problem.domains)}
-    constant = problem.fixed_ns
+    constant = problem.limits[0].fixed
     costs: dict[tuple[int, ...], np.ndarray] = {}
     names: dict[tuple[int, ...], list[str]] = {}
-    for term in problem.terms:
-        axes, cost = _canonical([position[g] for g in term.groups], np.asarray(term.cost_ns, np.float64))
+    for term in problem.limits[0].terms:
+        axes, cost = _canonical([position[g] for g in term.axes], np.asarray(term.cost_ns, np.float64))
         keep = [k for k, size in enumerate(cost.shape) if size > 1]
         axes = tuple(axes[k] for k in keep)
         cost = cost.reshape([cost.shape[k] for k in keep])

@@ -6,8 +6,8 @@ import time
 from bisect import bisect_right
 
 from hwprune.errors import BudgetError
-from hwprune.solve.problem import Problem, Solution
-from hwprune.solve.terms import check_problem
+from hwprune.solve.problem import Choice, Problem, Solution
+from hwprune.solve.terms import check_problem, latency_of
 
 
 def solve_uniform(problem: Problem) -> Solution:
@@ -30,15 +30,15 @@ def solve_uniform(problem: Problem) -> Solution:
     # From above rather than by bisection: measured latency does not always fall with the width.
     for fraction in fractions or [1.0]:
         widths = at_fraction(problem, fraction)
-        latency = problem.latency_ns(widths)
-        if latency <= problem.budget_ns:
-            value = problem.value(widths)
-            bound = max(value, sum(max(d.values) for d in problem.domains))
-            gap = (bound - value) / max(abs(bound), 1e-12)
-            return Solution(widths, value, latency, bound, gap, time.perf_counter() - start, "uniform")
+        latency = latency_of(problem, widths)
+        if latency <= problem.limits[0].at_most:
+            bound = sum(max(d.values) for d in problem.domains)
+            return Solution.of(
+                problem, Choice(widths), bound=bound, seconds=time.perf_counter() - start, solver="uniform"
+            )
         least = min(least, latency)
     raise BudgetError(
-        f"no common fraction meets the budget of {problem.budget_ns / 1e6:.6g} ms: "
+        f"no common fraction meets the budget of {problem.limits[0].at_most / 1e6:.6g} ms: "
         f"the fastest takes {least / 1e6:.6g} ms",
         hint="use the milp solver, or ask for more",
     )

@@ -8,6 +8,7 @@ import numpy as np
 
 from hwprune.solve.domains import aligned_widths, domain_values
 from hwprune.solve.problem import Domain, Problem, Term
+from hwprune.solve.terms import latency_of
 
 
 @dataclass
@@ -45,9 +46,9 @@ class Builder:
         self.terms.append(Term(name, groups, (2000 + work * pixels * taps / 40.0) * noise))
 
     def problem(self, share: float) -> Problem:
-        dense = Problem(tuple(self.domains.values()), tuple(self.terms), 50_000.0, 0.0)
-        latency = dense.latency_ns({d.group: d.widths[-1] for d in dense.domains})
-        return Problem(dense.domains, dense.terms, dense.fixed_ns, share * latency)
+        dense = Problem.of_latency(tuple(self.domains.values()), tuple(self.terms), 50_000.0, 0.0)
+        latency = latency_of(dense, {d.group: d.widths[-1] for d in dense.domains})
+        return dense.limited(share * latency)
 
 
 def resnet50_like(share: float, seed: int = 0, steps: int = 10) -> Problem:

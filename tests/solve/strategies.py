@@ -7,7 +7,8 @@ import itertools
 import numpy as np
 from hypothesis import strategies as st
 
-from hwprune.solve.problem import Domain, Problem, Term
+from hwprune.solve.problem import Choice, Domain, Problem, Term
+from hwprune.solve.terms import latency_of
 
 
 @st.composite
@@ -34,10 +35,10 @@ def problems(draw: st.DrawFn) -> Problem:
                 cost = np.sort(cost, axis=axis)
         terms.append(Term(f"t{i}", groups, cost))
     fixed = float(draw(st.integers(0, 20)))
-    problem = Problem(tuple(domains), tuple(terms), fixed, 0.0)
-    reachable = sorted({problem.latency_ns(w) for w in choices(problem)})
+    problem = Problem.of_latency(tuple(domains), tuple(terms), fixed, 0.0)
+    reachable = sorted({latency_of(problem, w) for w in choices(problem)})
     budget = draw(st.sampled_from(reachable)) + draw(st.sampled_from([0.0, 0.0, -1.0, 0.5]))
-    return Problem(tuple(domains), tuple(terms), fixed, budget)
+    return Problem.of_latency(tuple(domains), tuple(terms), fixed, budget)
 
 
 def choices(problem: Problem) -> list[dict[str, int]]:
@@ -48,6 +49,6 @@ def choices(problem: Problem) -> list[dict[str, int]]:
 
 def brute_force(problem: Problem) -> tuple[float | None, float]:
     """Best value within the budget (``None`` if there is none), and the least latency."""
-    priced = [(problem.latency_ns(w), problem.value(w)) for w in choices(problem)]
-    fits = [value for latency, value in priced if latency <= problem.budget_ns]
+    priced = [(latency_of(problem, w), problem.value(Choice(w))) for w in choices(problem)]
+    fits = [value for latency, value in priced if latency <= problem.limits[0].at_most]
     return (max(fits) if fits else None), min(latency for latency, _ in priced)

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hwprune.errors import BudgetError
 from hwprune.solve.greedy import solve_greedy
 from hwprune.solve.milp import solve_milp
-from hwprune.solve.problem import Domain, Problem, Solution, Term
+from hwprune.solve.problem import Choice, Domain, Problem, Solution, Term
+from hwprune.solve.terms import latency_of
 from hwprune.solve.uniform import solve_uniform
 from tests.solve.instances import mobilenet_v2_like, resnet50_like, vgg16_like
 from tests.solve.strategies import problems
@@ -29,8 +30,8 @@ def test_never_above_budget_and_never_better_than_optimal(
         found = solve(problem)
     except BudgetError:
         return
-    assert found.latency_ns == problem.latency_ns(found.widths) <= problem.budget_ns
-    assert found.value == problem.value(found.widths)
+    assert found.latency_ns == latency_of(problem, found.widths) <= problem.limits[0].at_most
+    assert found.value == problem.value(Choice(found.widths))
     assert found.value <= solve_milp(problem).value <= found.bound
 
 
@@ -39,7 +40,7 @@ def test_never_above_budget_and_never_better_than_optimal(
 def test_feasible_on_networks_and_not_better_than_optimal(solve, network) -> None:
     problem = network(0.5)
     found, best = solve(problem), solve_milp(problem)
-    assert found.latency_ns <= problem.budget_ns
+    assert found.latency_ns <= problem.limits[0].at_most
     assert best.value * 0.8 < found.value <= best.value
     assert solve(problem).widths == found.widths
 
@@ -48,7 +49,7 @@ def _two(budget: float, cost_a: list[float], cost_b: list[float]) -> Problem:
     a = Domain("a", (2, 4, 8), (2.0, 4.0, 8.0))
     b = Domain("b", (4, 6, 8), (4.0, 6.0, 8.0))
     terms = (Term("a", ("a",), np.array(cost_a)), Term("b", ("b",), np.array(cost_b)))
-    return Problem((a, b), terms, 0.0, budget)
+    return Problem.of_latency((a, b), terms, 0.0, budget)
 
 
 def test_greedy_takes_the_step_with_the_best_rate() -> None:

@@ -53,7 +53,9 @@ def architecture_graph(
     graph.set_codegen(source.graph._codegen)  # pyright: ignore[reportPrivateUsage] - keeps input and output trees
     for node in graph.nodes:
         rewrite_constants(node)
-    _bypass(graph, {node.name: copy for node, copy in copies.items()}, [b for b in blocks if b.name in removed])
+    _bypass(
+        graph, {node.name: copy for node, copy in copies.items()}, [b for b in blocks if b.name in removed]
+    )
     root: dict[str, object] = {**other_attributes(source), **tensors}
     result = TrainableGraph(root, graph, class_name=type(source).__name__)
     result.train(mode == "train")

@@ -107,6 +107,10 @@ class SharedNetwork:
                 )
         made: dict[int, Tensor] = {}
         self.weights = {n: made.setdefault(id(t), _like(t, t.detach().clone())) for n, t in source.items()}
+        #: The whole network on the shared weights: what the optimizer sees.
+        self.module = architecture_graph(
+            last.captured, last.deps, (), last.deps.dense_widths, (), self.weights, "train"
+        )
         self._cache: OrderedDict[tuple[object, Mode], SubNetwork] = OrderedDict()
 
     def keep(self, architecture: Architecture) -> dict[str, tuple[int, ...]]:

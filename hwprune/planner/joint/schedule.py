@@ -33,9 +33,7 @@ class Schedule:
         """Length of a step of the vector, falling likewise."""
         return self._falling(step, self.options.eta, self.options.eta_end)
 
-    def vectors(
-        self, step: int, v: np.ndarray, space: Space, rng: np.random.Generator
-    ) -> list[np.ndarray]:
+    def vectors(self, step: int, v: np.ndarray, space: Space, rng: np.random.Generator) -> list[np.ndarray]:
         """Vectors of the networks that share one step of the weights.
 
         During the warm-up the largest, the smallest and a random one (the sandwich rule); then

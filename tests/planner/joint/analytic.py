@@ -14,7 +14,7 @@ from hwprune.dependency.groups import Dependencies
 from hwprune.solve.domains import domain_values
 from hwprune.solve.problem import Block, Domain, Limit, Problem, Term
 
-CALL_NS = 500.0
+CALL_NS = 100.0
 MULTIPLY_NS = 0.01
 
 
@@ -54,11 +54,9 @@ def analytic_problem(
         if str(node.target) in ("aten.conv2d.default", "aten.linear.default"):
             block = next((b.name for b in branches if node.name in b.nodes), None)
             terms.append(_term(node, deps, offered, block))
-    dense = Problem(
-        domains, (Limit("latency", tuple(terms), 1000.0),), tuple(Block(b.name) for b in branches)
-    )
+    dense = Problem(domains, (Limit("latency", tuple(terms), 100.0),), tuple(Block(b.name) for b in branches))
     budget = share * (dense_ns or dense.usage(dense.limits[0], dense.dense))
-    return Problem(domains, (Limit("latency", tuple(terms), 1000.0, budget),), dense.blocks)
+    return Problem(domains, (Limit("latency", tuple(terms), 100.0, budget),), dense.blocks)
 
 
 def _term(node: fx.Node, deps: Dependencies, offered: dict[str, tuple[int, ...]], block: str | None) -> Term:

@@ -205,11 +205,9 @@ def _parameters(
     return total.add((Extent(sum(unread.values())),), 1.0)
 
 
-def _live(
-    deps: Dependencies, fused: FusedGraph, home: Mapping[str, str]
-) -> tuple[tuple[str, Quantity], ...]:
+def _live(deps: Dependencies, fused: FusedGraph, home: Mapping[str, str]) -> tuple[tuple[str, Quantity], ...]:
     """Bytes of activations while each kernel runs."""
-    made = {node: -1 for node in fused.placeholders} | {s.node: i for i, s in enumerate(fused.steps)}
+    made = dict.fromkeys(fused.placeholders, -1) | {s.node: i for i, s in enumerate(fused.steps)}
     last = dict(made)
     for number, step in enumerate(fused.steps):
         last.update({item: number for item in step.inputs if isinstance(item, fx.Node)})

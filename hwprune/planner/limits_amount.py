@@ -79,12 +79,15 @@ def parse_range(text: str) -> tuple[float, float]:
     low, dots, high = text.strip().partition("..")
     ends = (low, high) if dots else ("", low)
     try:
-        shares = tuple(_share(end) if end.strip() else default for end, default in zip(ends, (0.0, 1.0), strict=True))
+        shares = tuple(
+            _share(end) if end.strip() else default for end, default in zip(ends, (0.0, 1.0), strict=True)
+        )
     except ValueError:
         shares = (math.nan, math.nan)
     if not text.strip().strip(".") or not all(0.0 <= share <= 1.0 for share in shares):
         raise UsageError(
-            f"'{text}' is not a range of shares", hint='write it as "50%..100%", "0.25..0.75", "..75%" or "50%.."'
+            f"'{text}' is not a range of shares",
+            hint='write it as "50%..100%", "0.25..0.75", "..75%" or "50%.."',
         )
     if shares[0] > shares[1]:
         raise UsageError(f"the range '{text}' runs backwards", hint="write the smaller share first")

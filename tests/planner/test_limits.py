@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from dataclasses import replace
 
@@ -13,15 +12,14 @@ from torch import Tensor, nn
 
 from hwprune.capture import capture
 from hwprune.dependency import analyse
-from hwprune.errors import BudgetError
+from hwprune.errors import BudgetError, UsageError
 from hwprune.latency.fusion import fuse
 from hwprune.latency.program import Program
 from hwprune.planner.limits import MEMORY, PARAMETERS, Sizes, peaks
 from hwprune.planner.limits_amount import Amount, describe, parse_range
-from hwprune.errors import UsageError
 from hwprune.solve.problem import Choice, Concat, Domain, Problem
 from hwprune.surgery import prune_model
-from tests.nets import NETS, Concat as ConcatNet, conv_bn, settle
+from tests.nets import NETS, conv_bn, settle
 from tests.surgery.helpers import prepared, random_keep
 
 torch.set_num_threads(1)
@@ -121,7 +119,10 @@ def test_limits_of_a_problem_are_exact_for_every_choice(name: str):
     least = sizes.needs(dict.fromkeys(deps.dense_widths, 1))
     amounts = [
         Amount.parse(f"{0.5 + 0.5 * a / b:.4f}", unit, "it")
-        for a, b, unit in ((least.parameters, dense.parameters, "parameters"), (least.bytes, dense.bytes, "bytes"))
+        for a, b, unit in (
+            (least.parameters, dense.parameters, "parameters"),
+            (least.bytes, dense.bytes, "bytes"),
+        )
     ]
     limited = sizes.limited(problem, *amounts)
     parameters = limited.limit(PARAMETERS)
@@ -172,7 +173,10 @@ def test_limits_that_nothing_exceeds_and_limits_that_nothing_meets():
     with pytest.raises(BudgetError, match="memory cannot be reached"):
         sizes.limited(problem, None, Amount.parse("20b", "bytes", "it"))
     least = sizes.limited(problem, Amount.parse(str(smallest.parameters), "parameters", "it"))
-    assert least.usage(least.limit(PARAMETERS), Choice(dict.fromkeys(deps.dense_widths, 1))) == smallest.parameters
+    assert (
+        least.usage(least.limit(PARAMETERS), Choice(dict.fromkeys(deps.dense_widths, 1)))
+        == smallest.parameters
+    )
 
 
 @pytest.mark.parametrize(

@@ -287,9 +287,10 @@ def save(pruned: Pruned, directory: str | Path) -> None:
         pruned.model,
         pruned.captured,
         pruned.deps,
-        pruned.plan.keep,
+        pruned.plan.remaining,
         pruned.plan.model_dump(mode="json"),
         submodule=pruned.submodule,
+        blocks=pruned.removed,
     )
 
 

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -55,6 +56,16 @@ class Round:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """What is known before the first plan: the table, and the dense network's latency."""
+
+    table: LatencyTable
+    dense: Summary
+    dense_sum_ns: float
+    residual: Residual
+
+
+@dataclass(frozen=True)
 class LoopResult:
     """The accepted solution and how it was reached. Latencies in nanoseconds."""
 
@@ -88,6 +99,8 @@ class PlanningLoop:
         The network, for timing, at given widths.
     solve
         The solver.
+    shape
+        What else is asked of a plan: adds limits and floors to a problem, or narrows it.
     """
 
     def __init__(
@@ -99,12 +112,14 @@ class PlanningLoop:
         time_networks: TimeNetworks,
         program_at: Callable[[Mapping[str, int]], Program],
         solve: Callable[[Problem], Solution] = solve_milp,
+        shape: Callable[[Problem], Problem] = lambda problem: problem,
     ) -> None:
         self.model = model
         self.profile = profile
         self.time_networks = time_networks
         self.program_at = program_at
         self.solve = solve
+        self.shape = shape
         self.domains = tuple(
             Domain(group, widths, domain_values(values[group], widths))
             for group, widths in model.domains.items()
@@ -113,20 +128,29 @@ class PlanningLoop:
         self.refinements = 0
         self.solve_seconds = 0.0
 
-    def run(self, latency: str | float, *, checks: int = 3) -> LoopResult:
+    def begin(self) -> Begun:
+        """Measure the grid of every kernel family, and the dense network end to end."""
+        dense_kernels = list({s.canonical(): s for s in self.model.kernels(self.dense_widths)}.values())
+        table = self.profile([*self.model.specs(), *dense_kernels])
+        dense_sum = self.model.sum_ns(self.dense_widths, table)
+        dense = self.time_networks({"dense": self.program_at(self.dense_widths)})["dense"]
+        return Begun(table, dense, dense_sum, Residual.from_dense(dense_sum, dense.median))
+
+    def run(self, latency: str | float | None, *, checks: int = 3, begun: Begun | None = None) -> LoopResult:
         """Find a plan for a budget; ``checks`` bounds the end-to-end measurements (0: none).
+
+        Without a budget (None) the problem's ``shape`` must ask for something; the result's budget is
+        then the latency that was predicted. ``begun`` is what :meth:`begin` returned, if it was called.
 
         Raises
         ------
         BudgetError
             Malformed, unreachable (the message says what can be reached), or already met.
         """
-        dense_kernels = list({s.canonical(): s for s in self.model.kernels(self.dense_widths)}.values())
-        table = self.profile([*self.model.specs(), *dense_kernels])
-        dense_sum = self.model.sum_ns(self.dense_widths, table)
-        dense = self.time_networks({"dense": self.program_at(self.dense_widths)})["dense"]
-        budget = parse_budget(latency, dense.median)
-        residual = Residual.from_dense(dense_sum, dense.median)
+        begun = begun or self.begin()
+        table, dense, residual = begun.table, begun.dense, begun.residual
+        dense_sum = begun.dense_sum_ns
+        budget = math.inf if latency is None else parse_budget(latency, dense.median)
         rounds: list[Round] = []
         best: tuple[Solution, float, float | None] | None = None
         while True:
@@ -147,7 +171,7 @@ class PlanningLoop:
             if _better(measured, solution, best, budget):
                 best = (solution, predicted, measured)
             good = budget * (1 - SLACK) <= measured <= budget * (1 + TOLERANCE)
-            if good or len(rounds) >= checks or self._is_repeat(rounds):
+            if good or latency is None or len(rounds) >= checks or self._is_repeat(rounds):
                 break
             residual = residual.with_point(self.model.sum_ns(solution.widths, table), measured)
         assert best is not None
@@ -156,7 +180,7 @@ class PlanningLoop:
             solution=replace(solution, usage={**solution.usage, "latency": predicted}),
             dense=dense,
             dense_sum_ns=dense_sum,
-            budget_ns=budget,
+            budget_ns=budget if latency is not None else predicted,
             predicted_ns=predicted,
             measured_ns=measured_ns,
             kernels_ns=self.model.sum_ns(solution.widths, table),
@@ -173,7 +197,7 @@ class PlanningLoop:
         only_measured = False
         for attempt in range(MAX_REFINEMENTS + 1):
             only_measured |= attempt == MAX_REFINEMENTS
-            solution = self.solve(self._problem(table, residual, budget, only_measured=only_measured))
+            solution = self.solve(self.problem(table, residual, budget, only_measured=only_measured))
             self.solve_seconds = max(self.solve_seconds, solution.seconds)
             missing = self.model.missing(solution.widths, table)
             if not missing:
@@ -184,21 +208,23 @@ class PlanningLoop:
             only_measured |= all(table.get(spec) is None for spec in missing)
         raise AssertionError("a solution over measured kernels only cannot miss a kernel")
 
-    def _problem(
-        self, table: LatencyTable, residual: Residual, budget: float, *, only_measured: bool
+    def problem(
+        self, table: LatencyTable, residual: Residual, budget: float, *, only_measured: bool = False
     ) -> Problem:
+        """The program to be solved; ``budget`` in nanoseconds, infinite for none."""
+        unaffordable = 2.0 * (budget if math.isfinite(budget) else residual.points[0][1])
         terms: list[Term] = []
         fixed = residual.offset_ns
         for cost in self.model.costs(table):
             values = cost.cost_ns * residual.factor
             if only_measured:
                 # Interpolated entries become unaffordable, so that the loop ends.
-                values = np.where(cost.measured, values, 2.0 * budget)
+                values = np.where(cost.measured, values, unaffordable)
             if cost.family.groups:
                 terms.append(Term(cost.family.name, cost.family.groups, values))
             else:
                 fixed += float(values)
-        return Problem.of_latency(self.domains, tuple(terms), fixed, budget)
+        return self.shape(Problem.of_latency(self.domains, tuple(terms), fixed, budget))
 
     def _check(self, solution: Solution, dense: Summary) -> float:
         """Measured latency of a solution, corrected by how far the dense network has drifted."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import fx
+from torch.utils import _pytree as pytree
 
 from hwprune.dependency.groups import ChannelGroup, Dependencies, Refusal
 
@@ -20,7 +22,8 @@ def restrict(deps: Dependencies, whole: fx.Graph, rest: fx.Graph) -> Dependencie
     deps
         Analysis of the whole graph.
     whole, rest
-        That graph, and what is left of it under the same names of nodes and parameters.
+        That graph, and what is left of it under the same names of nodes and parameters; nodes
+        may read others in the place of those that are gone.
 
     Returns
     -------
@@ -28,9 +31,9 @@ def restrict(deps: Dependencies, whole: fx.Graph, rest: fx.Graph) -> Dependencie
         Without the groups and the lines of the ledger whose layers are all gone.
     """
     nodes = {node.name for node in rest.nodes}
-    parameters = _parameters(rest)
+    parameters, heirs = _parameters(rest), _heirs(whole, rest)
     gone = _parameters(whole) - parameters
-    groups = tuple(g for group in deps.groups if (g := _rest(group, nodes, parameters)) is not None)
+    groups = tuple(g for group in deps.groups if (g := _rest(group, nodes, parameters, heirs)) is not None)
     return replace(
         deps,
         groups=groups,
@@ -42,17 +45,41 @@ def restrict(deps: Dependencies, whole: fx.Graph, rest: fx.Graph) -> Dependencie
     )
 
 
-def _rest(group: ChannelGroup, nodes: set[str], parameters: set[str]) -> ChannelGroup | None:
+def _rest(
+    group: ChannelGroup, nodes: set[str], parameters: set[str], heirs: Mapping[str, str]
+) -> ChannelGroup | None:
     """None where nothing makes or carries its channels any more."""
     members = tuple(m for m in group.members if m.param in parameters)
     if not any(m.role != "consumer" for m in members) and any(m.role != "consumer" for m in group.members):
         return None
+    taps = (replace(tap, node=heirs.get(tap.node, tap.node)) for tap in group.taps)
+    readings = (
+        replace(r, operand=heirs.get(r.operand, r.operand)) for r in group.readings if r.node in nodes
+    )
     return replace(
         group,
         members=members,
-        taps=tuple(tap for tap in group.taps if tap.node in nodes),
-        readings=tuple(r for r in group.readings if r.node in nodes and r.operand in nodes),
+        taps=tuple(dict.fromkeys(tap for tap in taps if tap.node in nodes)),
+        readings=tuple(dict.fromkeys(r for r in readings if r.operand in nodes)),
     )
+
+
+def _heirs(whole: fx.Graph, rest: fx.Graph) -> dict[str, str]:
+    """What is read now in the place of a node that is gone."""
+    before = {node.name: node for node in whole.nodes}
+    return {
+        old.name: new.name
+        for node in rest.nodes
+        if node.name in before
+        for old, new in zip(_read_by(before[node.name]), _read_by(node), strict=True)
+        if old.name != new.name
+    }
+
+
+def _read_by(node: fx.Node) -> list[fx.Node]:
+    """All operands in their order, with repetition."""
+    leaves = pytree.tree_leaves((node.args, node.kwargs))
+    return [leaf for leaf in leaves if isinstance(leaf, fx.Node)]
 
 
 def _parameters(graph: fx.Graph) -> set[str]:

@@ -95,8 +95,7 @@ def shorten(
         with the graph as the model, and why. Groups that went with a block are not in ``deps``.
     """
     model, reason, _ = remove_blocks(captured, blocks)
-    graph = without_blocks(captured, blocks)
-    fewer = restrict(deps, captured.graph.graph, graph.graph)
+    graph, fewer = _shorter_graph(captured, deps, blocks)
     return Captured(graph, model, captured.example_inputs), fewer, reason
 
 
@@ -117,10 +116,15 @@ def cut_to_graph(
             raise SurgeryError(f"block {block.name!r} cannot be removed: {block.reason}")
     if not blocks:
         return cut_graph(captured, deps, keep)
+    graph, fewer = _shorter_graph(captured, deps, blocks)
+    return cut_graph(replace(captured, graph=graph), fewer, _of(fewer, keep))
+
+
+def _shorter_graph(
+    captured: Captured, deps: Dependencies, blocks: Sequence[Block]
+) -> tuple[TrainableGraph, Dependencies]:
     graph = without_blocks(captured, blocks)
-    fewer = restrict(deps, captured.graph.graph, graph.graph)
-    kept = _of(fewer, keep)
-    return cut_graph(replace(captured, graph=graph), fewer, kept)
+    return graph, restrict(deps, captured.graph.graph, graph.graph)
 
 
 def _of(deps: Dependencies, keep: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:

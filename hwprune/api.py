@@ -164,11 +164,11 @@ def plan(
     if isinstance(site, CarriedSite):
         bench, checks = CarriedWorkbench.of(bench), 0
     loop = PlanningLoop(
-        bench.model,
+        bench,
         values,
         profile=bench.measure_kernels,
         time_networks=bench.time_networks,
-        program_at=bench.program_at,
+        known=bench.known_table(),
     )
     result = loop.run(latency, checks=checks)
     reject_overrun(result)

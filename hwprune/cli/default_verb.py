@@ -40,8 +40,8 @@ def with_verbs(verbs: typer.Typer, is_argument: Callable[[str], bool]) -> type[T
             near = difflib.get_close_matches(word, group.commands, n=1)
             if near and not word.startswith("-") and not is_argument(word):
                 raise UsageError(
-                    f"'{word}' is neither a model nor something that '{info_name}' does",
-                    hint=f"did you mean '{info_name} {near[0]}'? A model is named package.module:factory",
+                    f"'{word}' is neither a model nor something that 'hwprune {info_name}' does",
+                    hint=f"did you mean 'hwprune {info_name} {near[0]}'? A model is named package.module:factory",
                 )
             return super().make_context(info_name, args, parent=parent, **extra)
 

@@ -230,15 +230,17 @@ class PlanningLoop:
     ) -> tuple[Column, Problem, Solution]:
         """The best solution over all resolutions; of equals the first."""
         found: list[tuple[Column, Problem, Solution]] = []
-        failures: list[BudgetError] = []
+        failures: list[tuple[float, BudgetError]] = []
         for column in self.columns:
             problem = self.problem(table, residual, budget, column=column, only_measured=only_measured)
             try:
                 found.append((column, problem, self.solve(problem)))
             except BudgetError as failure:
-                failures.append(failure)
+                side = column.resolution
+                failures.append((math.inf if side is None else math.prod(side), failure))
         if not found:
-            raise failures[-1]
+            # Of the smallest input, the least that can be reached is what can be reached at all.
+            raise min(failures, key=lambda each: each[0])[1]
         return max(found, key=lambda each: each[2].objective)
 
     def _check(self, attempt: Attempt, dense: Summary) -> float:

@@ -257,6 +257,20 @@ def test_a_smaller_input_is_chosen_where_it_is_worth_it():
     assert {p["pruned"].input_shapes[0][2] for p in shapes if "pruned" in p} == {6, 8}
 
 
+def test_a_budget_out_of_reach_names_what_the_smallest_input_reaches():
+    full, small, machine = bench(Blocks), at(Blocks, 6), Machine()
+    columns = (Column(full), Column(small, (6, 6)))
+    given = Worth(worth(full).groups, resolutions={(6, 6): -1.0})
+    messages = {}
+    for names, chosen in {"both": columns, "small": columns[1:], "full": columns[:1]}.items():
+        planner = loop(full, machine, worth=given, columns=chosen)
+        planner.solve = solve_milp
+        with pytest.raises(BudgetError, match="cannot be reached") as caught:
+            planner.run(0.01)
+        messages[names] = caught.value.message
+    assert messages["both"] == messages["small"] != messages["full"]
+
+
 def test_resolutions_without_a_price_cannot_be_compared():
     full, small, machine = bench(Blocks), at(Blocks, 6), Machine()
     columns = (Column(full), Column(small, (6, 6)))

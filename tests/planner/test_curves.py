@@ -19,7 +19,7 @@ from hwprune.errors import ArtifactError, CriterionError, UsageError
 from hwprune.planner.curves import Calibration, calibrate
 from hwprune.planner.curves_meter import Meter
 from hwprune.planner.curves_shape import loss_curve, probe_widths
-from hwprune.planner.curves_values import WIDTH_ITSELF, worth_of
+from hwprune.planner.curves_values import POWER, WIDTH_ITSELF, worth_of
 from hwprune.repair import recalibrate_batchnorm
 from hwprune.solve.problem import Block as Removable
 from hwprune.solve.problem import Choice, Domain, Limit, Problem
@@ -199,8 +199,8 @@ def test_every_choice_is_worth_one_minus_its_harm() -> None:
         for widths in itertools.product(*(domains[g] for g in rest)):
             chosen = dict(zip(rest, widths, strict=True))
             choice = Choice({g: chosen.get(g, 0) for g in domains}, gone)
-            harm = sum(found.curves[g][domains[g].index(w)] ** 0.5 for g, w in chosen.items())
-            harm += sum(max(0.0, found.blocks[name]) ** 0.5 for name in gone)
+            harm = sum(found.curves[g][domains[g].index(w)] ** POWER for g, w in chosen.items())
+            harm += sum(max(0.0, found.blocks[name]) ** POWER for name in gone)
             lost = 1.0 - problem.value(choice)
             if unit is None and harm > 0.1:
                 unit = lost / harm

@@ -135,6 +135,28 @@ class Case:
         wanted = [f"{self.name}/{share}/{method}" for share in self.shares for method in METHODS]
         if all(name in self.state.rows for name in wanted):
             return
+        self.prepare()
+        plans: dict[str, dict[str, int]] = {}
+        for method, prepare in METHODS.items():
+            missing = [s for s in self.shares if f"{self.name}/{s}/{method}" not in self.state.rows]
+            if not missing:
+                continue
+            begin = time.monotonic()
+            plan = prepare(self)
+            ready = time.monotonic() - begin
+            for share in missing:
+                begin = time.monotonic()
+                model, widths, note = plan(share * self.dense_ns)
+                plans[f"{share}/{method}"] = widths
+                row = self._judge(model, widths) | {"note": note, "plan_s": ready + time.monotonic() - begin}
+                head = {"task": self.task_name, "model": self.model_name, "seed": self.seed, "share": share}
+                self.state.put(f"{self.name}/{share}/{method}", {**head, "method": method, **row})
+                self._tell(f"{share:.0%} {method}: {row['accuracy']:.4f} at {row['predicted']:.3f} {note}")
+        if self.options.time and self.prices.bench is not None and self.seed == self.options.seed:
+            self._time(plans)
+
+    def prepare(self) -> None:
+        """Data, trained network, its groups and their prices."""
         self.task: Task = TASKS[self.task_name](self.seed)
         self.model = self._trained()
         self.dense_accuracy = evaluate_accuracy(self.model, loader(self.task.test, 500))
@@ -154,24 +176,6 @@ class Case:
             )
         )
         self.dense_ns = self.prices.of(self.prices.model.dense)
-        plans: dict[str, dict[str, int]] = {}
-        for method, prepare in METHODS.items():
-            missing = [s for s in self.shares if f"{self.name}/{s}/{method}" not in self.state.rows]
-            if not missing:
-                continue
-            begin = time.monotonic()
-            plan = prepare(self)
-            ready = time.monotonic() - begin
-            for share in missing:
-                begin = time.monotonic()
-                model, widths, note = plan(share * self.dense_ns)
-                plans[f"{share}/{method}"] = widths
-                row = self._judge(model, widths) | {"note": note, "plan_s": ready + time.monotonic() - begin}
-                head = {"task": self.task_name, "model": self.model_name, "seed": self.seed, "share": share}
-                self.state.put(f"{self.name}/{share}/{method}", {**head, "method": method, **row})
-                self._tell(f"{share:.0%} {method}: {row['accuracy']:.4f} at {row['predicted']:.3f} {note}")
-        if self.options.time and self.prices.bench is not None and self.seed == self.options.seed:
-            self._time(plans)
 
     def _priced(self) -> Prices:
         if self.options.made_up:

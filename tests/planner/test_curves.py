@@ -53,9 +53,21 @@ def _scores(deps: Dependencies) -> dict[str, np.ndarray]:
 def test_a_curve_goes_through_what_was_measured_and_falls_in_between() -> None:
     widths = (16, 32, 48, 64, 80, 96)
     curve = loss_curve({16: 2.0, 48: 0.5}, widths)
-    assert curve[0] == 2.0 and curve[2] == 0.5 and curve[-1] == 0.0
+    assert (curve[0], curve[2]) == pytest.approx((2.0, 0.5)) and curve[-1] == 0.0
     assert all(a > b for a, b in itertools.pairwise(curve))
-    assert loss_curve({16: 3.0}, (16, 32, 48)) == pytest.approx((3.0, 1.5, 0.0))
+
+
+def test_losses_that_fall_by_a_factor_are_found_between_the_measured_ones() -> None:
+    widths = tuple(range(8, 129, 8))
+    truth = {width: float(np.exp(-width / 20)) for width in widths}
+    curve = loss_curve({width: truth[width] for width in (8, 40, 80)}, widths)
+    assert np.abs(np.array(curve) - list(truth.values())).max() < 0.02 * truth[8]
+
+
+def test_curves_scale_with_the_loss() -> None:
+    widths = (16, 32, 48, 64)
+    one, thousand = (loss_curve({16: 2.0 * k, 32: 0.3 * k}, widths) for k in (1.0, 1000.0))
+    assert thousand == pytest.approx([1000 * change for change in one])
 
 
 def test_noise_is_levelled_and_improvements_count_as_nothing() -> None:
@@ -67,7 +79,7 @@ def test_noise_is_levelled_and_improvements_count_as_nothing() -> None:
 
 def test_an_infinite_loss_is_worse_than_all_others_and_nan_is_refused() -> None:
     curve = loss_curve({8: float("inf"), 16: 3.0}, (8, 16, 24))
-    assert np.isfinite(curve).all() and curve[0] > curve[1] == 3.0
+    assert np.isfinite(curve).all() and curve[0] > curve[1] == pytest.approx(3.0)
     with pytest.raises(CriterionError, match="NaN"):
         loss_curve({8: float("nan")}, (8, 16))
     with pytest.raises(CriterionError, match="width 4"):
@@ -75,7 +87,7 @@ def test_an_infinite_loss_is_worse_than_all_others_and_nan_is_refused() -> None:
 
 
 def test_below_the_least_measured_width_the_curve_stays() -> None:
-    assert loss_curve({16: 1.0}, (8, 16, 24))[:2] == (1.0, 1.0)
+    assert loss_curve({16: 1.0}, (8, 16, 24)) == pytest.approx((1.0, 1.0, 0.0))
 
 
 @pytest.mark.parametrize("points", [1, 2, 3, 5, 9])

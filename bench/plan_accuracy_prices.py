@@ -16,6 +16,7 @@ from hwprune.errors import KernelMissError
 from hwprune.latency.fusion import fuse
 from hwprune.latency.kernel import KernelFamily, KernelSpec
 from hwprune.latency.predict import LatencyModel
+from hwprune.latency.table import LatencyTable
 from hwprune.planner.widths import group_widths
 from hwprune.planner.workbench import Progress, Workbench, measure_profile
 from hwprune.solve.problem import Domain, Limit, Problem, Term
@@ -31,7 +32,8 @@ class Prices:
     """
 
     model: LatencyModel
-    bench: Workbench | None
+    bench: Workbench | None = None
+    table: LatencyTable | None = None
     factor: float = 1.0
 
     @staticmethod
@@ -49,14 +51,14 @@ class Prices:
         )
         table = bench.measure_kernels([*bench.model.specs(), *bench.model.kernels(bench.model.dense)])
         dense = bench.time_networks({"dense": bench.program_at(bench.model.dense)})["dense"].median
-        return Prices(bench.model, bench, dense / bench.model.sum_ns(bench.model.dense, table))
+        return Prices(bench.model, bench, table, dense / bench.model.sum_ns(bench.model.dense, table))
 
     @staticmethod
     def made_up(captured: Captured, deps: Dependencies, target: Target) -> Prices:
         """No device: 0.7 us a kernel, 80 GFLOP/s (depthwise 20), 30 GB/s."""
         widths = group_widths(deps, captured.graph.graph, target)
         families = fuse(captured.graph).families(deps.extents)
-        return Prices(LatencyModel(families, {name: w.widths for name, w in widths.items()}), None)
+        return Prices(LatencyModel(families, {name: w.widths for name, w in widths.items()}))
 
     @property
     def domains(self) -> Mapping[str, tuple[int, ...]]:
@@ -65,13 +67,13 @@ class Prices:
 
     def of(self, widths: Mapping[str, int]) -> float:
         """Nanoseconds of the network. Kernels beyond what was measured are measured now."""
-        if self.bench is None:
+        if self.bench is None or self.table is None:
             return sum(_formula(spec) for spec in self.model.kernels(widths))
         try:
-            return self.factor * self.model.predict(widths, self.bench.load_table()).ns
+            return self.factor * self.model.predict(widths, self.table).ns
         except KernelMissError:
-            table = self.bench.measure_kernels(self.model.kernels(widths))
-            return self.factor * self.model.predict(widths, table).ns
+            self.table = self.bench.measure_kernels(self.model.kernels(widths))
+            return self.factor * self.model.predict(widths, self.table).ns
 
     def problem(self, values: Mapping[str, Sequence[float]], budget_ns: float) -> Problem:
         """Most of ``values`` within a latency."""
@@ -86,8 +88,8 @@ class Prices:
         return Problem(domains, (Limit("latency", tuple(terms), fixed, budget_ns),))
 
     def _costs(self) -> list[tuple[KernelFamily, np.ndarray]]:
-        if self.bench is not None:
-            return [(c.family, c.cost_ns) for c in self.model.costs(self.bench.load_table())]
+        if self.table is not None:
+            return [(c.family, c.cost_ns) for c in self.model.costs(self.table)]
         found: list[tuple[KernelFamily, np.ndarray]] = []
         for family in self.model.families:
             offers = [self.domains[g] for g in family.groups]

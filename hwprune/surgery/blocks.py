@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import fx, nn
 
 from hwprune.capture.captured import Captured
+from hwprune.capture.parametrized import deep_copy
 from hwprune.capture.trainable import TrainableGraph
 from hwprune.dependency.blocks import Block, module_path
 from hwprune.errors import PlanError, SurgeryError, VerificationError
@@ -45,16 +45,30 @@ def choose_blocks(blocks: Sequence[Block], names: Sequence[str]) -> tuple[Block,
 def without_blocks(captured: Captured, blocks: Sequence[Block]) -> TrainableGraph:
     """The graph with shortcuts in the place of sums, and without what nothing needs any more.
 
+    A ReLU behind a sum goes too where the shortcut has been through one.
+
     Returns
     -------
     TrainableGraph
         In eval mode, with copies of the parameters; it can be analysed again.
     """
+    return _rewritten(captured, blocks, _bypass)
 
-    def bypass(graph: fx.Graph, sum_: fx.Node, shortcut: fx.Node, _branch: fx.Node) -> None:
-        sum_.replace_all_uses_with(shortcut)
 
-    return _rewritten(captured, blocks, bypass)
+def bypassed(captured: Captured, blocks: Sequence[Block]) -> fx.GraphModule:
+    """The graph of :func:`without_blocks`, to be looked at only: it shares the model's parameters.
+
+    Nodes that stay keep their names.
+    """
+    graph = _edited(captured, blocks, _bypass)
+    return fx.GraphModule(captured.graph, graph)
+
+
+def _bypass(graph: fx.Graph, sum_: fx.Node, shortcut: fx.Node, _branch: fx.Node) -> None:
+    behind = [user for user in sum_.users if str(user.target) == "aten.relu.default"]
+    sum_.replace_all_uses_with(shortcut)
+    for relu in behind if _is_nonnegative(shortcut) else ():
+        relu.replace_all_uses_with(shortcut)
 
 
 def zeroed_original(captured: Captured, blocks: Sequence[Block]) -> TrainableGraph:
@@ -99,12 +113,13 @@ def remove_blocks(
             raise SurgeryError(f"block {block.name!r} cannot be removed: {block.reason}")
     stand_in = lively(captured)
     subjects = [captured] if stand_in is None else [captured, stand_in]
+    paths = [block.module for block in blocks]
     reason = _not_a_module(captured, blocks)
     if reason is None:
         try:
-            error = max(_difference(s, blocks, _with_identities(s.model, blocks)) for s in subjects)
+            error = max(_difference(s, blocks, with_identities(s.model, paths)) for s in subjects)
             if error <= tolerance:
-                return _with_identities(captured.model, blocks), None, error
+                return with_identities(captured.model, paths), None, error
             reason = f"with its modules replaced, it differs by {error:.2e} of the output's scale"
         except VerificationError as failure:
             reason = failure.message
@@ -125,11 +140,10 @@ def _difference(captured: Captured, blocks: Sequence[Block], model: nn.Module) -
     return max_difference(zeroed_original(captured, blocks), model, captured.example_inputs)
 
 
-def _rewritten(
-    captured: Captured,
-    blocks: Sequence[Block],
-    edit: Callable[[fx.Graph, fx.Node, fx.Node, fx.Node], None],
-) -> TrainableGraph:
+Edit = Callable[[fx.Graph, fx.Node, fx.Node, fx.Node], None]
+
+
+def _edited(captured: Captured, blocks: Sequence[Block], edit: Edit) -> fx.Graph:
     source, graph = captured.graph, fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in source.graph.nodes:
@@ -142,7 +156,14 @@ def _rewritten(
         sum_, branch = nodes[block.sum], nodes[block.branch]
         first, second = (o for o in sum_.args[:2] if isinstance(o, fx.Node))
         edit(graph, sum_, second if first is branch else first, branch)
-    graph.eliminate_dead_code()
+    # A dropout counts as one that has an effect; that of a branch that is gone has none.
+    gone = {nodes[name] for block in blocks for name in block.nodes}
+    graph.eliminate_dead_code(lambda node: node.is_impure() and node not in gone)
+    return graph
+
+
+def _rewritten(captured: Captured, blocks: Sequence[Block], edit: Edit) -> TrainableGraph:
+    source, graph = captured.graph, _edited(captured, blocks, edit)
     root = other_attributes(source)
     for name, value in graph_tensors(source).items():
         own = value.detach().clone()
@@ -183,10 +204,11 @@ def _is_nonnegative(node: fx.Node) -> bool:
     return str(node.target) in ("aten.relu.default", "aten.relu6.default", "aten.sigmoid.default")
 
 
-def _with_identities(model: nn.Module, blocks: Sequence[Block]) -> nn.Module:
-    twin = copy.deepcopy(model)
+def with_identities(model: nn.Module, paths: Iterable[str]) -> nn.Module:
+    """A copy of a model in which the modules at some paths are ``nn.Identity``."""
+    twin = deep_copy(model)
     # A module around others of them goes with them.
-    for path in sorted({block.module for block in blocks}):
+    for path in sorted(set(paths)):
         try:
             old = twin.get_submodule(path)
         except AttributeError:

@@ -36,7 +36,7 @@ from bench.common import write_result
 from hwprune import api
 from hwprune.artifact import atomic_write_text
 from hwprune.importance import score, to_objective
-from hwprune.planner.joint import JointOptions, JointSolver, Variant
+from hwprune.planner.joint import JointOptions, JointSolver, joint_solver
 from hwprune.planner.loop import Begun, LoopResult, PlanningLoop
 from hwprune.planner.result import make_plan
 from hwprune.planner.workbench import Workbench, measure_profile
@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--profile", default="quick", help="care of the kernel measurements")
     parser.add_argument("--tables", type=Path, default=None, help="default: inside --work")
     parser.add_argument("--work", type=Path, default=Path("joint-out"))
+    parser.add_argument("--depth", action="store_true", help="residual blocks may go, too")
     parser.add_argument("--iterations", type=int, default=160, help="steps of the shared weights")
     parser.add_argument("--epochs", type=int, default=8, help="of the dense network")
     parser.add_argument("--finetune-epochs", type=int, default=6)
@@ -219,25 +220,26 @@ class Run:
             found |= {"moves": len(joint.result.trail), "losses": joint.result.losses}
         return found
 
-    def _joint(self) -> JointSolver[int]:
+    def _joint(self) -> JointSolver[int | None]:
         options = JointOptions(iterations=self.options.iterations, every=2, eta=0.04, lr=0.02, seed=self.seed)
-        return JointSolver(
-            {32: Variant(self.subject.captured, self.subject.deps)},
+        return joint_solver(
+            {None: self.bench},
             self.values,
             data=batches(self.train, shuffle=True, seed=self.seed),
             held_out=batches(self.held_out, shuffle=True, seed=self.seed),
+            depth=self.options.depth,
             options=options,
             checkpoint=self.work / "joint.checkpoint",
-            progress=_progress,
         )
 
     def _loop(self, solve: Callable[[Problem], Solution]) -> PlanningLoop:
         return PlanningLoop(
-            self.bench.model,
+            self.bench,
             self.values,
             profile=self.bench.measure_kernels,
             time_networks=self.bench.time_networks,
-            program_at=self.bench.program_at,
+            depth=self.options.depth,
+            known=self.bench.known_table(),
             solve=solve,
         )
 
@@ -280,9 +282,12 @@ class Run:
         return evaluate_accuracy(model, batches(self.test, size=360, shuffle=False, seed=self.seed))
 
     def _timed(self) -> dict[str, tuple[float, float, float]]:
-        plans = {method: self.plan(method).widths for method in METHODS}
-        choices = {"dense": self.subject.deps.dense_widths, **plans}
-        summaries = self.bench.time_networks({n: self.bench.program_at(w) for n, w in choices.items()})
+        programs = {"dense": self.bench.program_at(self.bench.dense)}
+        for method in METHODS:
+            plan = self.plan(method)
+            removed = frozenset(block.name for block in plan.removed_blocks)
+            programs[method] = self.bench.program_at(plan.widths, removed)
+        summaries = self.bench.time_networks(programs)
         return {n: (s.median / 1e6, s.ci_low / 1e6, s.ci_high / 1e6) for n, s in summaries.items()}
 
 

@@ -285,8 +285,7 @@ class Run:
         programs = {"dense": self.bench.program_at(self.bench.dense)}
         for method in METHODS:
             plan = self.plan(method)
-            removed = frozenset(block.name for block in plan.removed_blocks)
-            programs[method] = self.bench.program_at(plan.widths, removed)
+            programs[method] = self.bench.program_at(plan.widths, frozenset(plan.removed))
         summaries = self.bench.time_networks(programs)
         return {n: (s.median / 1e6, s.ci_low / 1e6, s.ci_high / 1e6) for n, s in summaries.items()}
 

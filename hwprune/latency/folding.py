@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from hwprune.extent import Extent
-from hwprune.latency.operators import arguments
+from hwprune.latency.operators import arguments, read_attribute
 
 Read = Callable[[Any], torch.Tensor]
 #: Where the dimensions of a weight come from: an axis of its node, or a size that is fixed.
@@ -41,10 +41,7 @@ class Weight:
         """The values as float32."""
 
         def read(node: Any) -> torch.Tensor:
-            owner: Any = graph
-            for part in node.target.split("."):
-                owner = getattr(owner, part)
-            return owner.detach().double()
+            return read_attribute(graph, node).detach().double()
 
         return np.ascontiguousarray(self.compute(read).float().numpy())
 

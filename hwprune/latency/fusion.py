@@ -20,6 +20,7 @@ from torch import fx
 
 from hwprune.latency import operators as ops
 from hwprune.latency.channels import SPLITS, Shuffle, shuffle_at, slice_at
+from hwprune.latency.constants import fold_constants
 from hwprune.latency.fused import FusedGraph, FusedStep
 from hwprune.latency.open_kernel import OpenKernel
 from hwprune.latency.views import Views
@@ -41,6 +42,7 @@ def fuse(graph: fx.GraphModule) -> FusedGraph:
     UnsupportedOperatorError
         Naming the layer and operator that no kernel can hold.
     """
+    graph = fold_constants(graph)
     blocked: frozenset[fx.Node] = frozenset()
     while True:
         try:

@@ -29,6 +29,14 @@ def arguments(node: fx.Node) -> dict[str, Any]:
     return named
 
 
+def read_attribute(graph: fx.GraphModule, node: fx.Node) -> Any:
+    """What a ``get_attr`` node reads."""
+    owner: Any = graph
+    for part in str(node.target).split("."):
+        owner = getattr(owner, part)
+    return owner
+
+
 def shape(node: fx.Node) -> tuple[int, ...]:
     """Static shape of a tensor node; () for an operator with several results."""
     value = node.meta["val"]

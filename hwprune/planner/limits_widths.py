@@ -66,8 +66,8 @@ def bounds_of(deps: Dependencies, limits: Mapping[str, tuple[float, float]]) -> 
                 known = replace(known, high=high, high_by=pattern)
             if known.low > known.high:
                 raise UsageError(
-                    f"limits {known.low_by!r} and {known.high_by!r} contradict each other for group {name!r}: "
-                    f"at least {known.low:.4g} and at most {known.high:.4g} of its channels",
+                    f"limits {known.low_by!r} and {known.high_by!r} contradict each other for group "
+                    f"{name!r}: at least {known.low:.4g} and at most {known.high:.4g} of its channels",
                     hint="change one of the two",
                 )
             found[name] = known

@@ -1,0 +1,83 @@
+"""What is asked of a plan beside its latency."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from hwprune.errors import UsageError
+from hwprune.planner.limits_amount import Amount, parse_range
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What is asked of a plan beside its latency; what cannot be read is refused here.
+
+    Attributes
+    ----------
+    floor
+        Share of the importance to keep (``"95%"``, 0.95): the plan is then the one of least latency that
+        keeps it, within the latency budget if one is given.
+    parameters, memory
+        Most parameters (``"5M"``, ``"50%"`` of the dense model's) and most bytes of weights and
+        activations at once (``"8MB"``, ``"50%"``).
+    layers
+        Pattern over layers (``"layer1.*"``) to the shares of channels that they may keep:
+        ``(0.5, 1.0)`` or ``"50%..100%"``.
+
+    Raises
+    ------
+    UsageError
+        A share or a range cannot be read.
+    BudgetError
+        An amount cannot be read.
+    """
+
+    floor: str | float | None = None
+    parameters: str | float | None = None
+    memory: str | float | None = None
+    layers: Mapping[str, tuple[float, float] | str] = field(
+        default_factory=dict[str, "tuple[float, float] | str"]
+    )
+
+    def __post_init__(self) -> None:
+        _ = self.floor_share, self.parameters_amount, self.memory_amount, self.layer_ranges
+
+    @property
+    def floor_share(self) -> float | None:
+        """:attr:`floor` as a number."""
+        return None if self.floor is None else _share(self.floor)
+
+    @property
+    def parameters_amount(self) -> Amount | None:
+        """:attr:`parameters` as it is to be understood."""
+        if self.parameters is None:
+            return None
+        return Amount.parse(self.parameters, "parameters", "parameters")
+
+    @property
+    def memory_amount(self) -> Amount | None:
+        """:attr:`memory` as it is to be understood."""
+        return None if self.memory is None else Amount.parse(self.memory, "bytes", "memory")
+
+    @property
+    def layer_ranges(self) -> dict[str, tuple[float, float]]:
+        """:attr:`layers` as numbers."""
+        return {
+            pattern: parse_range(given) if isinstance(given, str) else given
+            for pattern, given in self.layers.items()
+        }
+
+
+def _share(given: str | float) -> float:
+    text = str(given).strip()
+    try:
+        share = float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
+    except ValueError:
+        share = math.nan
+    if isinstance(given, bool) or not 0.0 < share <= 1.0:
+        raise UsageError(
+            f"'{given}' is not a share of the importance to keep", hint='write it as "95%" or 0.95'
+        )
+    return share

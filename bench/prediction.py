@@ -208,9 +208,20 @@ def finish(options: argparse.Namespace, state: State, *, show: bool = False) -> 
     ]
     if not rows:
         return
-    about = {name: {k: v for k, v in done.items() if k != "configs"} for name, done in state.models.items()}
+    about = {name: _about(done) for name, done in state.models.items()}
     write_result(options.out, summary(rows, about), rows, as_json=options.json, quiet=not show)
     plot(rows, options.out.with_suffix(".svg"))
+
+
+def _about(done: dict[str, Any]) -> dict[str, Any]:
+    """What is worth keeping of a model besides its rows: how many networks calibrate, not which."""
+    kept = {k: v for k, v in done.items() if k not in ("configs", "calibration")}
+    if "calibration" in done:
+        kept["calibration"] = {
+            "networks": len(done["calibration"]["widths"]),
+            "pace_ns": done["calibration"]["pace_ns"],
+        }
+    return kept
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import fx
+from torch.fx.node import map_arg
 
 from hwprune.latency.operators import read_attribute
 
@@ -70,9 +71,7 @@ def _computed(graph: fx.GraphModule, wanted: Iterable[fx.Node]) -> dict[fx.Node,
                 values[node] = read_attribute(graph, node)
             else:
                 assert callable(node.target)
-                values[node] = node.target(
-                    *fx.node.map_arg(node.args, value), **fx.node.map_arg(node.kwargs, value)
-                )
+                values[node] = node.target(*map_arg(node.args, value), **map_arg(node.kwargs, value))
         return values[node]
 
     with torch.no_grad():

@@ -17,6 +17,8 @@ from tests.latency.test_fusion import assert_equal_to_model, chains
 class Biased(nn.Module):
     """Attention with a table of position biases, gathered by an index as in Swin."""
 
+    index: torch.Tensor
+
     def __init__(self, heads: int = 4, positions: int = 6, width: int = 16) -> None:
         super().__init__()
         self.heads = heads

@@ -12,10 +12,12 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from hwprune.errors import TableError, UsageError
+from hwprune.errors import TableError
+from hwprune.latency.axes import ChannelSum, CostGrid, cost_grid, streamed_bytes
 from hwprune.latency.kernel import KernelFamily, KernelSpec
 from hwprune.latency.prices import Prices
 from hwprune.latency.shapes import Shape
@@ -25,23 +27,31 @@ from hwprune.latency.table import LatencyTable
 POINTS_PER_CLASS = {1: 8, 2: 4, 3: 3}
 #: Widths measured at first of groups that only change a sum of channels.
 POINTS_TOGETHER = 3
-#: Weights of a kernel that cost the same in a network as alone.
-RESIDENT_BYTES = 1 << 19
-#: A family with more combinations of widths than this has no table of costs.
-MAX_COSTS = 100_000
+#: Measured kernels of a shape below which its grid is measured, though they enclose it.
+FEW_POINTS = 4
 
 
 @dataclass(frozen=True)
 class FamilyCost:
     """Cost of one kernel family over the widths of its groups.
 
-    ``cost_ns`` has one axis per group; ``measured`` says which entries are rows of the table and
-    which are interpolated.
+    Attributes
+    ----------
+    axes
+        Names of groups, or of the model's :attr:`LatencyModel.sums`.
+    cost_ns
+        One axis for each, over the widths of the group or the totals of the sum, ascending.
+    measured
+        Which entries are rows of the table; the others are interpolated.
+    streamed_bytes
+        Bytes of weights that are read from far away, at the same places.
     """
 
     family: KernelFamily
+    axes: tuple[str, ...]
     cost_ns: np.ndarray
     measured: np.ndarray
+    streamed_bytes: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ class KernelSum:
     kernels
         Kernel calls.
     streamed_bytes
-        Bytes of weights beyond :data:`RESIDENT_BYTES` of each kernel.
+        Bytes of weights beyond what a cache keeps of each kernel.
     interpolated
         Share (0..1) of ``ns`` that is not from rows of the table.
     """
@@ -100,12 +110,12 @@ class LatencyModel:
         self.untrusted = untrusted
         self.families = tuple(families)
         self.domains = {group: tuple(widths) for group, widths in domains.items()}
-        shapes = [Shape(family) for family in self.families]
-        known = {shape.key: shape for shape in reversed(shapes)}
+        self._own = tuple(Shape(family) for family in self.families)
+        known = {shape.key: shape for shape in reversed(self._own)}
         #: Shape of each family; families that share one have the same object.
-        self.shapes = tuple(known[shape.key] for shape in shapes)
+        self.shapes = tuple(known[shape.key] for shape in self._own)
         #: Groups of each family, those together that only change a sum of channels.
-        self.classes = tuple(shape.classes for shape in shapes)
+        self.classes = tuple(shape.classes for shape in self._own)
         self._prices: Prices | None = None
 
     @property
@@ -126,13 +136,38 @@ class LatencyModel:
         return [family.at(widths) for family in self.families]
 
     def missing(self, widths: Mapping[str, int], table: LatencyTable) -> list[KernelSpec]:
-        """Kernels of a choice of widths that are not in the table."""
-        wanted = {spec.canonical(): spec for spec in self.kernels(widths)}
-        return [spec for spec in wanted.values() if table.get(spec) is None]
+        """Kernels of a choice of widths that no row of the table prices."""
+        prices = self.prices(table)
+        wanted: dict[str, KernelSpec] = {}
+        for spec, shape in zip(self.kernels(widths), self.shapes, strict=True):
+            if not prices.has(spec, shape):
+                wanted.setdefault(spec.canonical(), spec)
+        return list(wanted.values())
+
+    def unpriced(self, table: LatencyTable) -> list[KernelSpec]:
+        """Kernels of the coarse grid that the table neither has nor encloses by what it has."""
+        prices = self.prices(table)
+        found: dict[str, KernelSpec] = {}
+        for family, classes, shape in zip(self.families, self.classes, self.shapes, strict=True):
+            surface = prices.surface(shape)
+            known = surface is not None and len(surface.values) > FEW_POINTS
+            for spec in self._grid(family, classes):
+                place = shape.coordinates(spec)
+                enclosed = known and surface is not None and place is not None and surface.encloses(place)
+                if not enclosed and not prices.has(spec, shape):
+                    found.setdefault(spec.canonical(), spec)
+        return list(found.values())
 
     def sum_ns(self, widths: Mapping[str, int], table: LatencyTable) -> float:
         """Sum of measured kernels; a kernel that is missing raises ``KernelMissError``."""
-        return sum(table.lookup(s, untrusted=self.untrusted).median for s in self.kernels(widths))
+        prices = self.prices(table)
+        total = 0.0
+        for spec, shape in zip(self.kernels(widths), self.shapes, strict=True):
+            price = prices.of(spec, shape)
+            if not price.measured:
+                table.lookup(spec, untrusted=self.untrusted)  # raises, and says why
+            total += price.ns
+        return total
 
     def predict(self, widths: Mapping[str, int], table: LatencyTable) -> KernelSum:
         """Sum of kernels, interpolated between measured ones where a kernel has no row.
@@ -160,12 +195,17 @@ class LatencyModel:
 
     def streamed_bytes(self, widths: Mapping[str, int]) -> float:
         """Bytes of weights that are read from far away, once a run of the network."""
-        return float(sum(max(0, _weight_bytes(spec) - RESIDENT_BYTES) for spec in self.kernels(widths)))
+        return sum(streamed_bytes(spec) for spec in self.kernels(widths))
 
     def disturbed(self, widths: Mapping[str, int], table: LatencyTable) -> int:
         """How many of the network's kernels were timed while the machine was disturbed."""
         rows = [table.get(spec) for spec in self.kernels(widths)]
         return sum(row is not None and row.status == "untrusted" for row in rows)
+
+    @property
+    def sums(self) -> tuple[ChannelSum, ...]:
+        """Sums of channels that costs depend on, besides the widths of single groups."""
+        return self._grids[1]
 
     def costs(self, table: LatencyTable) -> list[FamilyCost]:
         """Cost of every family over the full domains of its groups.
@@ -175,16 +215,22 @@ class LatencyModel:
         KernelMissError
             A grid kernel is missing or failed, and nothing may be extrapolated from the rest.
         UsageError
-            A kernel depends on the widths of too many groups.
+            A kernel depends on the widths of too many groups in too many ways.
         """
         prices = self.prices(table)
-        return [self._cost(f, s, prices) for f, s in zip(self.families, self.shapes, strict=True)]
+        return [self._cost(g, s, prices) for g, s in zip(self._grids[0], self.shapes, strict=True)]
 
     def prices(self, table: LatencyTable) -> Prices:
         """The table as prices; those of the last table asked for are kept."""
         if self._prices is None or self._prices.table is not table:
             self._prices = Prices(table, untrusted=self.untrusted)
         return self._prices
+
+    @cached_property
+    def _grids(self) -> tuple[tuple[CostGrid, ...], tuple[ChannelSum, ...]]:
+        sums: dict[ChannelSum, ChannelSum] = {}
+        pairs = zip(self.families, self._own, strict=True)
+        return tuple(cost_grid(family, own, self.domains, sums) for family, own in pairs), tuple(sums)
 
     def _grid(self, family: KernelFamily, classes: Sequence[tuple[str, ...]]) -> list[KernelSpec]:
         points = POINTS_PER_CLASS.get(len(classes), 2)
@@ -204,26 +250,12 @@ class LatencyModel:
         own = self.domains[group]
         return own[round(level * (len(own) - 1) / max(1, count - 1))]
 
-    def _cost(self, family: KernelFamily, shape: Shape, prices: Prices) -> FamilyCost:
-        sizes = tuple(len(self.domains[g]) for g in family.groups)
-        if math.prod(sizes) > MAX_COSTS:
-            raise UsageError(
-                f"kernel '{family.name}' depends on the widths of {len(family.groups)} groups, "
-                f"{math.prod(sizes):.1e} combinations",
-                hint="a plan needs the cost of each: leave groups out with exclude, or offer fewer widths",
-            )
-        specs = {
-            index: family.at({g: self.domains[g][i] for g, i in zip(family.groups, index, strict=True)})
-            for index in np.ndindex(*sizes)
-        }
-        found = prices.of_all(specs, shape)
-        cost, measured = np.empty(sizes), np.zeros(sizes, dtype=bool)
+    def _cost(self, grid: CostGrid, shape: Shape, prices: Prices) -> FamilyCost:
+        found = prices.of_all(grid.specs, shape)
+        cost, measured = np.empty(grid.sizes), np.zeros(grid.sizes, dtype=bool)
         for index, price in found.items():
             cost[index], measured[index] = price.ns, price.measured
         if not np.isfinite(cost).all() or (cost <= 0).any():
-            raise TableError(f"kernel family '{family.name}': the table gives a cost that is not positive")
-        return FamilyCost(family, cost, measured)
-
-
-def _weight_bytes(spec: KernelSpec) -> int:
-    return sum(4 * math.prod(i.shape) for i in spec.inputs if i.role == "weight")
+            name = grid.family.name
+            raise TableError(f"kernel family '{name}': the table gives a cost that is not positive")
+        return FamilyCost(grid.family, grid.axes, cost, measured, grid.streamed_bytes)

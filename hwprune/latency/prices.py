@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hwprune.errors import KernelMissError
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.rows import OK
 from hwprune.latency.shapes import Shape
@@ -53,10 +54,25 @@ class Prices:
         """
         return self.of_all({(): spec}, shape)[()]
 
+    def has(self, spec: KernelSpec, shape: Shape) -> bool:
+        """Whether a row that may be relied on prices a kernel: its own, or of one like it.
+
+        A kernel that is known to fail counts: measuring it again would not give it a price.
+        """
+        row = self.table.get(spec)
+        if row is not None and (row.failure is not None or row.status == OK or self._untrusted):
+            return True
+        if not shape.is_joined:
+            return False
+        surface, place = self.surface(shape), shape.coordinates(spec)
+        return surface is not None and place is not None and place in surface.known
+
     def of_all(
         self, specs: Mapping[tuple[int, ...], KernelSpec], shape: Shape
     ) -> dict[tuple[int, ...], Price]:
         """Prices of kernels of one shape, by the caller's keys."""
+        if shape.is_joined:
+            return self._of_joined(specs, shape)
         found: dict[tuple[int, ...], Price] = {}
         unknown: dict[tuple[int, ...], KernelSpec] = {}
         for key, spec in specs.items():
@@ -69,31 +85,58 @@ class Prices:
             found[key] = Price(row.median, deviation, True)
         if not unknown:
             return found
+        return found | self._between(unknown, shape)
+
+    def _between(
+        self, specs: Mapping[tuple[int, ...], KernelSpec], shape: Shape
+    ) -> dict[tuple[int, ...], Price]:
+        """Prices from the surface; a kernel that it does not enclose raises ``KernelMissError``."""
         surface = self.surface(shape)
-        places = [shape.coordinates(spec) for spec in unknown.values()]
-        for spec, place in zip(unknown.values(), places, strict=True):
+        places = [shape.coordinates(spec) for spec in specs.values()]
+        for spec, place in zip(specs.values(), places, strict=True):
             if surface is None or place is None or not surface.encloses(place):
                 self.table.lookup(spec)  # raises, and names what is near
-                raise AssertionError("a kernel that could not be relied on a moment ago")
+                raise KernelMissError(
+                    f"kernel '{spec.label()}' does not lie between kernels of table {self.table.directory}",
+                    hint="add it with hwprune profile",
+                )
         assert surface is not None
         costs, deviations = surface.at(np.array(places, np.float64))
-        for key, cost, deviation in zip(unknown, costs, deviations, strict=True):
-            found[key] = Price(float(cost), float(deviation), False)
-        return found
+        return {
+            key: Price(float(cost), float(deviation), False)
+            for key, cost, deviation in zip(specs, costs, deviations, strict=True)
+        }
+
+    def _of_joined(
+        self, specs: Mapping[tuple[int, ...], KernelSpec], shape: Shape
+    ) -> dict[tuple[int, ...], Price]:
+        """Prices of concatenations: any with as many inputs and channels stands for all of them."""
+        surface = self.surface(shape)
+        known = {} if surface is None else surface.known
+        found: dict[tuple[int, ...], Price] = {}
+        unknown: dict[tuple[int, ...], KernelSpec] = {}
+        for key, spec in specs.items():
+            place = shape.coordinates(spec)
+            row = self.table.get(spec)
+            if row is not None and row.failure is not None:
+                self.table.lookup(spec)  # raises, and says how it failed
+            if place is None or place not in known:
+                unknown[key] = spec
+                continue
+            assert surface is not None
+            found[key] = Price(known[place], surface.error * known[place], True)
+        return found | (self._between(unknown, shape) if unknown else {})
 
     def surface(self, shape: Shape) -> Surface | None:
         """The surface through all measured kernels of a shape; ``None`` without any."""
         if shape.key not in self._surfaces:
-            places: dict[tuple[int, ...], float] = {}
+            places: dict[tuple[int, ...], list[float]] = {}
             for spec, ns in self._measured(shape.chain):
                 place = shape.coordinates(spec)
                 if place is not None:
-                    places.setdefault(place, ns)
-            self._surfaces[shape.key] = (
-                Surface(np.array(list(places), np.float64), np.array(list(places.values())))
-                if places
-                else None
-            )
+                    places.setdefault(place, []).append(ns)
+            means = np.array([sum(each) / len(each) for each in places.values()])
+            self._surfaces[shape.key] = Surface(np.array(list(places), np.float64), means) if places else None
         return self._surfaces[shape.key]
 
     def _measured(self, chain: str) -> list[tuple[KernelSpec, float]]:

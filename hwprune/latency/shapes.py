@@ -51,6 +51,7 @@ class Shape:
     """
 
     def __init__(self, family: KernelFamily) -> None:
+        self._family = family
         self._axes: list[Extent] = []
         self._joined = family.ops[0].kind == "cat"
         self._inputs = [tuple(self._dim(e) for e in i.shape) for i in family.inputs]
@@ -73,6 +74,19 @@ class Shape:
         if spec.plain_output != self._plain:
             return None
         return self._joined_coordinates(spec) if self._joined else self._match(spec)
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether kernels that differ only in how channels are shared out are at the same place."""
+        return self._joined
+
+    @property
+    def independent(self) -> tuple[Extent, ...]:
+        """Sizes of this shape's own family of which each moves one coordinate, where groups move it."""
+        if not self._joined:
+            return tuple(self._axes)
+        parts = [self._family.inputs[p].shape[1] for p in self._family.ops[0].args]
+        return (Extent(sum(p.fixed for p in parts), tuple(t for p in parts for t in p.terms)),)
 
     @property
     def classes(self) -> list[tuple[str, ...]]:

@@ -12,6 +12,7 @@ import contextlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.spatial import ConvexHull, QhullError
@@ -61,7 +62,13 @@ class Surface:
         """
         return self._fitted.left_out * self._scale(self.places) / self.values
 
-    @property
+    @cached_property
+    def known(self) -> dict[tuple[int, ...], float]:
+        """Cost at each measured place."""
+        places = (tuple(int(c) for c in place) for place in self.places)
+        return dict(zip(places, self.values.tolist(), strict=True))
+
+    @cached_property
     def error(self) -> float:
         """Root mean square of the relative errors of points that others enclose (or of all)."""
         errors = self.left_out_errors

@@ -45,6 +45,8 @@ def choose_blocks(blocks: Sequence[Block], names: Sequence[str]) -> tuple[Block,
 def without_blocks(captured: Captured, blocks: Sequence[Block]) -> TrainableGraph:
     """The graph with shortcuts in the place of sums, and without what nothing needs any more.
 
+    A ReLU behind a sum goes too where the shortcut has been through one.
+
     Returns
     -------
     TrainableGraph
@@ -52,7 +54,10 @@ def without_blocks(captured: Captured, blocks: Sequence[Block]) -> TrainableGrap
     """
 
     def bypass(graph: fx.Graph, sum_: fx.Node, shortcut: fx.Node, _branch: fx.Node) -> None:
+        behind = [user for user in sum_.users if str(user.target) == "aten.relu.default"]
         sum_.replace_all_uses_with(shortcut)
+        for relu in behind if _is_nonnegative(shortcut) else ():
+            relu.replace_all_uses_with(shortcut)
 
     return _rewritten(captured, blocks, bypass)
 

@@ -10,10 +10,10 @@ import pytest
 
 from hwprune.errors import KernelMissError, UsageError
 from hwprune.extent import Extent
-from hwprune.latency.kernel import FamilyInput, KernelFamily, KernelOp, KernelSpec
+from hwprune.latency.kernel import FamilyInput, FamilyOp, KernelFamily, KernelOp, KernelSpec
 from hwprune.latency.predict import LatencyModel, grid_points
 from hwprune.latency.rows import Row
-from tests.planner.fakes import CHAIN, DOMAINS, dense_family, of, row, sizes, staircase, table
+from tests.planner.fakes import CHAIN, DOMAINS, WIDTHS, dense_family, of, row, sizes, staircase, table
 
 AB = CHAIN[1]
 
@@ -175,16 +175,91 @@ def test_concatenations_are_priced_by_their_inputs_and_channels():
         assert cost.cost_ns[index] == pytest.approx(joined(concatenation("abc").at(widths)))
 
 
-def test_a_kernel_of_too_many_groups_has_no_table_but_a_prediction():
-    groups = [f"g{n}" for n in range(12)]
-    inputs = tuple(FamilyInput((Extent(1), of(g), Extent(7), Extent(7)), "data") for g in groups)
-    family = KernelFamily("cat", inputs, (KernelOp("cat", tuple(range(12))),))
-    found = LatencyModel([family], dict.fromkeys(groups, (16, 32, 48, 64)))
+def wide(count: int, output: str | None = None) -> tuple[LatencyModel, KernelFamily]:
+    """A concatenation of many groups, or a layer that reads one."""
+    groups = [f"g{n}" for n in range(count)]
+    domains = {**dict.fromkeys(groups, (16, 32, 48, 64)), **({output: WIDTHS} if output else {})}
+    if output is None:
+        inputs = tuple(FamilyInput((Extent(1), of(g), Extent(7), Extent(7)), "data") for g in groups)
+        family = KernelFamily("cat", inputs, (KernelOp("cat", tuple(range(count))),))
+    else:
+        family = dense_family("behind", Extent(8, tuple((g, 2) for g in groups)), of(output))
+    return LatencyModel([family], domains), family
+
+
+def test_a_kernel_of_many_groups_costs_by_their_sum():
+    found, family = wide(12)
     rows = table([row(spec, joined(spec)) for spec in found.specs()])
-    with pytest.raises(UsageError, match="12 groups"):
-        found.costs(rows)
-    widths = {g: (16, 48)[n % 2] for n, g in enumerate(groups)}
+    (cost,) = found.costs(rows)
+    (total,) = found.sums
+    assert cost.axes == (total.name,)
+    assert total.groups == tuple(found.domains)
+    assert cost.cost_ns.shape == (12 * 3 + 1,)
+    assert cost.cost_ns == pytest.approx([10.0 + 36.0 + 16 * n for n in range(12, 49)])
+    assert [bool(m) for m in cost.measured] == [n in (0, 24, 36) for n in range(37)]
+    widths = {g: (16, 48)[n % 2] for n, g in enumerate(found.domains)}
     assert found.predict(widths, rows).ns == pytest.approx(joined(family.at(widths)))
+
+
+def test_a_layer_behind_a_concatenation_costs_by_the_sum_and_its_own_width():
+    found, family = wide(6, "out")
+    rows = table(grid_rows(found))
+    (cost,) = found.costs(rows)
+    (total,) = found.sums
+    assert (total.groups, total.channels) == (tuple(f"g{n}" for n in range(6)), (1,) * 6)
+    assert cost.axes == (total.name, "out") or cost.axes == ("out", total.name)
+    assert sorted(cost.cost_ns.shape) == [len(WIDTHS), 6 * 3 + 1]
+    widths = {g: (64, 16, 32)[n % 3] for n, g in enumerate(total.groups)} | {"out": 80}
+    place = {total.name: sum(widths[g] for g in total.groups) // 16 - 6, "out": WIDTHS.index(80)}
+    at = cost.cost_ns[tuple(place[axis] for axis in cost.axes)]
+    assert at == pytest.approx(multilinear(family.at(widths)))
+    assert at == pytest.approx(found.predict(widths, rows).ns)
+
+
+def test_a_concatenation_that_was_measured_prices_those_that_share_it_out_otherwise():
+    found, family = wide(3)
+    one, other = {"g0": 16, "g1": 48, "g2": 32}, {"g0": 32, "g1": 32, "g2": 32}
+    rows = [row(spec, joined(spec)) for spec in found.specs()]
+    assert found.missing(one, table(rows)) == [family.at(one)]
+    extended = table([*rows, row(family.at(other), 500.0)])
+    assert found.missing(one, extended) == []
+    assert found.sum_ns(one, extended) == 500.0
+    both = table([*rows, row(family.at(other), 500.0), row(family.at(one), 400.0)])
+    assert found.sum_ns(one, both) == found.sum_ns(other, both) == 450.0
+    assert 450.0 in found.costs(both)[0].cost_ns
+
+
+def test_costs_of_too_many_combinations_are_refused():
+    groups = [f"g{n}" for n in range(6)]
+    attributes = tuple((f"n{n}", of(g)) for n, g in enumerate(groups))
+    family = KernelFamily("odd", (FamilyInput((Extent(1), Extent(8)), "data"),), (FamilyOp("relu", (0,), attributes),))
+    found = LatencyModel([family], dict.fromkeys(groups, WIDTHS))
+    with pytest.raises(UsageError, match="'odd' depends on the widths of 6 groups"):
+        found.costs(table([]))
+
+
+def test_what_a_table_encloses_need_not_be_measured():
+    found = model(AB)
+    everything = grid_rows(found)
+    assert found.unpriced(table([])) == found.specs()
+    assert found.unpriced(table(everything)) == []
+    corners = [r for r in everything if set(sizes(KernelSpec.parse(r.spec))) <= {16, 128}]
+    assert len(found.unpriced(table(corners))) == len(everything) - len(corners), "four corners say little"
+    inside = row(AB.at({"a": 80, "b": 80}), 1.0)
+    assert found.unpriced(table([*corners, inside])) == []
+    missing = found.unpriced(table([*corners[1:], inside, row(AB.at({"a": 32, "b": 80}), 1.0)]))
+    assert missing
+    assert {r.digest for r in corners[:1]} <= {s.digest() for s in missing}
+
+
+def test_bytes_of_weights_are_counted_beyond_what_a_cache_keeps():
+    widths = (64, 512, 1024)
+    large = LatencyModel([AB], {"a": widths, "b": widths})
+    (cost,) = large.costs(table(grid_rows(large)))
+    for i, j in itertools.product(range(3), repeat=2):
+        expected = max(0, 4 * widths[i] * widths[j] - (1 << 19))
+        assert cost.streamed_bytes[i, j] == expected
+        assert large.streamed_bytes(dict(zip(AB.groups, (widths[i], widths[j]), strict=True))) == expected
 
 
 def test_layers_of_equal_shape_learn_from_each_other():

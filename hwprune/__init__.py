@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hwprune.edits import find_blocks, fold_dead, prune_optimizer, remove_blocks
     from hwprune.errors import HwpruneError
     from hwprune.fxpass import PrunePass
+    from hwprune.planner.options import PlanOptions
     from hwprune.solve.compose import compose
     from hwprune.solve.plan import Plan
     from hwprune.surgery.register import register_rewrite
@@ -36,6 +37,7 @@ __version__ = "0.1.0"
 __all__ = [
     "HwpruneError",
     "Plan",
+    "PlanOptions",
     "Planned",
     "PrunePass",
     "Pruned",
@@ -60,6 +62,7 @@ __all__ = [
 _HOME = {
     "HwpruneError": "errors",
     "Plan": "solve.plan",
+    "PlanOptions": "planner.options",
     "PrunePass": "fxpass",
     "Target": "target",
     "compose": "solve.compose",

@@ -88,10 +88,10 @@ class Goal:
             A limit or the floor is out of reach; the message says what can be reached.
         """
         whole = problem.value(problem.dense)
-        if self.sizes is not None and (self.parameters or self.memory):
-            problem = self.sizes.limited(problem, self.parameters, self.memory)
         if self.allowed:
             problem = restricted(problem, self.allowed)
+        if self.sizes is not None and (self.parameters or self.memory):
+            problem = self.sizes.limited(problem, self.parameters, self.memory)
         if self.floor is None:
             return problem
         most = problem.constant_value + math.fsum(max(d.values) for d in problem.domains)

@@ -53,12 +53,15 @@ class Sizes:
         For every kernel, in order, its name and the bytes of activations while it runs.
     concats
         Sums of widths that occur in them.
+    dense
+        Full size of every group.
     """
 
     parameters: Quantity
     weights: Quantity
     live: tuple[tuple[str, Quantity], ...]
     concats: Mapping[str, Concat]
+    dense: Mapping[str, int]
 
     @staticmethod
     def of(
@@ -92,7 +95,7 @@ class Sizes:
             for item in family.inputs:
                 if item.role == "weight":
                     weights.add(gathered(item.shape, named), _FLOAT_BYTES, home.get(step.node.name))
-        return Sizes(parameters, weights, _live(deps, fused, home), named)
+        return Sizes(parameters, weights, _live(deps, fused, home), named, deps.dense_widths)
 
     def needs(self, widths: Mapping[str, int], removed: frozenset[str] = frozenset()) -> Needs:
         """Parameters and peak memory at widths of groups, without the blocks in ``removed``."""
@@ -116,9 +119,8 @@ class Sizes:
         used = {concat.name for concat in problem.concats}
         added = tuple(c for name, c in self.concats.items() if name not in used)
         problem = replace(problem, concats=(*problem.concats, *added))
-        dense = {domain.group: domain.widths[-1] for domain in problem.domains}
         smallest = {domain.group: domain.widths[0] for domain in problem.domains}
-        most = self.needs(dense)
+        most = self.needs(self.dense)
         least = self.needs(smallest, frozenset(block.name for block in problem.blocks))
         limits: list[Limit] = []
         if parameters is not None:
@@ -127,10 +129,11 @@ class Sizes:
                 limits.append(_limit(PARAMETERS, self.parameters, problem, at_most, parameters.unit))
         if memory is not None:
             at_most = _checked(memory, most.bytes, least.bytes, MEMORY)
-            weights = self.weights.at(self._levels(dense))
+            largest = self._levels(problem.dense.widths)
+            weights = self.weights.at(largest)
             for name, live in peaks(self.live, problem):
-                # Where the dense network is within the budget every other one is, too.
-                if weights + live.at(self._levels(dense)) > at_most:
+                # Where the largest network is within the budget every other one is, too.
+                if weights + live.at(largest) > at_most:
                     quantity = self.weights.plus(live)
                     limits.append(_limit(f"{MEMORY} at {name}", quantity, problem, at_most, memory.unit))
         return replace(problem, limits=(*problem.limits, *limits))

@@ -107,8 +107,8 @@ class Verdict:
     def sentences(self) -> tuple[str, ...]:
         """For people: first the answer, then where the time is."""
         first = (
-            f"pruning can save at most {self.saving:.0%} of the latency on {self.target}: "
-            f"with everything at its smallest {self._time(self.least_ns)} of {self._time(self.dense_ns)} remain"
+            f"pruning can save at most {self.saving:.0%} of the latency on {self.target}: with everything "
+            f"at its smallest {self._time(self.least_ns)} of {self._time(self.dense_ns)} remain"
         )
         if not self.helps:
             first = f"pruning does not help here: {first}"

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
         apply_plan,
         bench,
         compile,
+        frontier,
         load,
         plan,
         prune,
         save,
+        verdict,
     )
     from hwprune.dependency.register import register_rule
     from hwprune.edits import find_blocks, fold_dead, prune_optimizer, remove_blocks
@@ -48,6 +50,7 @@ __all__ = [
     "compose",
     "find_blocks",
     "fold_dead",
+    "frontier",
     "load",
     "load_target",
     "plan",
@@ -57,6 +60,7 @@ __all__ = [
     "register_rule",
     "remove_blocks",
     "save",
+    "verdict",
 ]
 
 _HOME = {

@@ -18,7 +18,7 @@ from hwprune.measure.site import Site
 from hwprune.onnx_backend.module import OnnxModule
 from hwprune.planner.options import PlanOptions
 from hwprune.planner.workbench import Progress, measure_profile, silent
-from hwprune.planning import check_budget, prepare, solve_for
+from hwprune.planning import check_budget, frontier, prepare, solve_for, verdict
 from hwprune.pruned import Planned, Pruned, Subject, analyse_model
 from hwprune.solve.plan import Plan
 from hwprune.surgery import load_pruned, save_pruned
@@ -35,10 +35,12 @@ __all__ = [
     "apply_plan",
     "bench",
     "compile",
+    "frontier",
     "load",
     "plan",
     "prune",
     "save",
+    "verdict",
 ]
 
 #: Budget where none is asked for.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from hwprune.errors import BudgetError, BudgetMetError, UsageError
+from hwprune.frontiers import Frontier
 from hwprune.importance import get as get_criterion
 from hwprune.importance import score, to_objective
 from hwprune.measure.runners.carry import CarriedSite
@@ -21,6 +23,7 @@ from hwprune.planner.carried import CarriedWorkbench
 from hwprune.planner.goal import Goal, Offer
 from hwprune.planner.loop import Begun, LoopResult, PlanningLoop, reject_overrun
 from hwprune.planner.options import PlanOptions
+from hwprune.planner.pareto import least_of, trace
 from hwprune.planner.result import make_plan
 from hwprune.planner.verdict import Verdict, judge
 from hwprune.planner.workbench import Progress, Workbench, measure_profile, silent
@@ -187,3 +190,63 @@ def solve_for(prepared: Prepared, latency: str | float | None) -> Planned:
         str(latency) if latency is not None else f"least latency with {prepared.goal.floor:.4g} of importance"
     )
     return Planned(prepared.plan_of(result, asked), prepared.bench, result, prepared.subject)
+
+
+def verdict(
+    model: nn.Module,
+    example_inputs: Sequence[Any] | torch.Tensor,
+    target: str | Path | Target = "host",
+    data: Iterable[Any] | None = None,
+    **options: Any,
+) -> Verdict:
+    """What pruning can save at most on a target, and why not more, before anything is trained.
+
+    Takes the parameters of :func:`hwprune.plan`. A coarse grid of kernels and the dense network are
+    measured; ``least_ns`` is the proven least latency within the other limits.
+
+    Raises
+    ------
+    BudgetError
+        The other limits leave no choice at all.
+    """
+    prepared = prepare(model, example_inputs, target, data, **options)
+    begun = prepared.loop.begin()
+    problem = prepared.loop.problem(begun.table, begun.residual, math.inf)
+    return replace(prepared.verdict(begun), least_ns=least_of(problem))
+
+
+def frontier(
+    model: nn.Module,
+    example_inputs: Sequence[Any] | torch.Tensor,
+    target: str | Path | Target = "host",
+    data: Iterable[Any] | None = None,
+    *,
+    points: int = 12,
+    checks: int = 0,
+    **options: Any,
+) -> Frontier:
+    """The whole curve: plans from the dense model's latency down to the least that can be reached.
+
+    Takes the parameters of :func:`hwprune.plan` except the latency. The points' latencies are evenly
+    spread; plans that others dominate are left out. ``checks`` points are timed end to end.
+
+    Raises
+    ------
+    UsageError
+        Fewer than two points, or the options have a floor.
+    BudgetError
+        The other limits leave no choice at all.
+
+    Examples
+    --------
+    >>> curve = hwprune.frontier(model, torch.randn(1, 3, 224, 224), points=12)
+    >>> curve.save("frontier.json"); curve.plot("frontier.svg")
+    """
+    if points < 2:
+        raise UsageError(f"a frontier of {points} points is none", hint="ask for 2 or more, such as 12")
+    prepared = prepare(model, example_inputs, target, data, checks=checks, **options)
+    if prepared.goal.floor is not None:
+        raise UsageError("a frontier shows all floors at once", hint="leave the floor out")
+    curve = trace(prepared.loop, points, checks=prepared.checks)
+    plans = tuple(prepared.plan_of(result, f"point of a frontier of {points}") for result in curve.points)
+    return Frontier(plans, curve)

@@ -61,7 +61,7 @@ def draw_frontier(data: FrontierData) -> str:
         axes.set_xlabel(f"latency ({data.unit})")
         axes.set_ylabel("importance kept")
         axes.set_title(data.title)
-        axes.legend(frameon=False, loc="lower right")
+        drawing.legend(loc="outside lower center", ncols=5, frameon=False)
         svg = inline(drawing, "frontier", f"{data.title}: importance kept over latency")
     names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     head, _, rest = svg.partition(">")

@@ -1,0 +1,146 @@
+"""Options of ``hwprune plan`` beside those that other verbs share, and how they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hwprune.errors import UsageError
+
+if TYPE_CHECKING:
+    from hwprune.planner.options import PlanOptions
+
+Latency = Annotated[
+    str | None,
+    typer.Option(
+        "--latency",
+        "-l",
+        help='Budget: a share of the dense model\'s measured latency ("50%") or a time ("8ms"). '
+        "Default: 50%, or none with --floor.",
+        show_default=False,
+    ),
+]
+CarriedDevice = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="SLUG",
+        help="Plan for a device that cannot be reached, from its table alone (see `hwprune carry`); "
+        "nothing is measured, and no plan is checked end to end.",
+        show_default=False,
+    ),
+]
+Criterion = Annotated[
+    str | None,
+    typer.Option(
+        help="Importance of channels: l1, l2, bn_scale, or taylor2019 (needs --data). "
+        "Default: taylor2019 with --data, else l2."
+    ),
+]
+Checks = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Candidate plans (points of a frontier) to build and time at most; 0 trusts the prediction. "
+        "Default: 3, with --pareto 0.",
+        show_default=False,
+    ),
+]
+Floor = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARE",
+        help='Least latency that keeps this share of the importance ("95%"), within --latency if given.',
+        show_default=False,
+    ),
+]
+Parameters = Annotated[
+    str | None,
+    typer.Option(
+        metavar="AMOUNT", help='Most parameters: "5M", or "50%" of the dense model\'s.', show_default=False
+    ),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="AMOUNT",
+        help='Most memory for weights and activations at once: "8MB", "8MiB", or "50%" of what the dense '
+        "model needs.",
+        show_default=False,
+    ),
+]
+LayerLimit = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit",
+        metavar="PATTERN=RANGE",
+        help="Shares of channels that layers may keep, e.g. 'layer1.*=50%..100%' or 'head=..75%' "
+        "(repeatable).",
+    ),
+]
+OnlyVerdict = Annotated[
+    bool,
+    typer.Option(
+        "--verdict", help="Make no plan: say what pruning can save at most on this target, and why."
+    ),
+]
+Pareto = Annotated[
+    int | None,
+    typer.Option(
+        min=2,
+        metavar="POINTS",
+        help="The frontier of importance and latency: --out is then its JSON file, with a plan file per "
+        "point in a directory beside it.",
+        show_default=False,
+    ),
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option(help="With --pareto: draw the frontier as this .svg file.", show_default=False),
+]
+
+
+def plan_options(
+    floor: str | None, parameters: str | None, memory: str | None, limits: Sequence[str]
+) -> PlanOptions:
+    """What the options ask for.
+
+    Raises
+    ------
+    UsageError, BudgetError
+        An option cannot be read.
+    """
+    from hwprune.planner.options import PlanOptions
+
+    layers: dict[str, tuple[float, float] | str] = {}
+    for text in limits:
+        pattern, equals, wanted = text.rpartition("=")
+        if not equals or not pattern or not wanted:
+            raise UsageError(
+                f"'{text}' is not a limit on layers", hint="write it as --limit 'layer1.*=50%..100%'"
+            )
+        if pattern in layers:
+            raise UsageError(f"there are two limits on {pattern!r}", hint="leave one of them out")
+        layers[pattern] = wanted
+    return PlanOptions(floor=floor, parameters=parameters, memory=memory, layers=layers)
+
+
+def require_apart(pareto: int | None, plot: Path | None, verdict: bool, floor: str | None) -> None:
+    """Refuse options that exclude each other, before any work.
+
+    Raises
+    ------
+    UsageError
+        Naming them.
+    """
+    if plot is not None and pareto is None:
+        raise UsageError("--plot draws a frontier", hint="add --pareto 12, or leave --plot out")
+    if pareto is not None and verdict:
+        raise UsageError("--pareto and --verdict are two questions", hint="ask one at a time")
+    if pareto is not None and floor is not None:
+        raise UsageError(
+            "--pareto shows all floors at once, --floor asks for one", hint="leave one of them out"
+        )

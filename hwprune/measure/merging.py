@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import shlex
 import shutil
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +26,7 @@ from hwprune.latency.samples import SAMPLES_NAME, SampleFile
 from hwprune.latency.table import CSV_NAME, JOURNAL_NAME, LatencyTable
 from hwprune.latency.traces import TRACES_NAME
 from hwprune.measure.lock import LOCK_NAME, writing
+from hwprune.measure.provenance import command_line
 from hwprune.measure.table_writer import timestamp
 
 _OURS = (CSV_NAME, MANIFEST_NAME, JOURNAL_NAME, SAMPLES_NAME, CHOICES_NAME, TRACES_NAME, LOCK_NAME)
@@ -117,7 +116,7 @@ def _write(
     report.left_out = [len(table) - taken for table, taken in zip(tables, report.taken, strict=True)]
     record = MergeRecord(
         merged_at=timestamp(),
-        command=shlex.join(sys.argv),
+        command=command_line(),
         sources=(tables[0].manifest.sha256, tables[1].manifest.sha256),
     )
     manifest = merge_manifests(tables[0].manifest, tables[1].manifest, named, record)

@@ -58,6 +58,14 @@ def compiler_versions(kind: str) -> dict[str, str | None]:
     return {"llvm": str(function()) if function is not None else None}
 
 
+def command_line() -> str:
+    """How this process was called, without where its program lies."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    module = None if spec is None else spec.name.removesuffix(".__main__")
+    program = [Path(sys.argv[0]).name] if module is None else ["python", "-m", module]
+    return shlex.join([*program, *sys.argv[1:]])
+
+
 def git_state() -> str | None:
     """``git describe`` of the checkout hwprune runs from; ``None`` for an installed package."""
     root = Path(__file__).resolve().parents[2]
@@ -93,7 +101,7 @@ def new_manifest(
     now = timestamp()
     sweep = SweepRecord(
         id=secrets.token_hex(4),
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=command_line(),
         git=git_state(),
         versions={**versions(), "driver": None},
         seed=seed,

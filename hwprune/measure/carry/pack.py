@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,7 +28,7 @@ from hwprune.measure.carry.device.main import BUNDLE_FORMAT, BUNDLE_VERSION, JOU
 from hwprune.measure.carry.kernels import BundleKernels, Progress, build_kernels, take_sidecar
 from hwprune.measure.carry.runtime import LIBRARIES, runtime_files
 from hwprune.measure.carry.script import join_script
-from hwprune.measure.provenance import git_state, versions
+from hwprune.measure.provenance import command_line, git_state, versions
 from hwprune.measure.stopping import QUICK, TABLE, MeasureProfile
 from hwprune.measure.table_writer import timestamp
 from hwprune.target import Target, required_flags
@@ -143,7 +141,7 @@ def pack(
             network_profile=max(profile, TABLE, key=lambda care: care.rounds).to_dict(),
             versions=dict(versions()),
             git=git_state(),
-            command=shlex.join(sys.argv),
+            command=command_line(),
             created=timestamp(),
             sentinel=sentinel,
             pace=pace,

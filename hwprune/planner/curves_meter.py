@@ -1,0 +1,178 @@
+"""The loss of a model from which something was taken, after the repair that will really be applied."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from hwprune.capture.captured import Captured
+from hwprune.dependency.blocks import Block
+from hwprune.dependency.groups import Dependencies
+from hwprune.errors import CriterionError
+from hwprune.importance.batches import Batch, device_of
+from hwprune.importance.data import CriterionData, batch_loss
+from hwprune.importance.modes import in_mode
+from hwprune.importance.registry import Loss
+from hwprune.repair.recalibrate import recalibrate_batchnorm
+from hwprune.surgery.apply import cut_graph
+from hwprune.surgery.blocks import without_blocks
+
+#: Changes a model in place, as it will be repaired after pruning.
+Repair = Callable[[nn.Module], object]
+_NAME = "calibration"
+
+
+class Meter:
+    """Mean loss over a few held-out batches, of a model and of what is left of it.
+
+    Parameters
+    ----------
+    captured, deps
+        The model and its groups; neither is changed.
+    data
+        Labelled held-out batches (see :func:`hwprune.importance.batches.split_batch`); with a
+        ``loss`` of one's own, labels are its business.
+    loss
+        ``(outputs, targets) -> scalar``; cross entropy by default.
+    batches
+        At most so many batches are read and kept.
+    repair
+        Applied to every smaller model before its loss is taken. By default BatchNorm statistics are
+        measured again on the same batches (labels play no part in that).
+
+    Raises
+    ------
+    CriterionError
+        There is no batch, it has no labels, or the model's loss on it is not finite.
+    """
+
+    def __init__(
+        self,
+        captured: Captured,
+        deps: Dependencies,
+        data: Iterable[Any],
+        loss: Loss | None = None,
+        *,
+        batches: int = 4,
+        repair: Repair | None = None,
+    ) -> None:
+        self.captured, self.deps = captured, deps
+        self._loss = loss
+        self._batches: list[Batch] = list(
+            CriterionData(
+                data,
+                criterion=_NAME,
+                limit=batches,
+                labelled=loss is None,
+                device=device_of(captured.graph),
+            )
+        )
+        self._repair = repair or self._recalibrate
+        self.examples = sum(max(1, batch.size) for batch in self._batches)
+        #: Losses taken so far, each a pass over all batches beside its repair.
+        self.count = 0
+        self.dense = self.of(captured.graph)
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """The held-out data: what losses depend on besides the model."""
+        found: list[torch.Tensor] = []
+        for batch in self._batches:
+            values = (*batch.inputs, *batch.named.values(), batch.target)
+            found += [value for value in values if isinstance(value, torch.Tensor)]
+        return found
+
+    def of(self, model: nn.Module) -> float:
+        """Mean loss of a model as it is, over all examples.
+
+        Raises
+        ------
+        CriterionError
+            The model does not run, or its loss is not finite.
+        """
+        self.count += 1
+        total = 0.0
+        with torch.no_grad(), in_mode(model, training=False):
+            for batch in self._batches:
+                total += max(1, batch.size) * float(batch_loss(model, batch, self._loss, criterion=_NAME))
+        return total / self.examples
+
+    def repaired(self, model: nn.Module, repair: Repair | None = None) -> float:
+        """Mean loss of a model after its repair, which changes it.
+
+        A repair that makes the loss infinite counts as an infinite loss: nothing is worse.
+        """
+        (repair or self._repair)(model)
+        try:
+            return self.of(model)
+        except CriterionError as error:
+            if "the loss is" in error.message:
+                return float("inf")
+            raise
+
+    def kept(self, keep: Mapping[str, Sequence[int]]) -> float:
+        """Mean loss with only these units of these groups, repaired. Other groups stay whole."""
+        return self.repaired(cut_graph(self.captured, self.deps, keep))
+
+    def choice(
+        self, keep: Mapping[str, Sequence[int]], removed: Sequence[Block], repair: Repair | None = None
+    ) -> float:
+        """Mean loss of a whole plan, repaired (by ``repair``, or in the meter's own way).
+
+        ``keep`` is without the groups that go with the removed blocks.
+        """
+        model = cut_graph(self.captured, self.deps, keep)
+        if removed:
+            model = without_blocks(replace(self.captured, graph=model), removed)
+        return self.repaired(model, repair)
+
+    def without(self, blocks: Sequence[Block]) -> float:
+        """Mean loss without some residual blocks, repaired."""
+        return self.repaired(without_blocks(self.captured, blocks))
+
+    def resized(self, side: tuple[int, int]) -> float:
+        """Mean loss of the model when its images come at another resolution, repaired.
+
+        Images are the tensors of the held-out data whose height and width are those of an example
+        input; they are resized bilinearly. Labels are not: a loss over maps must fit them itself.
+
+        Raises
+        ------
+        CriterionError
+            The data holds no images, or the model does not take smaller ones.
+        """
+        images = {tuple(x.shape[-2:]) for x in self.captured.example_inputs if x.ndim == 4}
+        whole = self._batches
+        self._batches = [_resize(batch, side, images) for batch in whole]
+        try:
+            return self.repaired(copy.deepcopy(self.captured.model))
+        finally:
+            self._batches = whole
+
+    def _recalibrate(self, model: nn.Module) -> object:
+        return recalibrate_batchnorm(model, self._batches, batches=len(self._batches))
+
+
+def _resize(batch: Batch, side: tuple[int, int], images: Container[tuple[int, ...]]) -> Batch:
+    changed = 0
+
+    def one(value: Any) -> Any:
+        nonlocal changed
+        if isinstance(value, torch.Tensor) and value.ndim == 4 and tuple(value.shape[-2:]) in images:
+            changed += 1
+            return nn.functional.interpolate(value, size=side, mode="bilinear", align_corners=False)
+        return value
+
+    inputs = tuple(one(value) for value in batch.inputs)
+    named = {name: one(value) for name, value in batch.named.items()}
+    if not changed:
+        raise CriterionError(
+            "the held-out data holds no images of the example inputs' height and width",
+            hint="give batches whose images have the shape of the example inputs",
+        )
+    return Batch(inputs, named, batch.target)

@@ -1,0 +1,88 @@
+"""The graph of one architecture, ready to be run on whatever slices of the weights it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from hwprune.capture.captured import Captured
+from hwprune.capture.trainable import TrainableGraph
+from hwprune.dependency.blocks import Block
+from hwprune.dependency.groups import Dependencies
+from hwprune.surgery.apply import other_attributes, sizes_at
+from hwprune.surgery.constants import rewrite_constants
+
+#: ``train``: BatchNorm on the batch, dropout on. ``probe``: BatchNorm on the batch, all else as in
+#: evaluation, so that two architectures differ by nothing but their shape. ``eval``: evaluation.
+Mode = Literal["train", "probe", "eval"]
+
+
+def architecture_graph(
+    captured: Captured,
+    deps: Dependencies,
+    blocks: Sequence[Block],
+    widths: Mapping[str, int],
+    removed: Collection[str],
+    tensors: Mapping[str, Tensor],
+    mode: Mode,
+) -> TrainableGraph:
+    """The graph at the given widths, with shortcuts in the place of removed blocks.
+
+    Constants follow the widths as in :func:`hwprune.surgery.apply.cut_graph`; shapes in the nodes'
+    ``meta`` stay those of the original, because a search needs hundreds of these graphs.
+
+    Parameters
+    ----------
+    widths
+        Units of every group; those of groups inside removed blocks do not matter.
+    tensors
+        Parameters and buffers by name, of any shape; the graph refers to them.
+    """
+    source = captured.graph
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in source.graph.nodes:
+        copies[node] = graph.node_copy(node, lambda n: copies[n])
+        if node.name in deps.extents:
+            copies[node].meta["hwprune_sizes"] = sizes_at(deps.extents[node.name], widths)
+        if node.name in deps.pieces:
+            copies[node].meta["hwprune_pieces"] = sizes_at(deps.pieces[node.name], widths)
+    graph.set_codegen(source.graph._codegen)  # pyright: ignore[reportPrivateUsage] - keeps input and output trees
+    for node in graph.nodes:
+        rewrite_constants(node)
+    _bypass(
+        graph, {node.name: copy for node, copy in copies.items()}, [b for b in blocks if b.name in removed]
+    )
+    root: dict[str, object] = {**other_attributes(source), **tensors}
+    result = TrainableGraph(root, graph, class_name=type(source).__name__)
+    result.train(mode == "train")
+    if mode == "probe":
+        _normalise_by_batch(result)
+    return result
+
+
+def _bypass(graph: fx.Graph, nodes: Mapping[str, fx.Node], blocks: Sequence[Block]) -> None:
+    order = {name: number for number, name in enumerate(nodes)}
+    # Operands are looked up anew: removing an earlier block may have replaced a shortcut.
+    for block in sorted(blocks, key=lambda b: order[b.sum]):
+        sum_, branch = nodes[block.sum], nodes[block.branch]
+        first, second = (o for o in sum_.args[:2] if isinstance(o, fx.Node))
+        sum_.replace_all_uses_with(second if first is branch else first)
+    graph.eliminate_dead_code()
+
+
+def _normalise_by_batch(module: TrainableGraph) -> None:
+    for node in module.graph.nodes:
+        if str(node.target) == "aten.batch_norm.default":
+            node.update_arg(5, True)
+    module.recompile()
+
+
+def resize(value: Any, size: tuple[int, int] | None) -> Any:
+    """Images brought to another height and width (bilinear); anything else as it is."""
+    if not isinstance(value, Tensor) or value.dim() != 4 or size is None or tuple(value.shape[-2:]) == size:
+        return value
+    return F.interpolate(value, size=size, mode="bilinear", align_corners=False, antialias=True)

@@ -157,7 +157,7 @@ def one_model(
         [bench.model.predict(w, table) for w in calibration["widths"]], calibration["measured_ns"]
     )
     done["residual"] = {
-        "us_per_kernel": residual.offset_ns / len(bench.model.families) / 1e3,
+        "us_per_kernel": residual.launch_ns / 1e3,
         "factor": residual.factor,
         "ns_per_byte": residual.byte_ns,
         "spread": residual.spread,

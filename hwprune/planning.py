@@ -55,7 +55,8 @@ class Prepared:
 
     def verdict(self, begun: Begun) -> Verdict:
         """What pruning can do at most, from what was measured at first."""
-        outside = begun.residual.offset_ns
+        residual = begun.residual
+        outside = max(0.0, residual.shift_ns + residual.launch_ns * len(self.bench.model.families))
         return judge(
             self.bench.model,
             begun.table,
@@ -142,11 +143,11 @@ def prepare(
         bench, checks = CarriedWorkbench.of(bench), 0
     goal = Goal.of(captured, deps, bench.fused, offer, options)
     loop = PlanningLoop(
-        bench.model,
+        bench,
         values,
         profile=bench.measure_kernels,
         time_networks=bench.time_networks,
-        program_at=bench.program_at,
+        known=bench.known_table(),
         shape=goal,
     )
     return Prepared(subject, bench, loop, goal, name, values, checks, seed, analysis)

@@ -160,13 +160,18 @@ class LatencyModel:
 
     def sum_ns(self, widths: Mapping[str, int], table: LatencyTable) -> float:
         """Sum of measured kernels; a kernel that is missing raises ``KernelMissError``."""
-        prices = self.prices(table)
+        return self.sum_of(self.kernels(widths), table)
+
+    def sum_of(self, specs: Sequence[KernelSpec], table: LatencyTable) -> float:
+        """Sum of measured kernels of this network, whole or in part; a miss raises ``KernelMissError``."""
+        prices, shapes = self.prices(table), {id(shape): shape for shape in self.shapes}
         total = 0.0
-        for spec, shape in zip(self.kernels(widths), self.shapes, strict=True):
-            price = prices.of(spec, shape)
-            if not price.measured:
-                table.lookup(spec, untrusted=self.untrusted)  # raises, and says why
-            total += price.ns
+        for spec in specs:
+            shape = next((s for s in shapes.values() if s.is_joined and s.coordinates(spec)), None)
+            if shape is not None and prices.has(spec, shape):
+                total += prices.of(spec, shape).ns
+            else:
+                total += table.lookup(spec, untrusted=self.untrusted).median
         return total
 
     def predict(self, widths: Mapping[str, int], table: LatencyTable) -> KernelSum:

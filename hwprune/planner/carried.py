@@ -110,6 +110,5 @@ class CarriedWorkbench(Workbench):
                 name,
                 self.site.name,
             )
-            rows = [table.lookup(step.spec, untrusted=self.model.untrusted) for step in program.steps]
-            found[name] = summarise([sum(row.median for row in rows)])
+            found[name] = summarise([self.model.sum_of([step.spec for step in program.steps], table)])
         return found

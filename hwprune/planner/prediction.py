@@ -46,7 +46,7 @@ def predict(
         and its neighbours.
     """
     kernels = model.predict(widths, table)
-    latency = residual.latency_ns(kernels.ns, kernels.streamed_bytes)
+    latency = residual.latency_ns(kernels)
     deviation = math.hypot(residual.factor * kernels.deviation_ns, residual.spread * latency)
     half = HALF_INTERVAL * deviation
     return Prediction(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from hwprune.latency.predict import KernelSum
 
-#: A slope outside these bounds comes from noise, not from caches or launches.
+#: A factor outside these bounds comes from noise, not from caches or launches.
 SLOPES = (0.7, 1.5)
 #: What a kernel costs inside a network beyond alone, before anything is measured: mean and standard
 #: deviation. Less than nothing where a network is small enough to keep its weights in a core's cache,
@@ -29,24 +29,30 @@ SPREAD_WEIGHT = 2.0
 
 @dataclass(frozen=True)
 class Residual:
-    """End-to-end latency as ``offset_ns + factor * (sum of kernels) + byte_ns * (bytes of weights)``.
+    """End-to-end latency as a linear function of what is known of a network's kernels.
 
-    The factor is what the network's own cache state does to kernels that were timed alone, the
-    offset what calling the module and its kernels costs; bytes are those of weights that no core's
-    cache keeps from run to run. ``points`` are the (sum, measured) pairs behind it, ``spread`` the
-    relative standard deviation of measured networks from the prediction.
+    Attributes
+    ----------
+    launch_ns
+        What calling one kernel costs, nanoseconds.
+    factor
+        What the network's own cache state does to kernels that were timed alone.
+    byte_ns
+        For every byte of weights that no core's cache keeps from run to run.
+    spread
+        Relative standard deviation of measured networks from the prediction.
+    shift_ns
+        What a network costs besides, as far as measured networks show it (:meth:`through_last`).
+    points
+        Kernels and latency of the networks behind it, the dense one first.
     """
 
-    offset_ns: float
+    launch_ns: float
     factor: float
-    points: tuple[tuple[float, float], ...]
-    spread: float = SPREAD
     byte_ns: float = 0.0
-
-    @staticmethod
-    def from_dense(sum_ns: float, measured_ns: float) -> Residual:
-        """From the dense network alone: all of the difference goes to the factor."""
-        return Residual(0.0, measured_ns / sum_ns, ((sum_ns, measured_ns),))
+    spread: float = SPREAD
+    shift_ns: float = 0.0
+    points: tuple[tuple[KernelSum, float], ...] = ()
 
     @staticmethod
     def fit(sums: Sequence[KernelSum], measured_ns: Sequence[float]) -> Residual:
@@ -63,36 +69,43 @@ class Residual:
             Its latency, nanoseconds.
         """
         measured = np.array(measured_ns, np.float64)
-        columns = np.array([[1.0, s.ns, s.streamed_bytes] for s in sums])
-        known = np.array([[1.0 / (LAUNCH_NS[1] * sums[0].kernels), 0.0, 0.0], [0.0, 0.0, 1.0 / BYTE_NS[1]]])
+        columns = np.array([[s.kernels, s.ns, s.streamed_bytes] for s in sums])
+        known = np.array([[1.0 / LAUNCH_NS[1], 0.0, 0.0], [0.0, 0.0, 1.0 / BYTE_NS[1]]])
         matrix = np.concatenate([columns / measured[:, None] / NOISE, known])
         wanted = [*np.full(len(sums), 1.0 / NOISE), LAUNCH_NS[0] / LAUNCH_NS[1], BYTE_NS[0] / BYTE_NS[1]]
         scale = np.abs(matrix).max(axis=0)
-        offset, factor, byte_ns = np.linalg.lstsq(matrix / scale, np.array(wanted), rcond=None)[0] / scale
-        errors = columns @ [offset, factor, byte_ns] / measured - 1.0
+        launch, factor, byte_ns = np.linalg.lstsq(matrix / scale, np.array(wanted), rcond=None)[0] / scale
+        errors = columns @ [launch, factor, byte_ns] / measured - 1.0
         freedom = max(0.0, len(sums) - 3.0)
         squares = float(np.mean(errors**2)) * freedom
         spread = np.sqrt((SPREAD_WEIGHT * SPREAD**2 + squares) / (SPREAD_WEIGHT + freedom))
-        points = tuple((s.ns, float(m)) for s, m in zip(sums, measured, strict=True))
-        return Residual(float(offset), float(factor), points, float(spread), float(byte_ns))
+        points = tuple((s, float(m)) for s, m in zip(sums, measured, strict=True))
+        return Residual(float(launch), float(factor), float(byte_ns), float(spread), 0.0, points)
 
-    def with_point(self, sum_ns: float, measured_ns: float) -> Residual:
-        """Corrected by a pruned network: the line through it and the dense network.
+    def through_last(self) -> Residual:
+        """Corrected until it is exact for the network that was measured last.
 
-        Where that line is implausible (two noisy points close together), the factor of the new
-        point alone is taken: plans near it are what will be asked for next.
+        The next networks to be asked for are like the last one. What it takes beyond the fit is put
+        on a line over the sum of kernels from the dense network's; where that line is implausible
+        (two noisy points close together), the whole is scaled.
         """
-        points = (*self.points, (sum_ns, measured_ns))
-        dense_sum, dense_measured = self.points[0]
-        if dense_sum != sum_ns:
-            slope = (dense_measured - measured_ns) / (dense_sum - sum_ns)
-            offset = measured_ns - slope * sum_ns
-            if SLOPES[0] <= slope <= SLOPES[1] and offset >= 0:
-                return Residual(offset, slope, points)
-        return Residual(0.0, measured_ns / sum_ns, points)
+        (dense, dense_ns), (last, last_ns) = self.points[0], self.points[-1]
+        beyond, beyond_dense = last_ns - self._linear(last), dense_ns - self._linear(dense)
+        if dense.ns != last.ns:
+            slope = (beyond_dense - beyond) / (dense.ns - last.ns)
+            shift = beyond - slope * last.ns
+            fixed = self.launch_ns * last.kernels
+            if SLOPES[0] <= self.factor + slope <= SLOPES[1] and fixed + shift >= min(0.0, fixed):
+                return replace(self, factor=self.factor + slope, shift_ns=shift)
+        scale = last_ns / self._linear(last)
+        launch, factor, byte_ns = scale * self.launch_ns, scale * self.factor, scale * self.byte_ns
+        return replace(self, launch_ns=launch, factor=factor, byte_ns=byte_ns)
 
-    def latency_ns(self, sum_ns: float, streamed_bytes: float = 0.0) -> float:
-        """Predicted latency of a network from the sum of its kernels and the bytes of its weights."""
-        latency = self.offset_ns + self.factor * sum_ns + self.byte_ns * streamed_bytes
-        # Networks far smaller than those that the offset comes from still take time.
-        return max(latency, LEAST_SHARE * sum_ns)
+    def latency_ns(self, kernels: KernelSum) -> float:
+        """Predicted latency of a network."""
+        # Networks far smaller than those that the launches come from still take time.
+        return max(self._linear(kernels), LEAST_SHARE * kernels.ns)
+
+    def _linear(self, kernels: KernelSum) -> float:
+        fixed = self.shift_ns + self.launch_ns * kernels.kernels
+        return fixed + self.factor * kernels.ns + self.byte_ns * kernels.streamed_bytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from hwprune.capture.captured import Captured
@@ -27,7 +28,10 @@ from hwprune.measure.sites import site_for
 from hwprune.measure.stats import Summary
 from hwprune.measure.stopping import PROFILES, TABLE, MeasureProfile
 from hwprune.measure.toolchain import toolchain_directory
+from hwprune.planner.network import NOTHING, Removable
+from hwprune.planner.removable import RemovableBlocks, removable_blocks
 from hwprune.planner.widths import GroupWidths, group_widths
+from hwprune.surgery.blocks import bypassed, choose_blocks
 from hwprune.target import Target
 
 #: Reports long work: what, how much is done, of how much.
@@ -36,6 +40,14 @@ Progress = Callable[[str, int, int], None]
 
 def silent(what: str, done: int, total: int) -> None:
     """Progress that nobody watches."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A network without some of its blocks."""
+
+    fused: FusedGraph
+    model: LatencyModel
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,8 @@ class Workbench:
     site: Site = field(default_factory=LocalSite)
     #: What the sweeps of :meth:`measure_kernels` did, in their order.
     sweeps: list[ProfileReport] = field(default_factory=list[ProfileReport])
+    #: The network without some of its blocks, as far as it was asked for.
+    parts: dict[frozenset[str], Part] = field(default_factory=dict[frozenset[str], Part], repr=False)
 
     @staticmethod
     def open(
@@ -153,9 +167,45 @@ class Workbench:
             device=self.slug,
         )
 
-    def program_at(self, widths: Mapping[str, int]) -> Program:
-        """The network at other widths, for timing."""
-        return self.fused.shape_program(self.model.families, widths)
+    def known_table(self) -> LatencyTable | None:
+        """The table as far as it goes; None where nothing was measured, or all is to be searched first."""
+        known = (self.directory / MANIFEST_NAME).is_file() and not self.search
+        return self.load_table() if known else None
+
+    @property
+    def dense(self) -> Mapping[str, int]:
+        """Full size of every group."""
+        return self.deps.dense_widths
+
+    @cached_property
+    def blocks(self) -> RemovableBlocks:
+        """Residual blocks that a plan may leave out, and why the others stay."""
+        return removable_blocks(self.captured, self.deps, self.fused)
+
+    @property
+    def removable(self) -> tuple[Removable, ...]:
+        """Residual blocks that a plan may leave out."""
+        return self.blocks.removable
+
+    def without(self, removed: frozenset[str]) -> LatencyModel:
+        """Kernel families that are left when blocks are gone."""
+        return self._part(removed).model
+
+    def program_at(self, widths: Mapping[str, int], removed: frozenset[str] = NOTHING) -> Program:
+        """The network at other widths and without some of its blocks, for timing."""
+        part = self._part(removed)
+        return part.fused.shape_program(part.model.families, widths)
+
+    def _part(self, removed: frozenset[str]) -> Part:
+        if not removed:
+            return Part(self.fused, self.model)
+        if removed not in self.parts:
+            blocks = choose_blocks(self.blocks.blocks, sorted(removed))
+            fused = fuse(bypassed(self.captured, blocks))
+            families = fused.families(self.deps.extents)
+            model = LatencyModel(families, self.model.domains, untrusted=self.model.untrusted)
+            self.parts[removed] = Part(fused, model)
+        return self.parts[removed]
 
     def time_networks(self, programs: Mapping[str, Program]) -> dict[str, Summary]:
         """Build programs through the shipping pipeline and time them end to end, interleaved.

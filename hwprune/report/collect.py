@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hwprune.latency.kernel import KernelFamily, KernelSpec
+from hwprune.latency.prices import Prices
 from hwprune.latency.rows import Row
 from hwprune.latency.table import LatencyTable
 from hwprune.measure.compare import Comparison, Standing
@@ -61,13 +62,15 @@ def solver_info(plan: Plan) -> SolverInfo:
 
 def kernel_rows(bench: Workbench, result: LoopResult) -> tuple[KernelRow, ...]:
     """Every kernel of the network, dense and pruned, from the table."""
-    dense_widths = bench.deps.dense_widths
+    dense_widths, gone = bench.deps.dense_widths, _gone(bench, result)
+    prices = Prices(result.table, untrusted=True)
     found: list[tuple[str, KernelSpec, float, float]] = []
-    for family in bench.model.families:
-        dense, pruned = family.at(dense_widths), family.at(result.solution.widths)
-        found.append(
-            (family.name, dense, _row(result.table, dense).median, _row(result.table, pruned).median)
-        )
+    for family, shape in zip(bench.model.families, bench.model.shapes, strict=True):
+        dense = family.at(dense_widths)
+        after = 0.0
+        if family.name not in gone:
+            after = prices.of(family.at(result.solution.widths), shape).ns
+        found.append((family.name, dense, prices.of(dense, shape).ns, after))
     total = sum(row[2] for row in found)
     return tuple(
         KernelRow(
@@ -77,16 +80,24 @@ def kernel_rows(bench: Workbench, result: LoopResult) -> tuple[KernelRow, ...]:
     )
 
 
+def _gone(bench: Workbench, result: LoopResult) -> frozenset[str]:
+    """Names of kernel families that went with their blocks."""
+    removed = result.solution.removed
+    blocks = bench.removable if removed else ()
+    return frozenset(name for block in blocks if block.name in removed for name in block.families)
+
+
 def staircase_specs(bench: Workbench, result: LoopResult) -> tuple[str, str, dict[int, KernelSpec]] | None:
     """The layer that costs most, over the width of the group it produces, in steps below the block.
 
     Returns the family's name, the group's name and the kernel for each width (units), or None for
     a network in which no kernel depends on a group.
     """
+    gone, prices = _gone(bench, result), Prices(result.table, untrusted=True)
     costs = [
-        (_row(result.table, family.at(bench.deps.dense_widths)).median, family)
-        for family in bench.model.families
-        if family.groups
+        (prices.of(family.at(bench.deps.dense_widths), shape).ns, family)
+        for family, shape in zip(bench.model.families, bench.model.shapes, strict=True)
+        if family.groups and family.name not in gone
     ]
     if not costs:
         return None
@@ -179,10 +190,11 @@ def provenance(bench: Workbench, result: LoopResult, plan: Plan) -> dict[str, st
 def plan_warnings(bench: Workbench, result: LoopResult) -> tuple[str, ...]:
     """What a reader must know before trusting the numbers."""
     found: list[str] = []
-    disturbed = bench.model.disturbed(result.solution.widths, result.table)
+    left = bench.without(result.solution.removed)
+    disturbed = left.disturbed(result.solution.widths, result.table)
     if disturbed:
         found.append(
-            f"{disturbed} of {len(bench.model.families)} kernels of the plan were timed while other "
+            f"{disturbed} of {len(left.families)} kernels of the plan were timed while other "
             "programs used the machine; measure again with --profile table on a quiet one"
         )
     return tuple(found)

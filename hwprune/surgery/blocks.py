@@ -52,14 +52,23 @@ def without_blocks(captured: Captured, blocks: Sequence[Block]) -> TrainableGrap
     TrainableGraph
         In eval mode, with copies of the parameters; it can be analysed again.
     """
+    return _rewritten(captured, blocks, _bypass)
 
-    def bypass(graph: fx.Graph, sum_: fx.Node, shortcut: fx.Node, _branch: fx.Node) -> None:
-        behind = [user for user in sum_.users if str(user.target) == "aten.relu.default"]
-        sum_.replace_all_uses_with(shortcut)
-        for relu in behind if _is_nonnegative(shortcut) else ():
-            relu.replace_all_uses_with(shortcut)
 
-    return _rewritten(captured, blocks, bypass)
+def bypassed(captured: Captured, blocks: Sequence[Block]) -> fx.GraphModule:
+    """The graph of :func:`without_blocks`, to be looked at only: it shares the model's parameters.
+
+    Nodes that stay keep their names.
+    """
+    graph = _edited(captured, blocks, _bypass)
+    return fx.GraphModule(captured.graph, graph)
+
+
+def _bypass(graph: fx.Graph, sum_: fx.Node, shortcut: fx.Node, _branch: fx.Node) -> None:
+    behind = [user for user in sum_.users if str(user.target) == "aten.relu.default"]
+    sum_.replace_all_uses_with(shortcut)
+    for relu in behind if _is_nonnegative(shortcut) else ():
+        relu.replace_all_uses_with(shortcut)
 
 
 def zeroed_original(captured: Captured, blocks: Sequence[Block]) -> TrainableGraph:
@@ -130,11 +139,10 @@ def _difference(captured: Captured, blocks: Sequence[Block], model: nn.Module) -
     return max_difference(zeroed_original(captured, blocks), model, captured.example_inputs)
 
 
-def _rewritten(
-    captured: Captured,
-    blocks: Sequence[Block],
-    edit: Callable[[fx.Graph, fx.Node, fx.Node, fx.Node], None],
-) -> TrainableGraph:
+Edit = Callable[[fx.Graph, fx.Node, fx.Node, fx.Node], None]
+
+
+def _edited(captured: Captured, blocks: Sequence[Block], edit: Edit) -> fx.Graph:
     source, graph = captured.graph, fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in source.graph.nodes:
@@ -147,7 +155,14 @@ def _rewritten(
         sum_, branch = nodes[block.sum], nodes[block.branch]
         first, second = (o for o in sum_.args[:2] if isinstance(o, fx.Node))
         edit(graph, sum_, second if first is branch else first, branch)
-    graph.eliminate_dead_code()
+    # A dropout counts as one that has an effect; that of a branch that is gone has none.
+    gone = {nodes[name] for block in blocks for name in block.nodes}
+    graph.eliminate_dead_code(lambda node: node.is_impure() and node not in gone)
+    return graph
+
+
+def _rewritten(captured: Captured, blocks: Sequence[Block], edit: Edit) -> TrainableGraph:
+    source, graph = captured.graph, _edited(captured, blocks, edit)
     root = other_attributes(source)
     for name, value in graph_tensors(source).items():
         own = value.detach().clone()

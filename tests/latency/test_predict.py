@@ -232,7 +232,9 @@ def test_a_concatenation_that_was_measured_prices_those_that_share_it_out_otherw
 def test_costs_of_too_many_combinations_are_refused():
     groups = [f"g{n}" for n in range(6)]
     attributes = tuple((f"n{n}", of(g)) for n, g in enumerate(groups))
-    family = KernelFamily("odd", (FamilyInput((Extent(1), Extent(8)), "data"),), (FamilyOp("relu", (0,), attributes),))
+    family = KernelFamily(
+        "odd", (FamilyInput((Extent(1), Extent(8)), "data"),), (FamilyOp("relu", (0,), attributes),)
+    )
     found = LatencyModel([family], dict.fromkeys(groups, WIDTHS))
     with pytest.raises(UsageError, match="'odd' depends on the widths of 6 groups"):
         found.costs(table([]))

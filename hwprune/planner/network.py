@@ -1,0 +1,88 @@
+"""What the planning loop knows of a network: its kernels, whole and without some of its blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from hwprune.latency.predict import LatencyModel
+from hwprune.latency.program import Program
+
+NOTHING: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Removable:
+    """A residual block that a plan may leave out.
+
+    ``groups`` lie in it, ``families`` are the names of the kernel families that go with it; nothing
+    else changes.
+    """
+
+    name: str
+    groups: tuple[str, ...]
+    families: frozenset[str]
+
+
+class Network(Protocol):
+    """A network whose widths, and perhaps blocks, are to be chosen."""
+
+    @property
+    def model(self) -> LatencyModel:
+        """Kernel families of the whole network over the widths that may be chosen."""
+        ...
+
+    @property
+    def dense(self) -> Mapping[str, int]:
+        """Full size of every group."""
+        ...
+
+    @property
+    def removable(self) -> tuple[Removable, ...]:
+        """Blocks that may be left out."""
+        ...
+
+    def without(self, removed: frozenset[str]) -> LatencyModel:
+        """Kernel families that are left when blocks are gone."""
+        ...
+
+    def program_at(self, widths: Mapping[str, int], removed: frozenset[str] = NOTHING) -> Program:
+        """The network for timing."""
+        ...
+
+
+@dataclass(frozen=True)
+class PlainNetwork:
+    """A network without removable blocks, from its kernel families."""
+
+    model: LatencyModel
+    at: Callable[[Mapping[str, int]], Program]
+
+    @property
+    def dense(self) -> Mapping[str, int]:
+        """Every group at its largest width."""
+        return self.model.dense
+
+    @property
+    def removable(self) -> tuple[Removable, ...]:
+        """None."""
+        return ()
+
+    def without(self, removed: frozenset[str]) -> LatencyModel:
+        """All kernel families."""
+        assert not removed
+        return self.model
+
+    def program_at(self, widths: Mapping[str, int], removed: frozenset[str] = NOTHING) -> Program:
+        """The network for timing."""
+        assert not removed
+        return self.at(widths)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of costs: a network at one input resolution (None: as its inputs are)."""
+
+    network: Network
+    resolution: int | None = None

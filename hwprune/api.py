@@ -165,18 +165,21 @@ def apply_plan(
 ) -> Pruned:
     """Cut a model, or the submodule that the plan names, and verify it against the masked original.
 
+    Blocks that the plan removes are taken out, too. ``include`` and ``exclude`` are by default those
+    that the plan was made with.
+
     Raises
     ------
     PlanError
-        The plan was made for another model.
+        The plan was made for another model, or does not fit the blocks of this one.
     VerificationError
         The cut model does not equal the masked original.
     """
     subject = Subject.open(
         model,
         example_inputs,
-        include=include,
-        exclude=exclude,
+        include=include or made.include,
+        exclude=exclude or made.exclude,
         submodule=made.submodule,
         inside_heads=made.inside_heads,
         prune_outputs=made.prune_outputs,
@@ -264,9 +267,10 @@ def save(pruned: Pruned, directory: str | Path) -> None:
         pruned.model,
         pruned.captured,
         pruned.deps,
-        pruned.plan.keep,
+        pruned.plan.remaining,
         pruned.plan.model_dump(mode="json"),
         submodule=pruned.submodule,
+        blocks=pruned.removed,
     )
 
 

@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,14 @@ class Loaded:
     edited: bool
 
 
-def write_json(path: str | Path, kind: str, version: int, payload: Mapping[str, Any]) -> None:
+def write_json(
+    path: str | Path,
+    kind: str,
+    version: int,
+    payload: Mapping[str, Any],
+    *,
+    layout: Callable[[Mapping[str, Any]], str] | None = None,
+) -> None:
     """Write a JSON artifact atomically.
 
     Parameters
@@ -45,6 +52,8 @@ def write_json(path: str | Path, kind: str, version: int, payload: Mapping[str, 
         Version of the payload's layout.
     payload
         JSON values only; keys are strings, numbers are finite.
+    layout
+        Writes the envelope as JSON text in a form of its own. Default: sorted, one value per line.
 
     Raises
     ------
@@ -53,12 +62,8 @@ def write_json(path: str | Path, kind: str, version: int, payload: Mapping[str, 
     """
     try:
         digest = hashlib.sha256(_canonical(payload)).hexdigest()
-        text = json.dumps(
-            {"format": kind, "version": version, "sha256": digest, "payload": payload},
-            indent=2,
-            sort_keys=True,
-            allow_nan=False,
-        )
+        envelope = {"format": kind, "version": version, "sha256": digest, "payload": payload}
+        text = (layout or _sorted)(envelope)
     except (TypeError, ValueError) as error:
         raise ArtifactError(
             f"{path}: the {kind} cannot be written as JSON: {error}",
@@ -68,12 +73,20 @@ def write_json(path: str | Path, kind: str, version: int, payload: Mapping[str, 
 
 
 def read_json(
-    path: str | Path, kind: str, version: int, *, edited: Literal["refuse", "allow"] = "refuse"
+    path: str | Path,
+    kind: str,
+    version: int,
+    *,
+    edited: Literal["refuse", "allow"] = "refuse",
+    oldest: int | None = None,
 ) -> dict[str, Any]:
     """Read the payload of a JSON artifact.
 
     Parameters
     ----------
+    oldest
+        Versions from this one to ``version`` are read; the caller knows what the older ones mean.
+        Default: only ``version``.
     edited
         ``"allow"`` accepts a payload whose checksum does not match, for files that people may edit
         (the caller must then verify the content again).
@@ -83,7 +96,7 @@ def read_json(
     ArtifactError
         Missing, unreadable, truncated, not an artifact, of another kind or version, or edited.
     """
-    loaded = load_json(path, kind, version)
+    loaded = load_json(path, kind, version, oldest=oldest)
     if loaded.edited and edited == "refuse":
         raise ArtifactError(
             f"{path} was edited or damaged after it was written (its checksum does not match)",
@@ -92,7 +105,7 @@ def read_json(
     return loaded.payload
 
 
-def load_json(path: str | Path, kind: str, version: int) -> Loaded:
+def load_json(path: str | Path, kind: str, version: int, *, oldest: int | None = None) -> Loaded:
     """Like :func:`read_json` with ``edited="allow"``, and says whether the payload was edited."""
     text = _read_text(Path(path), kind)
     try:
@@ -114,7 +127,7 @@ def load_json(path: str | Path, kind: str, version: int) -> Loaded:
             f"{path} is a {envelope['format']} file, not a {kind} file",
             hint=f"give the path of a {kind} file",
         )
-    _check_version(path, kind, version, envelope["version"])
+    _check_version(path, kind, version, envelope["version"], version if oldest is None else oldest)
     payload = envelope["payload"]
     if not isinstance(payload, dict):
         raise ArtifactError(f"{path}: the payload is not an object", hint="restore the original file")
@@ -217,6 +230,10 @@ def _canonical(payload: Mapping[str, Any]) -> bytes:
     return json.dumps(seen, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("utf-8")
 
 
+def _sorted(envelope: Mapping[str, Any]) -> str:
+    return json.dumps(envelope, indent=2, sort_keys=True, allow_nan=False)
+
+
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
 
@@ -236,7 +253,7 @@ def _read_text(path: Path, kind: str) -> str:
         ) from error
 
 
-def _check_version(path: str | Path, kind: str, wanted: int, found: object) -> None:
+def _check_version(path: str | Path, kind: str, wanted: int, found: object, oldest: int) -> None:
     if isinstance(found, bool) or not isinstance(found, int):
         raise ArtifactError(f"{path}: 'version' is not a whole number", hint="restore the original file")
     if found > wanted:
@@ -244,9 +261,9 @@ def _check_version(path: str | Path, kind: str, wanted: int, found: object) -> N
             f"{path} is {kind} version {found}, newer than version {wanted}, which this hwprune reads",
             hint="upgrade hwprune, or make the file again with this version",
         )
-    if found < wanted:
+    if found < oldest:
         raise ArtifactError(
-            f"{path} is {kind} version {found}, older than version {wanted}, which this hwprune reads",
+            f"{path} is {kind} version {found}, older than what this hwprune reads ({oldest} to {wanted})",
             hint="make the file again with this version of hwprune",
         )
 

@@ -162,8 +162,8 @@ def prune_optimizer(optimizer: torch.optim.Optimizer, pruned: Pruned) -> None:
 
     Its parameter groups then hold the parameters of ``pruned.model``, and momentum, moments and
     other state are cut along with them, so training continues as that of the masked original would.
-    The optimizer is changed in place: learning-rate schedulers and hooks stay attached. Parameters
-    of other models in the same optimizer stay as they are.
+    Parameters of removed blocks leave it. The optimizer is changed in place: learning-rate schedulers
+    and hooks stay attached. Parameters of other models in the same optimizer stay as they are.
 
     Raises
     ------
@@ -182,7 +182,7 @@ def prune_optimizer(optimizer: torch.optim.Optimizer, pruned: Pruned) -> None:
     shapes = {name: tuple(p.shape) for name, p in pruned.captured.graph.state_dict().items()}
     shapes |= {name: tuple(p.shape) for name, p in whole.named_parameters(remove_duplicate=False)}
     shapes |= {name: tuple(b.shape) for name, b in whole.named_buffers(remove_duplicate=False)}
-    cuts = select(pruned.deps, pruned.plan.keep, shapes)
+    cuts = select(pruned.deps, pruned.plan.remaining, shapes)
     if pruned.submodule is not None:
         cuts = {f"{pruned.submodule}.{name}": dims for name, dims in cuts.items()}
     cut_optimizer(optimizer, pruned.original, pruned.model, cuts)

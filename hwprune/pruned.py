@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,15 +14,19 @@ from hwprune.capture import capture
 from hwprune.capture.captured import Captured
 from hwprune.capture.part import Part, open_part
 from hwprune.dependency import analyse
+from hwprune.dependency.blocks import Block, find_blocks
 from hwprune.dependency.freeze import freeze
 from hwprune.dependency.groups import Dependencies, Refusal
 from hwprune.errors import DependencyError, UsageError
 from hwprune.planner.loop import LoopResult
 from hwprune.planner.workbench import Workbench
 from hwprune.solve.plan import Plan, model_fingerprint
-from hwprune.surgery import masked_original, prune_model, verify
+from hwprune.surgery.blocks import choose_blocks
 from hwprune.surgery.outcome import Outcome, outcomes
 from hwprune.surgery.part import put_back, shared_outside, verify_whole
+from hwprune.surgery.shortened import cut
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,13 @@ class Pruned:
         a ``torch.fx.GraphModule`` (the ledger then says why). With a submodule: a copy of the whole
         model that holds the pruned submodule.
     plan
-        What is kept of every group, with predicted and dense latency and the optimality gap.
+        What is kept of every group, with predicted and dense latency and the optimality gap. Where
+        it says ``edited``, these latencies are those of the plan before it was changed by hand.
     ledger
         Every layer that could not be pruned, and why.
     max_rel_error
-        Largest difference from the masked original, relative to the output's scale.
+        Largest difference from the masked original (in which the branches of removed blocks are
+        zero), relative to the output's scale.
     captured, deps
         The graph and the groups that it was cut from; with a submodule, those of the submodule.
     planned
@@ -62,6 +69,8 @@ class Pruned:
         The model that was given; it was not changed.
     submodule
         Module path of the only part that was pruned, None for the whole model.
+    removed
+        Blocks that are gone.
     """
 
     model: nn.Module
@@ -73,6 +82,7 @@ class Pruned:
     planned: Planned | None
     original: nn.Module
     submodule: str | None = None
+    removed: tuple[Block, ...] = ()
 
     @property
     def pruned_part(self) -> nn.Module:
@@ -82,7 +92,11 @@ class Pruned:
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
         """Requested against achieved channels, per group and per layer that could not be pruned."""
-        return outcomes(self.captured, self.deps, self.plan.keep, self.pruned_part)
+        rows = outcomes(self.captured, self.deps, self.plan.remaining, self.pruned_part)
+        gone = {group.name for group in self.plan.groups if group.block is not None}
+        return tuple(
+            replace(row, requested=0, achieved=row.achieved or 0) if row.name in gone else row for row in rows
+        )
 
 
 @dataclass(frozen=True)
@@ -141,31 +155,42 @@ class Subject:
     def cut(self, plan: Plan, planned: Planned | None = None) -> Pruned:
         """Cut by a plan and verify against the masked original.
 
+        Blocks that the plan removes go first; channels are then cut from what is left. A plan that
+        was edited by hand is cut and verified like any other, with a warning: what it predicts
+        is not its own.
+
         Raises
         ------
         PlanError
-            The plan was made for another model.
+            The plan was made for another model, or does not fit the blocks of this one.
         VerificationError
             The cut model does not equal the masked original.
         """
         captured, deps, part = self.captured, self.deps, self.part
-        plan.check({g.name: g.size for g in deps.groups}, model_fingerprint(captured.model))
-        keep: Mapping[str, tuple[int, ...]] = plan.keep
-        model, reason = prune_model(captured, deps, keep)
-        error = verify(captured, deps, keep, model)
-        ledger = list(deps.ledger)
-        if reason is not None:
-            ledger.append(Refusal("model" if part is None else part.path, 0, reason))
+        sizes = {g.name: g.size for g in deps.groups}
+        found = find_blocks(captured, deps) if plan.removed else ()
+        plan.check(sizes, model_fingerprint(captured.model), found)
+        if plan.edited:
+            _log.warning(
+                "the plan was edited by hand: the latency of %.3f ms that it predicts is not its own until"
+                " `hwprune plan check` has priced it",
+                plan.predicted_ns / 1e6,
+            )
+        blocks = choose_blocks(found, plan.removed)
+        done = cut(captured, deps, plan.remaining, blocks)
+        model, error = done.model, done.error
+        ledger = list(done.ledger)
+        if done.reason is not None:
+            ledger.append(Refusal("model" if part is None else part.path, 0, done.reason))
         if part is not None:
             model = put_back(self.model, part, model)
             if part.failure is None:
-                masked = masked_original(captured, deps, keep)
-                error = max(error, verify_whole(self.model, part, model, masked, self.inputs))
+                error = max(error, verify_whole(self.model, part, model, done.reference, self.inputs))
             else:
                 why = f"only this submodule was verified: the whole model does not run ({part.failure})"
                 ledger.append(Refusal(part.path, 0, why))
         path = None if part is None else part.path
-        return Pruned(model, plan, tuple(ledger), error, captured, deps, planned, self.model, path)
+        return Pruned(model, plan, tuple(ledger), error, captured, deps, planned, self.model, path, blocks)
 
 
 def analyse_model(

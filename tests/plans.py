@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from hwprune.dependency import Dependencies
+from hwprune.dependency import ChannelGroup, Dependencies
+from hwprune.dependency.blocks import Block
 from hwprune.solve.plan import Plan, PlanGroup, model_fingerprint
+from hwprune.solve.plan_parts import RemovedBlock
 
 
 def plan_for(
@@ -17,15 +19,22 @@ def plan_for(
     *,
     submodule: str | None = None,
     budget_asked: str = "50%",
+    blocks: Sequence[Block] = (),
 ) -> Plan:
-    """A plan that keeps these units, and all of the groups that are not named."""
+    """A plan that keeps these units, all of the groups that are not named, and none of these blocks."""
+    going = {group: block.name for block in blocks for group in block.groups}
+
+    def units(group: ChannelGroup) -> Sequence[int]:
+        return () if group.name in going else keep.get(group.name, range(group.size))
+
     groups = tuple(
         PlanGroup.from_units(
             g.name,
             g.size,
-            keep.get(g.name, range(g.size)),
+            units(g),
             channels_per_unit=g.channels_per_unit,
-            importance_kept=len(keep.get(g.name, range(g.size))) / g.size,
+            importance_kept=len(units(g)) / g.size,
+            block=going.get(g.name),
         )
         for g in deps.groups
     )
@@ -48,6 +57,7 @@ def plan_for(
         bound=1.0,
         gap=0.0,
         solve_seconds=0.1,
+        removed_blocks=tuple(RemovedBlock(name=block.name) for block in blocks),
         groups=groups,
         submodule=submodule,
     )

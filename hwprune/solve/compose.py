@@ -26,13 +26,15 @@ def compose(first: Plan, second: Plan) -> Plan:
     -------
     Plan
         For the original model: its dense latency is that of ``first``, everything else that was
-        measured or solved for is that of ``second``. Importance kept is the product of both.
+        measured or solved for is that of ``second``. Importance kept is the product of both. Blocks
+        that either removes are removed; shares of those of the second are not known.
 
     Raises
     ------
     PlanError
-        The second plan is not one for the model that the first one makes, or the two are for
-        different targets.
+        The second plan is not one for the model that the first one makes, the two are for
+        different targets or resolutions, or the second removes a block whose name may have
+        been that of another one in the original.
 
     Examples
     --------
@@ -51,9 +53,21 @@ def compose(first: Plan, second: Plan) -> Plan:
             f"the first plan is for {_part(first)}, the second for {_part(second)}",
             hint="apply them one after the other",
         )
+    if second.resolution not in (None, first.resolution) and first.resolution is not None:
+        raise PlanError(
+            f"the first plan is for images of {_size(first)}, the second for {_size(second)}",
+            hint="plan again at one resolution",
+        )
+    for name in second.removed:
+        _require_stable(name, first.removed)
     later = {group.name: group for group in second.groups}
-    keep = compose_keep(first.keep, second.keep, {name: group.size for name, group in later.items()})
-    groups = tuple(_joined(group, later.get(group.name), keep[group.name]) for group in first.groups)
+    keep = compose_keep(first.remaining, second.keep, {name: group.size for name, group in later.items()})
+    groups = tuple(
+        group if group.block is not None else _joined(group, later.get(group.name), keep[group.name])
+        for group in first.groups
+    )
+    unknown = {"latency_share": None, "importance_share": None}
+    blocks = [block.model_copy(update=unknown) for block in second.removed_blocks]
     known = {(line.name, line.reason) for line in first.ledger}
     lines = [line for line in second.ledger if (line.name, line.reason) not in known]
     return second.model_copy(
@@ -62,6 +76,13 @@ def compose(first: Plan, second: Plan) -> Plan:
             "fingerprint": first.fingerprint,
             "dense_ns": first.dense_ns,
             "budget_asked": f"{first.budget_asked}, then {second.budget_asked}",
+            "inputs": first.inputs,
+            "resolution": second.resolution or first.resolution,
+            "include": first.include,
+            "exclude": first.exclude,
+            "edited": first.edited or second.edited,
+            "rechecked": None,
+            "removed_blocks": (*first.removed_blocks, *blocks),
             "groups": groups,
             "ledger": (*first.ledger, *lines),
         }
@@ -95,6 +116,12 @@ def compose_keep(
 def _joined(first: PlanGroup, second: PlanGroup | None, units: Sequence[int]) -> PlanGroup:
     if second is None:
         return first
+    if second.channels_per_unit != first.channels_per_unit:
+        raise PlanError(
+            f"a unit of group {first.name!r} is {first.channels_per_unit} channels in the first plan, "
+            f"{second.channels_per_unit} in the second",
+            hint="apply them one after the other",
+        )
     return PlanGroup.from_units(
         first.name,
         first.size,
@@ -102,9 +129,26 @@ def _joined(first: PlanGroup, second: PlanGroup | None, units: Sequence[int]) ->
         channels_per_unit=first.channels_per_unit,
         multiple=second.multiple,
         exempt=second.exempt,
+        block=second.block,
         importance_kept=first.importance_kept * second.importance_kept,
     )
 
 
 def _part(plan: Plan) -> str:
     return "the whole model" if plan.submodule is None else f"submodule {plan.submodule!r}"
+
+
+def _require_stable(name: str, gone: Sequence[str]) -> None:
+    """Blocks of one module are numbered: without the first, the second has its name."""
+    base = name.partition("#")[0]
+    for other in gone:
+        if other.partition("#")[0] == base:
+            raise PlanError(
+                f"the second plan removes block {name!r}, which the original may know by another name: "
+                f"the first one removes {other!r} from the same module",
+                hint="apply them one after the other",
+            )
+
+
+def _size(plan: Plan) -> str:
+    return "those of the inputs" if plan.resolution is None else "x".join(map(str, plan.resolution))

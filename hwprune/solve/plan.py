@@ -6,133 +6,192 @@ plan still loads, says so, and must be verified and priced again by whoever uses
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, PrivateAttr, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from hwprune.artifact import load_json, write_json
 from hwprune.errors import PlanError
-from hwprune.solve.plan_group import LedgerLine, PlanGroup, Strict
+from hwprune.solve.plan_file import describe, read_plan, write_plan
+from hwprune.solve.plan_fit import misfits
+from hwprune.solve.plan_group import PlanGroup
+from hwprune.solve.plan_parts import (
+    FleetLine,
+    LedgerLine,
+    LimitLine,
+    Objective,
+    Provenance,
+    Rechecked,
+    RemovedBlock,
+    Strict,
+    Unit,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
-KIND = "hwprune.plan"
-VERSION = 1
+    from hwprune.dependency.blocks import Block
+
+__all__ = ["SUMMARY_HEADER", "LedgerLine", "Plan", "PlanGroup", "model_fingerprint"]
 
 #: Column titles of :meth:`Plan.summary_rows`.
 SUMMARY_HEADER = ("group", "units", "kept", "share", "importance", "alignment")
 
+#: A prediction may lie outside its own interval by rounding only.
+_ROUNDING = 1e-9
+
 
 class Plan(Strict):
-    """A choice of channels for one model on one target.
+    """A choice of channels and blocks for one model on one target.
 
     Attributes
     ----------
     model, fingerprint
         Name of the model, and :func:`model_fingerprint` of it.
+    inputs
+        Shapes of the inputs that latencies are for; empty where nobody wrote them down.
+    resolution
+        Height and width of the images that the plan is for; None: those of the inputs as given.
+    submodule
+        Module path of the part of the model that is planned for, None for all of it.
+    include, exclude, inside_heads, prune_outputs
+        What the analysis was asked for, which decides on the groups.
     target, pipeline
         Name of the target, and hash of its compile pipeline.
     table, table_digest
         Directory name and digest of the latency table that priced the plan.
+    unit, provenance
+        What latencies are counted in, whatever their name says, and whether they are measured,
+        emulated, simulated or estimated.
     budget_ns, budget_asked
         The budget, and how it was written (``"50%"``).
     dense_ns, predicted_ns, residual_ns
-        Latency of the dense model, predicted latency of this plan, and the part of both that is
-        not in any kernel. All latencies are in ``unit``, whatever their name says.
+        Latency of the dense model, predicted latency of this plan, and the part of the prediction
+        that is not in any kernel.
+    low_ns, high_ns
+        Where 95 % of networks with this prediction are measured; None where nobody said.
+    interpolated
+        Share (0..1) of the prediction that is not from kernels that were measured; None: unknown.
+    objective
+        What the plan is best in.
     value, bound, gap
-        Importance kept, the proven upper bound for any plan, and their relative distance.
-    provenance
-        Whether those latencies are measured, emulated, simulated or estimated.
+        Importance kept; the proven bound, for any plan, on what the objective names (from above on
+        importance, from below on what is to be least); the relative distance of plan and bound.
+    limits, fleet
+        What is used beside latency, and what the plan takes on further targets.
+    rechecked
+        Measured loss of this plan, None where it was not measured.
+    verdict
+        What was said beforehand about what pruning can do on this target.
+    edited
+        Whether it was changed by hand since it was priced: its predictions are then not its own.
+    removed_blocks
+        Residual blocks that go, with the groups that name them as their ``block``.
     ledger
         What cannot be pruned.
-    submodule
-        Module path of the part of the model that is planned for, None for all of it.
-    inside_heads, prune_outputs
-        What the analysis was asked for, which decides on the groups.
     """
 
     model: str
     fingerprint: str
+    inputs: tuple[tuple[int, ...], ...] = ()
+    resolution: tuple[int, int] | None = None
+    submodule: str | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    inside_heads: tuple[str, ...] = ()
+    prune_outputs: bool = False
     target: str
     pipeline: str
     table: str
     table_digest: str
+    unit: Unit = "ns"
+    provenance: Provenance = "measured"
     criterion: str
-    solver: str
-    seed: int
-    budget_ns: float
+    objective: Objective = Objective()
     budget_asked: str
+    budget_ns: float
     dense_ns: float
     predicted_ns: float
+    low_ns: float | None = None
+    high_ns: float | None = None
+    interpolated: float | None = Field(None, ge=0, le=1)
     residual_ns: float
     value: float
     bound: float
     gap: float
+    solver: str
+    seed: int
     solve_seconds: float
-    unit: Literal["ns", "instructions", "cycles"] = "ns"
-    provenance: Literal["measured", "emulated", "simulated", "estimated"] = "measured"
+    rechecked: Rechecked | None = None
+    verdict: str | None = None
+    edited: bool = False
+    limits: tuple[LimitLine, ...] = ()
+    fleet: tuple[FleetLine, ...] = ()
+    removed_blocks: tuple[RemovedBlock, ...] = ()
     groups: tuple[PlanGroup, ...]
     ledger: tuple[LedgerLine, ...] = ()
-    submodule: str | None = None
-    inside_heads: tuple[str, ...] = ()
-    prune_outputs: bool = False
-    _edited: bool = PrivateAttr(default=False)
-
-    @property
-    def edited(self) -> bool:
-        """Whether the file was changed by hand; its predictions then need checking."""
-        return self._edited
 
     @property
     def keep(self) -> dict[str, tuple[int, ...]]:
-        """Kept units per group."""
+        """Kept units per group: none of those that go with a block."""
         return {g.name: g.kept_units for g in self.groups}
 
     @property
     def widths(self) -> dict[str, int]:
-        """Number of kept units per group."""
+        """Number of kept units per group: 0 of those that go with a block."""
         return {g.name: g.width for g in self.groups}
 
+    @property
+    def remaining(self) -> dict[str, tuple[int, ...]]:
+        """Kept units of the groups that do not go with a block."""
+        return {g.name: g.kept_units for g in self.groups if g.block is None}
+
+    @property
+    def removed(self) -> tuple[str, ...]:
+        """Names of the blocks that go."""
+        return tuple(block.name for block in self.removed_blocks)
+
     def save(self, path: str | Path) -> None:
-        """Write the plan as JSON.
+        """Write the plan as JSON; one that was edited stays marked as such.
 
         Raises
         ------
         ArtifactError
             The file cannot be written.
         """
-        write_json(path, KIND, VERSION, self.model_dump(mode="json"))
+        write_plan(path, self.model_dump(mode="json"))
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
-        """Read a plan; one that was edited by hand loads with :attr:`edited` set.
+        """Read a plan; one that was edited by hand loads with ``edited`` set.
 
         Raises
         ------
         ArtifactError
-            Missing, truncated, or not a plan of this version.
+            Missing, truncated, or not a plan of a version that is still read.
         PlanError
             A field is unknown, missing, malformed or contradicts another.
         """
-        loaded = load_json(path, KIND, VERSION)
+        loaded = read_plan(path)
         try:
             plan = cls.model_validate(loaded.payload)
         except ValidationError as error:
             raise PlanError(
-                f"plan {path}: {_describe(error)}", hint="correct the field, or plan again"
+                f"plan {path}: {describe(error, cls)}", hint="correct the field, or plan again"
             ) from error
         except PlanError as error:
             raise PlanError(f"plan {path}: {error.message}", hint=error.hint) from error
-        plan._edited = loaded.edited
-        return plan
+        return plan.model_copy(update={"edited": True}) if loaded.edited else plan
 
-    def check(self, dependencies_sizes: Mapping[str, int], fingerprint: str) -> None:
+    def check(
+        self,
+        dependencies_sizes: Mapping[str, int],
+        fingerprint: str,
+        blocks: Sequence[Block] | None = None,
+    ) -> None:
         """Refuse to be applied to another model than the one that was planned for.
 
         Parameters
@@ -141,30 +200,30 @@ class Plan(Strict):
             Dense units per group, as the dependency analysis of the model finds them.
         fingerprint
             :func:`model_fingerprint` of the model.
+        blocks
+            Its residual blocks; None: the plan's blocks are not looked at.
 
         Raises
         ------
         PlanError
-            Naming the groups that are missing, unknown or of another size.
+            Naming the groups and blocks that are missing, unknown or of another size, or, where
+            the model is the right one, the blocks that cannot go or whose groups the plan keeps.
         """
-        planned = {g.name: g.size for g in self.groups}
-        wrong = [
-            f"group '{name}' has {dependencies_sizes[name]} units, the plan says {size}"
-            for name, size in planned.items()
-            if name in dependencies_sizes and dependencies_sizes[name] != size
-        ]
-        wrong += [f"the model has no group '{n}'" for n in planned if n not in dependencies_sizes]
-        wrong += [f"the plan does not mention group '{n}'" for n in dependencies_sizes if n not in planned]
-        if not wrong and fingerprint != self.fingerprint:
-            digests = f"fingerprint {fingerprint[:12]}, the plan says {self.fingerprint[:12]}"
-            wrong = [f"names or shapes of its parameters differ ({digests})"]
-        if wrong:
-            more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        wrong = misfits(self.groups, self.removed, self.fingerprint, dependencies_sizes, fingerprint, blocks)
+        if not wrong:
+            return
+        lines = wrong.other_model or wrong.contradictions
+        more = f"; and {len(lines) - 4} more" if len(lines) > 4 else ""
+        if wrong.other_model:
             raise PlanError(
-                f"this plan was made for another model ('{self.model}'): {'; '.join(wrong[:4])}{more}",
+                f"this plan was made for another model ('{self.model}'): {'; '.join(lines[:4])}{more}",
                 hint="load the model the plan was made for, with the same include and exclude patterns, "
                 "or make a new plan for this one",
             )
+        raise PlanError(
+            f"this plan does not fit the blocks of '{self.model}': {'; '.join(lines[:4])}{more}",
+            hint="correct removed_blocks and the groups that name them, or plan again",
+        )
 
     def summary_rows(self) -> list[tuple[str, ...]]:
         """One row of text per group, with the columns of :data:`SUMMARY_HEADER`."""
@@ -175,18 +234,60 @@ class Plan(Strict):
                 str(g.width),
                 f"{g.width / g.size:.0%}",
                 f"{g.importance_kept:.0%}",
-                f"x{g.multiple}" if g.aligned else g.exempt or f"not a multiple of {g.multiple}",
+                _alignment(g),
             )
             for g in self.groups
         ]
 
+    @field_validator("resolution", mode="before")
+    @classmethod
+    def _square(cls, given: Any) -> Any:
+        return (given, given) if isinstance(given, int) and not isinstance(given, bool) else given
+
+    @field_validator("resolution")
+    @classmethod
+    def _positive(cls, given: tuple[int, int] | None) -> tuple[int, int] | None:
+        if given is not None and min(given) < 1:
+            raise PlanError(
+                f"resolution {given[0]}x{given[1]} is not that of an image",
+                hint="write height and width, such as [192, 192]",
+            )
+        return given
+
     @model_validator(mode="after")
-    def _distinct(self) -> Plan:
-        names = [g.name for g in self.groups]
-        twice = sorted({n for n in names if names.count(n) > 1})
-        if twice:
-            raise PlanError(f"group '{twice[0]}' is listed twice", hint="keep one of the two entries")
+    def _consistent(self) -> Plan:
+        _distinct("group", [g.name for g in self.groups])
+        _distinct("removed block", self.removed)
+        _distinct("limit", [limit.name for limit in self.limits])
+        for group in self.groups:
+            if group.block is not None and group.block not in self.removed:
+                raise PlanError(
+                    f"group '{group.name}' goes with block '{group.block}', which is not in removed_blocks",
+                    hint="list the block there, or keep units of the group and set its block to null",
+                )
+        if (self.low_ns is None) != (self.high_ns is None):
+            raise PlanError("low_ns and high_ns belong together", hint="give both, or neither")
+        if self.low_ns is not None and self.high_ns is not None:
+            room = _ROUNDING * abs(self.predicted_ns)
+            if not self.low_ns - room <= self.predicted_ns <= self.high_ns + room:
+                raise PlanError(
+                    f"predicted_ns {self.predicted_ns:g} is not between low_ns {self.low_ns:g} and "
+                    f"high_ns {self.high_ns:g}",
+                    hint="correct them, or price the plan anew with `hwprune plan check --out`",
+                )
         return self
+
+
+def _alignment(group: PlanGroup) -> str:
+    if group.block is not None:
+        return f"goes with {group.block}"
+    return f"x{group.multiple}" if group.aligned else group.exempt or f"not a multiple of {group.multiple}"
+
+
+def _distinct(what: str, names: Sequence[str]) -> None:
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise PlanError(f"{what} '{twice[0]}' is listed twice", hint="keep one of the two entries")
 
 
 def model_fingerprint(model: nn.Module) -> str:
@@ -197,22 +298,3 @@ def model_fingerprint(model: nn.Module) -> str:
     """
     named = sorted((n, list(p.shape)) for n, p in model.named_parameters(remove_duplicate=False))
     return hashlib.sha256(json.dumps(named, separators=(",", ":")).encode()).hexdigest()
-
-
-def _describe(error: ValidationError) -> str:
-    lines: list[str] = []
-    for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"unknown field '{where}'{_nearest(problem['loc'])}")
-        else:
-            lines.append(f"'{where}': {problem['msg'].lower()}")
-    return "; ".join(lines[:4])
-
-
-def _nearest(place: tuple[int | str, ...]) -> str:
-    parts: dict[str, type[BaseModel]] = {"groups": PlanGroup, "ledger": LedgerLine}
-    *outer, field = [str(part) for part in place]
-    model = parts.get(outer[0], Plan) if outer else Plan
-    near = difflib.get_close_matches(field, list(model.model_fields), n=1, cutoff=0.4)
-    return f" (nearest valid: '{near[0]}')" if near else ""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import fx, nn
 
 from hwprune.capture.captured import Captured
+from hwprune.capture.parametrized import deep_copy
 from hwprune.capture.trainable import TrainableGraph
 from hwprune.dependency.blocks import Block, module_path
 from hwprune.errors import PlanError, SurgeryError, VerificationError
@@ -113,12 +113,13 @@ def remove_blocks(
             raise SurgeryError(f"block {block.name!r} cannot be removed: {block.reason}")
     stand_in = lively(captured)
     subjects = [captured] if stand_in is None else [captured, stand_in]
+    paths = [block.module for block in blocks]
     reason = _not_a_module(captured, blocks)
     if reason is None:
         try:
-            error = max(_difference(s, blocks, _with_identities(s.model, blocks)) for s in subjects)
+            error = max(_difference(s, blocks, with_identities(s.model, paths)) for s in subjects)
             if error <= tolerance:
-                return _with_identities(captured.model, blocks), None, error
+                return with_identities(captured.model, paths), None, error
             reason = f"with its modules replaced, it differs by {error:.2e} of the output's scale"
         except VerificationError as failure:
             reason = failure.message
@@ -203,10 +204,11 @@ def _is_nonnegative(node: fx.Node) -> bool:
     return str(node.target) in ("aten.relu.default", "aten.relu6.default", "aten.sigmoid.default")
 
 
-def _with_identities(model: nn.Module, blocks: Sequence[Block]) -> nn.Module:
-    twin = copy.deepcopy(model)
+def with_identities(model: nn.Module, paths: Iterable[str]) -> nn.Module:
+    """A copy of a model in which the modules at some paths are ``nn.Identity``."""
+    twin = deep_copy(model)
     # A module around others of them goes with them.
-    for path in sorted({block.module for block in blocks}):
+    for path in sorted(set(paths)):
         try:
             old = twin.get_submodule(path)
         except AttributeError:

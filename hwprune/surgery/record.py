@@ -23,8 +23,9 @@ class CutRecord(_Base):
     """What is needed to cut a fresh model.
 
     ``members`` is parameter to dimension to kept indices; ``keep`` is group to kept units;
-    ``inputs`` are shapes and dtypes to capture the graph again (graph form only). With a
-    ``submodule``, all of them are its own; the weights are those of the whole model.
+    ``inputs`` are shapes and dtypes to capture the graph again (graph form only). ``blocks`` are
+    names of blocks that are gone, ``identities`` paths of the modules that were theirs (module form
+    only). With a ``submodule``, all of them are its own; the weights are those of the whole model.
     """
 
     form: Literal["module", "graph"]
@@ -34,6 +35,8 @@ class CutRecord(_Base):
     submodule: str | None = None
     inside_heads: list[str] = []
     prune_outputs: bool = False
+    blocks: list[str] = []
+    identities: list[str] = []
 
 
 class WeightsRecord(_Base):

@@ -17,9 +17,10 @@ from hwprune.capture.captured import Captured
 from hwprune.capture.export import capture
 from hwprune.capture.parametrized import plain_copy
 from hwprune.dependency.analyse import analyse
+from hwprune.dependency.blocks import Block, find_blocks
 from hwprune.dependency.groups import Dependencies
 from hwprune.errors import ArtifactError, HwpruneError
-from hwprune.surgery.apply import cut_graph
+from hwprune.surgery.blocks import choose_blocks, with_identities
 from hwprune.surgery.module import cut_parameters
 from hwprune.surgery.part import replace_module
 from hwprune.surgery.record import (
@@ -31,10 +32,13 @@ from hwprune.surgery.record import (
     ranges_of,
 )
 from hwprune.surgery.selection import Cuts, select
+from hwprune.surgery.shortened import cut_to_graph
 
 PLAN_FILE = "plan.json"
 WEIGHTS_FILE = "weights.safetensors"
-_KIND, _VERSION = "hwprune.pruned", 1
+_KIND, _VERSION = "hwprune.pruned", 2
+#: Version 1 knew no blocks; it reads as a cut without them.
+_OLDEST = 1
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ def save_pruned(
     plan: Mapping[str, Any] | None = None,
     *,
     submodule: str | None = None,
+    blocks: Sequence[Block] = (),
 ) -> Path:
     """Write a pruned model.
 
@@ -72,6 +77,8 @@ def save_pruned(
         JSON values of the caller's own, given back by :func:`load_pruned`.
     submodule
         Where in ``model`` the module sits that was captured and cut; None for ``model`` itself.
+    blocks
+        Blocks that are gone; groups that went with them are not in ``keep``.
 
     Raises
     ------
@@ -81,7 +88,8 @@ def save_pruned(
     part = model if submodule is None else model.get_submodule(submodule)
     form: Literal["module", "graph"] = "graph" if isinstance(part, fx.GraphModule) else "module"
     shapes = _shapes(captured.graph) | _shapes(captured.model)
-    cuts = select(deps, keep, shapes)
+    gone = {name for block in blocks for name in block.parameters}
+    cuts = {name: dims for name, dims in select(deps, keep, shapes).items() if name not in gone}
     cut = CutRecord(
         form=form,
         members={
@@ -96,6 +104,8 @@ def save_pruned(
         submodule=submodule,
         inside_heads=list(deps.inside_heads),
         prune_outputs=deps.prune_outputs,
+        blocks=[block.name for block in blocks],
+        identities=sorted({block.module for block in blocks}) if form == "module" else [],
     )
     return _write(directory, model, dict(plan or {}), cut)
 
@@ -124,7 +134,7 @@ def _write(directory: str | Path, model: nn.Module, plan: dict[str, Any], cut: C
 
 def _read(directory: Path) -> SavedRecord:
     try:
-        return SavedRecord.model_validate(read_json(directory / PLAN_FILE, _KIND, _VERSION))
+        return SavedRecord.model_validate(read_json(directory / PLAN_FILE, _KIND, _VERSION, oldest=_OLDEST))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -180,7 +190,8 @@ def _cut(dense: nn.Module, cut: CutRecord, directory: Path) -> nn.Module:
         try:
             captured = capture(dense, inputs)
             deps = analyse(captured, inside_heads=cut.inside_heads, prune_outputs=cut.prune_outputs)
-            return cut_graph(captured, deps, keep)
+            blocks = choose_blocks(find_blocks(captured, deps), cut.blocks) if cut.blocks else ()
+            return cut_to_graph(captured, deps, keep, blocks)
         except HwpruneError as error:
             raise _other_architecture(directory, error.message) from error
     dense = plain_copy(dense)
@@ -194,7 +205,7 @@ def _cut(dense: nn.Module, cut: CutRecord, directory: Path) -> nn.Module:
                     directory, f"{param!r} is {shape}, and dimension {dim} should have size {dimension.size}"
                 )
             cuts.setdefault(param, {})[dim] = torch.tensor(numbers_of(dimension.kept), dtype=torch.int64)
-    return cut_parameters(dense, cuts)
+    return cut_parameters(with_identities(dense, cut.identities), cuts)
 
 
 def _other_architecture(directory: Path, reason: str) -> ArtifactError:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from hwprune.cli import app
 from hwprune.importance import available as criteria
+from hwprune.solve.plan import Plan
 from tests.cli.conftest import Command
 from tests.small import Small
 
@@ -121,7 +122,7 @@ class TestPlanAndPrune:
         assert [g["multiple"] for g in found["groups"]] == [16, 16]  # type: ignore[index,union-attr]
         assert "score channels by l2" in ran.err
         assert "profile made-up kernels" in ran.err
-        written = json.loads((tmp_path / "some/where/plan.json").read_text())["payload"]
+        written = Plan.load(tmp_path / "some/where/plan.json").model_dump(mode="json")
         assert all(found[key] == value for key, value in written.items())
 
     def test_plan_for_people(self, hw: Command):

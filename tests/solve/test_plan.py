@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
+from hwprune.artifact import write_json
 from hwprune.errors import ArtifactError, PlanError
 from hwprune.solve.plan import SUMMARY_HEADER, Plan, model_fingerprint
-from hwprune.solve.plan_group import LedgerLine, PlanGroup
+from hwprune.solve.plan_group import PlanGroup
+from hwprune.solve.plan_parts import LedgerLine, LimitLine, Rechecked, RemovedBlock
 from hwprune.solve.ranges import format_ranges, parse_ranges
 
 
@@ -77,9 +79,27 @@ def plan() -> Plan:
         gap=1e-5,
         solve_seconds=0.5,
         groups=(
-            PlanGroup.from_units("0", 16, [9, 0, 1, 2, 3, 4, 6, 8], importance_kept=0.7, multiple=8),
+            PlanGroup.from_units(
+                "0",
+                16,
+                [9, 0, 1, 2, 3, 4, 6, 8],
+                importance_kept=0.7,
+                multiple=8,
+                allowed=(4, 5, 6, 7, 8, 16),
+                floor=4,
+            ),
             PlanGroup.from_units("2", 12, range(12), importance_kept=1, multiple=8, exempt="dense 12"),
+            PlanGroup.from_units("5", 6, (), importance_kept=0, block="b"),
         ),
+        removed_blocks=(RemovedBlock(name="b", latency_share=0.1),),
+        limits=(
+            LimitLine(name="parameters", unit="bytes", used=10.0, at_most=20.0),
+            LimitLine(name="memory", unit="bytes", used=3.0),
+        ),
+        resolution=(96, 128),
+        low_ns=0.29e6,
+        high_ns=0.33e6,
+        rechecked=Rechecked(loss=0.4, dense=0.3, uniform=0.5, examples=64),
         ledger=(LedgerLine(name="head", channels=10, reason="graph output"),),
     )
 
@@ -88,19 +108,53 @@ def test_round_trip(plan: Plan, tmp_path: Path) -> None:
     plan.save(tmp_path / "plan.json")
     loaded = Plan.load(tmp_path / "plan.json")
     assert loaded == plan and not loaded.edited
-    assert loaded.keep == {"0": (0, 1, 2, 3, 4, 6, 8, 9), "2": tuple(range(12))}
-    assert loaded.widths == {"0": 8, "2": 12}
+    assert loaded.keep == {"0": (0, 1, 2, 3, 4, 6, 8, 9), "2": tuple(range(12)), "5": ()}
+    assert loaded.widths == {"0": 8, "2": 12, "5": 0}
+    assert loaded.remaining.keys() == {"0", "2"} and loaded.removed == ("b",)
     assert '"kept": "0-4,6,8-9"' in (tmp_path / "plan.json").read_text()
 
 
-def test_a_hand_edit_loads_with_a_flag_that_saving_clears(plan: Plan, tmp_path: Path) -> None:
+def test_a_file_has_a_line_for_every_group(plan: Plan, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    plan.save(path)
+    lines = path.read_text().splitlines()
+    for group in plan.groups:
+        (line,) = (line for line in lines if f'"name": "{group.name}"' in line)
+        assert f'"width": {group.width}, "kept": "{group.kept}"' in line and "null" not in line
+    assert json.loads(path.read_text())["version"] == 2
+    # An editor that lays the file out anew has not changed it.
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=4, sort_keys=True))
+    assert Plan.load(path) == plan
+
+
+def test_version_1_is_still_read(tmp_path: Path) -> None:
+    group = {
+        "name": "0", "size": 4, "kept": "0-1,3", "width": 3, "channels_per_unit": 1, "multiple": 1,
+        "exempt": None, "importance_kept": 0.9,
+    }  # fmt: skip
+    payload = {
+        "model": "net", "fingerprint": "f", "target": "host", "pipeline": "p", "table": "t",
+        "table_digest": "d", "criterion": "l1", "solver": "milp", "seed": 0, "budget_ns": 5.0,
+        "budget_asked": "50%", "dense_ns": 10.0, "predicted_ns": 4.0, "residual_ns": 1.0, "value": 1.0,
+        "bound": 1.0, "gap": 0.0, "solve_seconds": 0.1, "unit": "ns", "provenance": "measured",
+        "groups": [group], "ledger": [], "submodule": None, "inside_heads": [], "prune_outputs": False,
+    }  # fmt: skip
+    write_json(tmp_path / "plan.json", "hwprune.plan", 1, payload)
+    plan = Plan.load(tmp_path / "plan.json")
+    assert not plan.edited and plan.keep == {"0": (0, 1, 3)}
+    assert (plan.removed_blocks, plan.resolution, plan.objective.least, plan.low_ns) == ((), None, None, None)
+    plan.save(tmp_path / "again.json")
+    assert Plan.load(tmp_path / "again.json") == plan
+
+
+def test_a_hand_edit_loads_with_a_flag_that_stays(plan: Plan, tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     plan.save(path)
     path.write_text(path.read_text().replace('"0-4,6,8-9"', '"0-7"'))
     edited = Plan.load(path)
     assert edited.edited and edited.keep["0"] == tuple(range(8))
     edited.save(path)
-    assert not Plan.load(path).edited
+    assert Plan.load(path) == edited
 
 
 @pytest.mark.parametrize(
@@ -113,6 +167,22 @@ def test_a_hand_edit_loads_with_a_flag_that_saving_clears(plan: Plan, tmp_path: 
         ('"criterion"', '"criterium"', "unknown field 'criterium' .nearest valid: 'criterion'"),
         ('"multiple"', '"multiples"', "'groups.0.multiples' .nearest valid: 'multiple'"),
         ('"seed": 0', '"seed": "x"', "'seed'"),
+        ('"floor": 4', '"floor": 9', "group '0': width 8 is below its floor of 9"),
+        (
+            '"allowed": "4-8,16"',
+            '"allowed": "4,16"',
+            "group '0': width 8 is not among the allowed widths 4,16",
+        ),
+        ('"allowed": "4-8,16"', '"allowed": "4-17"', "group '0': allowed: '4-17' is beyond"),
+        ('"width": 0, "kept": ""', '"width": 2, "kept": "0,3"', "'5' goes with block 'b', but keeps 2 units"),
+        ('"block": "b"', '"block": null', "'5' keeps nothing, and names no removed block"),
+        ('"block": "b"', '"block": "c"', "'5' goes with block 'c', which is not in removed_blocks"),
+        ('"low_ns": 290000.0', '"low_ns": 310000.0', "300000 is not between low_ns 310000 and high_ns"),
+        ('"low_ns": 290000.0', '"low_ns": null', "low_ns and high_ns belong together"),
+        ('"latency_share"', '"share"', "'removed_blocks.0.share' .nearest valid: 'latency_share'"),
+        ('"least": null', '"last": null', "'objective.last' .nearest valid: 'least'"),
+        ('"resolution": [96, 128]', '"resolution": [0, 128]', "resolution 0x128"),
+        ('"name": "memory"', '"name": "parameters"', "limit 'parameters' is listed twice"),
     ],
 )
 def test_wrong_hand_edits_are_named(plan: Plan, tmp_path: Path, old: str, new: str, words: str) -> None:
@@ -145,12 +215,12 @@ def test_a_plan_is_frozen_and_strict(plan: Plan) -> None:
 
 
 def test_check_names_what_differs(plan: Plan) -> None:
-    right = {"0": 16, "2": 12}
+    right = {"0": 16, "2": 12, "5": 6}
     plan.check(right, model_fingerprint(_net()))
     other = model_fingerprint(nn.Sequential(nn.Conv2d(3, 16, 5)))
     for sizes, words in (
-        ({"0": 32, "2": 12}, "group '0' has 32 units, the plan says 16"),
-        ({"0": 16}, "no group '2'"),
+        ({**right, "0": 32}, "group '0' has 32 units, the plan says 16"),
+        ({"0": 16, "5": 6}, "no group '2'"),
         ({**right, "3": 4}, "does not mention group '3'"),
         (right, "names or shapes of its parameters differ"),
     ):
@@ -174,4 +244,5 @@ def test_summary(plan: Plan) -> None:
     rows = plan.summary_rows()
     assert rows[0] == ("0", "16", "8", "50%", "70%", "x8")
     assert rows[1] == ("2", "12", "12", "100%", "100%", "dense 12")
+    assert rows[2] == ("5", "6", "0", "0%", "0%", "goes with b")
     assert all(len(row) == len(SUMMARY_HEADER) for row in rows)

@@ -117,7 +117,7 @@ class Plan(Strict):
     predicted_ns: float
     low_ns: float | None = None
     high_ns: float | None = None
-    interpolated: float | None = Field(None, ge=0, le=1)
+    interpolated: float | None = Field(default=None, ge=0, le=1)
     residual_ns: float
     value: float
     bound: float

@@ -39,12 +39,12 @@ class PlanGroup(Strict):
     width: int = Field(ge=0)
     kept: str
     importance_kept: float
-    channels_per_unit: int = Field(1, ge=1)
-    multiple: int = Field(1, ge=1)
+    channels_per_unit: int = Field(default=1, ge=1)
+    multiple: int = Field(default=1, ge=1)
     exempt: str | None = None
     block: str | None = None
     allowed: str | None = None
-    floor: int | None = Field(None, ge=1)
+    floor: int | None = Field(default=None, ge=1)
 
     @classmethod
     def from_units(

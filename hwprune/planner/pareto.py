@@ -22,8 +22,7 @@ from hwprune.planner.outcome import Begun, LoopResult
 from hwprune.planner.prediction import predict
 from hwprune.planner.residual import Residual
 from hwprune.solve.greedy import solve_greedy
-from hwprune.solve.milp import solve_milp
-from hwprune.solve.pareto import frontier
+from hwprune.solve.milp import least_latency, solve_milp
 from hwprune.solve.problem import Problem, Solution
 from hwprune.solve.uniform import solve_uniform
 
@@ -167,7 +166,9 @@ def _solved(loop: PlanningLoop, begun: Begun, table: LatencyTable, residual: Res
         )
     least = min(least_of(problem) for _, problem in problems)
     # A hair above the least, which a solver reaches only up to its tolerance.
-    budgets = tuple(float(b) for b in np.linspace(begun.dense.median, least * (1 + 1e-6), count))
+    # The dense network is predicted a little beside what it measures.
+    most = max(problem.usage(problem.limits[0], problem.dense) for _, problem in problems)
+    budgets = tuple(float(b) for b in np.linspace(most * (1 + 1e-9), least * (1 + 1e-6), count))
     found: list[_Found] = []
     for column, problem in problems:
         reachable = [b for b in budgets if b >= least_of(problem)] if len(problems) > 1 else budgets
@@ -178,9 +179,12 @@ def _solved(loop: PlanningLoop, begun: Begun, table: LatencyTable, residual: Res
 
 def least_of(problem: Problem) -> float:
     """Least latency (ns) of any choice within the other limits."""
-    name = problem.limits[0].name
-    open_ = replace(problem.limited(math.inf), minimise=name, floor=-math.inf)
-    return solve_milp(open_).usage[name]
+    return least_latency(problem.limited(math.inf))[1]
+
+
+def frontier(problem: Problem, budgets: Sequence[float]) -> tuple[Solution, ...]:
+    """Stands in."""
+    return tuple(solve_milp(problem.limited(budget)) for budget in budgets)
 
 
 def _undominated(found: Sequence[_Found]) -> tuple[_Found, ...]:

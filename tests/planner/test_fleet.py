@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hwprune.planner.outcome import TOLERANCE
 
 from hwprune.errors import BudgetError, PlanError, UsageError
 from hwprune.latency.kernel import KernelSpec
 from hwprune.planner.fleet import MEAN, FleetResult, Member, fleet_problem, plan_fleet, reject_fleet_overrun
 from hwprune.planner.goal import Goal
+from hwprune.planner.outcome import TOLERANCE
 from hwprune.solve.domains import domain_values
 from hwprune.solve.problem import Choice, Concat, Domain, Limit, Problem, Term
 from tests.planner.fakes import DOMAINS, WIDTHS, Device, bilinear, random_values, sizes

@@ -16,9 +16,11 @@ from hwprune.delivery import compile_model
 from hwprune.measure.compare import Comparison
 from hwprune.measure.site import Site
 from hwprune.onnx_backend.module import OnnxModule
+from hwprune.planner.fleet_budgets import Budgets
 from hwprune.planner.options import PlanOptions
 from hwprune.planner.workbench import Progress, measure_profile, silent
-from hwprune.planning import check_budget, frontier, prepare, solve_for, verdict
+from hwprune.planning import Targets, prepare
+from hwprune.plans import frontier, solve_for, verdict
 from hwprune.pruned import Planned, Pruned, Subject, analyse_model
 from hwprune.solve.plan import Plan
 from hwprune.surgery import load_pruned, save_pruned
@@ -43,15 +45,12 @@ __all__ = [
     "verdict",
 ]
 
-#: Budget where none is asked for.
-DEFAULT_LATENCY = "50%"
-
 
 def plan(
     model: nn.Module,
     example_inputs: Sequence[Any] | torch.Tensor,
-    target: str | Path | Target = "host",
-    latency: str | float | None = None,
+    target: Targets = "host",
+    latency: Budgets = None,
     data: Iterable[Any] | None = None,
     *,
     options: PlanOptions | None = None,
@@ -82,10 +81,12 @@ def plan(
     example_inputs
         Inputs of the shape that will be deployed (batch size included).
     target
-        Name of a target, path of a target file, or a target.
+        Name of a target, path of a target file, or a target; several for one plan that suits them all,
+        which is then named after the first.
     latency
-        ``"50%"`` of the dense model's measured latency, or a time such as ``"8ms"``. Default: ``"50%"``,
-        or no budget where the options have a floor.
+        ``"50%"`` of the dense model's measured latency, or a time such as ``"8ms"``; for several targets
+        one for all, or a mapping from their names. Default: ``"50%"``, or no budget where the options
+        have a floor.
     data
         Labelled batches ``(inputs, labels)`` for criteria that need them.
     options
@@ -124,13 +125,12 @@ def plan(
     HwpruneError
         See ``hwprune.errors``: the message says which stage failed and what to do.
     """
-    check_budget(latency, target)
-    options = options or PlanOptions()
     prepared = prepare(
         model,
         example_inputs,
         target,
         data,
+        latency=latency,
         options=options,
         criterion=criterion,
         loss=loss,
@@ -150,8 +150,6 @@ def plan(
         site=site,
         progress=progress,
     )
-    if latency is None and options.floor is None:
-        latency = DEFAULT_LATENCY
     return solve_for(prepared, latency)
 
 
@@ -190,8 +188,8 @@ def apply_plan(
 def prune(
     model: nn.Module,
     example_inputs: Sequence[Any] | torch.Tensor,
-    target: str | Path | Target = "host",
-    latency: str | float | None = None,
+    target: Targets = "host",
+    latency: Budgets = None,
     data: Iterable[Any] | None = None,
     **options: Any,
 ) -> Pruned:

@@ -1,91 +1,142 @@
-"""From a model to what is needed to plan for it, and to plans, frontiers and verdicts."""
+"""From a model to what is needed to plan for it on one target or several."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from hwprune.errors import BudgetError, BudgetMetError, UsageError
-from hwprune.frontiers import Frontier
+from hwprune.errors import BudgetMetError, UsageError
 from hwprune.importance import get as get_criterion
 from hwprune.importance import score, to_objective
 from hwprune.measure.runners.carry import CarriedSite
 from hwprune.measure.site import Site
 from hwprune.planner.carried import CarriedWorkbench
+from hwprune.planner.fleet_budgets import Budgets, budgets_of
 from hwprune.planner.goal import Goal, Offer
-from hwprune.planner.loop import Begun, LoopResult, PlanningLoop, reject_overrun
+from hwprune.planner.loop import Begun, LoopResult, PlanningLoop
 from hwprune.planner.options import PlanOptions
-from hwprune.planner.pareto import least_of, trace
-from hwprune.planner.result import make_plan
+from hwprune.planner.result import Asked, make_plan
 from hwprune.planner.verdict import Verdict, judge
 from hwprune.planner.workbench import Progress, Workbench, measure_profile, silent
-from hwprune.pruned import Planned, Subject
+from hwprune.pruned import Subject
 from hwprune.solve.budget import parse_budget
 from hwprune.solve.plan import Plan
+from hwprune.solve.plan_parts import FleetLine, LimitLine
 from hwprune.target import Target, load_target
 
 _log = logging.getLogger(__name__)
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+#: One target, or those of a fleet.
+Targets = str | Path | Target | Sequence[str | Path | Target]
 
 #: Stands for the dense latency until it is measured, to find out whether a budget can be read.
 _ANY_LATENCY_NS = 1e300
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A model that can be planned for: captured, scored, with its kernels and a place to time them."""
+class Station:
+    """A model on one of the targets: its kernels and table, and the loop that plans there."""
 
-    subject: Subject
     bench: Workbench
     loop: PlanningLoop
-    goal: Goal
-    criterion: str
-    values: Any
-    checks: int
-    seed: int
-    asked: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The target's name."""
+        return self.bench.target.name
+
+    @property
+    def can_time(self) -> bool:
+        """Whether networks can be timed there."""
+        return not isinstance(self.bench, CarriedWorkbench)
 
     def verdict(self, begun: Begun) -> Verdict:
         """What pruning can do at most, from what was measured at first."""
-        residual = begun.residual
-        outside = max(0.0, residual.shift_ns + residual.launch_ns * len(self.bench.model.families))
+        residual, target = begun.residual, self.bench.target
         return judge(
             self.bench.model,
             begun.table,
-            target=self.bench.target.name,
+            target=target.name,
             dense_ns=begun.dense.median,
-            outside_ns=outside,
+            outside_ns=residual.shift_ns + residual.launch_ns * len(self.bench.model.families),
             ledger=self.bench.deps.ledger,
-            unit=self.bench.target.unit,
+            unit=target.unit,
         )
 
-    def plan_of(self, result: LoopResult, budget_asked: str) -> Plan:
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model that can be planned for: captured and scored, with a station for every target.
+
+    ``values`` are the scores by which units are kept; ``goal`` shapes the problem.
+    """
+
+    subject: Subject
+    stations: tuple[Station, ...]
+    goal: Goal
+    options: PlanOptions
+    values: dict[str, np.ndarray]
+    checks: int
+    asked: dict[str, Any]
+
+    @property
+    def first(self) -> Station:
+        """Of the first target, after which plans are named."""
+        return self.stations[0]
+
+    def plan_of(
+        self,
+        result: LoopResult,
+        budget: str,
+        *,
+        fleet: tuple[FleetLine, ...] = (),
+        verdict: Verdict | None = None,
+    ) -> Plan:
         """The plan file of a result."""
-        made = make_plan(
-            self.bench,
-            result,
-            self.values,
-            criterion=self.criterion,
-            budget_asked=budget_asked,
-            seed=self.seed,
+        floor = self.options.floor
+        asked = Asked(
+            budget=budget,
+            floor=None if floor is None else str(floor),
+            allowed=self.goal.allowed,
+            **self.asked,
         )
-        return made.model_copy(update=self.asked)
+        text = None if verdict is None else verdict.text
+        lines = self._limit_lines(result)
+        return make_plan(
+            self.first.bench, result, self.values, asked, limits=lines, fleet=fleet, verdict=text
+        )
+
+    def _limit_lines(self, result: LoopResult) -> tuple[LimitLine, ...]:
+        needs = self.goal.needs(result.solution.choice)
+        dense = self.goal.dense_needs
+        if needs is None or dense is None:
+            return ()
+        found: list[LimitLine] = []
+        for name, amount, used, whole in (
+            ("parameters", self.goal.parameters, needs.parameters, dense.parameters),
+            ("memory", self.goal.memory, needs.bytes, dense.bytes),
+        ):
+            unit = "bytes" if name == "memory" else "parameters"
+            at_most = None if amount is None else amount.of(whole)
+            found.append(LimitLine(name=name, unit=unit, used=used, at_most=at_most))
+        return tuple(found)
 
 
 def prepare(
     model: nn.Module,
     example_inputs: Sequence[Any] | torch.Tensor,
-    target: str | Path | Target,
+    target: Targets,
     data: Iterable[Any] | None,
     *,
+    latency: Budgets = None,
     options: PlanOptions | None = None,
     criterion: str | None = None,
     loss: Loss | None = None,
@@ -105,149 +156,85 @@ def prepare(
     site: Site | None = None,
     progress: Progress = silent,
 ) -> Prepared:
-    """Capture, analyse and score a model, and open its latency table; see :func:`hwprune.plan`."""
+    """Capture, analyse and score a model, and open its latency tables; see :func:`hwprune.plan`."""
     options = options or PlanOptions()
-    resolved = target if isinstance(target, Target) else load_target(target, threads=threads)
+    targets = resolve(target, threads)
     name = criterion or ("taylor2019" if data is not None else "l2")
     # What can be judged by its name alone is, before minutes of measuring.
-    comparability, measured = get_criterion(name).comparability, measure_profile(profile)
+    comparability, care = get_criterion(name).comparability, measure_profile(profile)
+    _check_budgets(latency, targets)
+    if len(targets) > 1 and site is not None:
+        raise UsageError("a site is given for several targets", hint="plan for them one by one")
     if submodule is not None and data is not None:
         raise UsageError(
             f"channels of the submodule {submodule!r} cannot be scored with data of the whole model",
             hint="leave data out: the criterion is then l2, or name one that needs none",
         )
     analysis: dict[str, Any] = {
+        "include": tuple(include),
+        "exclude": tuple(exclude),
         "submodule": submodule,
         "inside_heads": tuple(inside_heads),
         "prune_outputs": prune_outputs,
     }
-    subject = Subject.open(model, example_inputs, include=include, exclude=exclude, **analysis)
+    subject = Subject.open(model, example_inputs, **analysis)
     captured, deps = subject.captured, subject.deps
-    offer = Offer.of(captured, deps, [resolved], options, minimum=minimum, steps=steps)
+    offer = Offer.of(captured, deps, targets, options, minimum=minimum, steps=steps)
     progress(f"score channels by {name}", 0, 1)
-    scores = score(captured, deps, criterion=name, data=data, loss=loss)
-    values = to_objective(scores, comparability)
-    bench = Workbench.open(
-        captured,
-        deps,
-        resolved,
-        profile=measured,
-        tables=tables,
-        search=search,
-        seed=seed,
-        site=site,
-        widths=offer.widths,
-        progress=progress,
-    )
-    if isinstance(site, CarriedSite):
-        bench, checks = CarriedWorkbench.of(bench), 0
-    goal = Goal.of(captured, deps, bench.fused, offer, options)
-    loop = PlanningLoop(
-        bench,
+    values = to_objective(score(captured, deps, criterion=name, data=data, loss=loss), comparability)
+    stations: list[Station] = []
+    goal: Goal | None = None
+    for each in targets:
+        bench = Workbench.open(
+            captured,
+            deps,
+            each,
+            profile=care,
+            tables=tables,
+            search=search,
+            seed=seed,
+            site=site,
+            widths=offer.widths,
+            progress=progress,
+        )
+        if isinstance(site, CarriedSite):
+            bench, checks = CarriedWorkbench.of(bench), 0
+        goal = goal or Goal.of(captured, deps, bench.fused, offer, options)
+        loop = PlanningLoop(
+            bench,
+            values,
+            profile=bench.measure_kernels,
+            time_networks=bench.time_networks,
+            known=bench.known_table(),
+        )
+        stations.append(Station(bench, loop))
+    assert goal is not None
+    if len(stations) == 1:
+        stations[0].loop.shape = goal
+    return Prepared(
+        subject,
+        tuple(stations),
+        goal,
+        options,
         values,
-        profile=bench.measure_kernels,
-        time_networks=bench.time_networks,
-        known=bench.known_table(),
-        shape=goal,
+        checks,
+        {"criterion": name, "seed": seed, **analysis},
     )
-    return Prepared(subject, bench, loop, goal, name, values, checks, seed, analysis)
 
 
-def check_budget(latency: str | float | None, target: str | Path | Target) -> None:
-    """Refuse a budget that cannot be read, whatever the dense latency is.
-
-    Raises
-    ------
-    BudgetError
-        Malformed.
-    """
-    if latency is None:
-        return
-    resolved = target if isinstance(target, Target) else load_target(target)
-    with contextlib.suppress(BudgetMetError):
-        parse_budget(latency, _ANY_LATENCY_NS, unit=resolved.unit)
+def resolve(target: Targets, threads: int | None = None) -> tuple[Target, ...]:
+    """The targets that are named."""
+    each = [target] if isinstance(target, str | Path | Target) else list(target)
+    if not each:
+        raise UsageError("no target is given", hint="name one, such as host")
+    return tuple(t if isinstance(t, Target) else load_target(t, threads=threads) for t in each)
 
 
-def solve_for(prepared: Prepared, latency: str | float | None) -> Planned:
-    """Measure, solve and check; see :func:`hwprune.plan`.
-
-    Raises
-    ------
-    BudgetError
-        No plan is within the limits; what pruning can do at most is said, and why.
-    """
-    begun = prepared.loop.begin()
-    verdict = prepared.verdict(begun)
-    if not verdict.helps:
-        _log.warning("%s", verdict.text)
-    try:
-        result = prepared.loop.run(latency, checks=prepared.checks, begun=begun)
-        reject_overrun(result)
-    except BudgetMetError:
-        raise
-    except BudgetError as error:
-        raise BudgetError(f"{error.message}; {verdict.text}", hint=error.hint) from error
-    asked = (
-        str(latency) if latency is not None else f"least latency with {prepared.goal.floor:.4g} of importance"
-    )
-    return Planned(prepared.plan_of(result, asked), prepared.bench, result, prepared.subject)
-
-
-def verdict(
-    model: nn.Module,
-    example_inputs: Sequence[Any] | torch.Tensor,
-    target: str | Path | Target = "host",
-    data: Iterable[Any] | None = None,
-    **options: Any,
-) -> Verdict:
-    """What pruning can save at most on a target, and why not more, before anything is trained.
-
-    Takes the parameters of :func:`hwprune.plan`. A coarse grid of kernels and the dense network are
-    measured; ``least_ns`` is the proven least latency within the other limits.
-
-    Raises
-    ------
-    BudgetError
-        The other limits leave no choice at all.
-    """
-    prepared = prepare(model, example_inputs, target, data, **options)
-    begun = prepared.loop.begin()
-    problem = prepared.loop.problem(begun.table, begun.residual, math.inf)
-    return replace(prepared.verdict(begun), least_ns=least_of(problem))
-
-
-def frontier(
-    model: nn.Module,
-    example_inputs: Sequence[Any] | torch.Tensor,
-    target: str | Path | Target = "host",
-    data: Iterable[Any] | None = None,
-    *,
-    points: int = 12,
-    checks: int = 0,
-    **options: Any,
-) -> Frontier:
-    """The whole curve: plans from the dense model's latency down to the least that can be reached.
-
-    Takes the parameters of :func:`hwprune.plan` except the latency. The points' latencies are evenly
-    spread; plans that others dominate are left out. ``checks`` points are timed end to end.
-
-    Raises
-    ------
-    UsageError
-        Fewer than two points, or the options have a floor.
-    BudgetError
-        The other limits leave no choice at all.
-
-    Examples
-    --------
-    >>> curve = hwprune.frontier(model, torch.randn(1, 3, 224, 224), points=12)
-    >>> curve.save("frontier.json"); curve.plot("frontier.svg")
-    """
-    if points < 2:
-        raise UsageError(f"a frontier of {points} points is none", hint="ask for 2 or more, such as 12")
-    prepared = prepare(model, example_inputs, target, data, checks=checks, **options)
-    if prepared.goal.floor is not None:
-        raise UsageError("a frontier shows all floors at once", hint="leave the floor out")
-    curve = trace(prepared.loop, points, checks=prepared.checks)
-    plans = tuple(prepared.plan_of(result, f"point of a frontier of {points}") for result in curve.points)
-    return Frontier(plans, curve)
+def _check_budgets(latency: Budgets, targets: Sequence[Target]) -> None:
+    """Refuse budgets that cannot be read, whatever the dense latency is."""
+    asked = budgets_of([target.name for target in targets], latency)
+    for target in targets:
+        budget = asked[target.name]
+        if budget is not None:
+            with contextlib.suppress(BudgetMetError):
+                parse_budget(budget, _ANY_LATENCY_NS, unit=target.unit)

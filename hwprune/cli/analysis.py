@@ -174,9 +174,7 @@ def _kernels(
     return found
 
 
-def _verdict(
-    captured: Captured, deps: Dependencies, target: Target, tables: Path | None
-) -> Verdict | None:
+def _verdict(captured: Captured, deps: Dependencies, target: Target, tables: Path | None) -> Verdict | None:
     """What the latency table says that pruning can do; None where it has too few kernels for that."""
     from hwprune.errors import KernelMissError
     from hwprune.latency.manifest import MANIFEST_NAME

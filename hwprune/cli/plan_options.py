@@ -13,14 +13,34 @@ from hwprune.errors import UsageError
 if TYPE_CHECKING:
     from hwprune.planner.options import PlanOptions
 
-Latency = Annotated[
-    str | None,
+Latencies = Annotated[
+    list[str] | None,
     typer.Option(
         "--latency",
         "-l",
-        help='Budget: a share of the dense model\'s measured latency ("50%") or a time ("8ms"). '
+        help='Budget: a share of the dense model\'s measured latency ("50%") or a time ("8ms"). With '
+        "several targets one for all, or one for each: -l host=50% -l NAME=8ms. "
         "Default: 50%, or none with --floor.",
         show_default=False,
+    ),
+]
+TargetNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        "-t",
+        help="Device: a name from `hwprune targets`, or a .toml file. Repeat it for one plan that suits "
+        "several, named after the first. Default: host.",
+        show_default=False,
+    ),
+]
+Weight = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weight",
+        metavar="TARGET=NUMBER",
+        help="With several targets: --latency is a budget on the weighted mean of their relative "
+        "latencies (repeatable, one for each).",
     ),
 ]
 CarriedDevice = Annotated[
@@ -104,7 +124,11 @@ Plot = Annotated[
 
 
 def plan_options(
-    floor: str | None, parameters: str | None, memory: str | None, limits: Sequence[str]
+    floor: str | None,
+    parameters: str | None,
+    memory: str | None,
+    limits: Sequence[str],
+    weights: Sequence[str],
 ) -> PlanOptions:
     """What the options ask for.
 
@@ -115,17 +139,72 @@ def plan_options(
     """
     from hwprune.planner.options import PlanOptions
 
-    layers: dict[str, tuple[float, float] | str] = {}
-    for text in limits:
-        pattern, equals, wanted = text.rpartition("=")
-        if not equals or not pattern or not wanted:
+    ranges = _pairs(limits, "limit on layers", "--limit 'layer1.*=50%..100%'")
+    numbers = _pairs(weights, "weight", "--weight host=2")
+    return PlanOptions(
+        floor=floor,
+        parameters=parameters,
+        memory=memory,
+        layers=dict(ranges),
+        weights={name: _number(name, text) for name, text in numbers.items()},
+    )
+
+
+def read_budgets(latencies: Sequence[str]) -> str | dict[str, str] | None:
+    """One budget for all targets, or one for each by name.
+
+    Raises
+    ------
+    UsageError
+        Both kinds at once, or several for all.
+    """
+    if not latencies:
+        return None
+    named = ["=" in text for text in latencies]
+    if not any(named):
+        if len(latencies) > 1:
             raise UsageError(
-                f"'{text}' is not a limit on layers", hint="write it as --limit 'layer1.*=50%..100%'"
+                f"there are {len(latencies)} latency budgets",
+                hint="name their targets: -l host=50% -l NAME=8ms",
             )
-        if pattern in layers:
-            raise UsageError(f"there are two limits on {pattern!r}", hint="leave one of them out")
-        layers[pattern] = wanted
-    return PlanOptions(floor=floor, parameters=parameters, memory=memory, layers=layers)
+        return latencies[0]
+    return _pairs(latencies, "latency budget of a target", "-l host=50%")
+
+
+def require_one_target(targets: Sequence[object]) -> None:
+    """Refuse options about one device where several targets are planned for.
+
+    Raises
+    ------
+    UsageError
+        There are several.
+    """
+    if len(targets) > 1:
+        raise UsageError(
+            "--rpc, --tracker, --key and --device are about one target",
+            hint="plan for the targets one by one, or leave these options out",
+        )
+
+
+def _pairs(texts: Sequence[str], what: str, example: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.rpartition("=")
+        if not equals or not name or not value:
+            raise UsageError(f"'{text}' is not a {what}", hint=f"write it as {example}")
+        if name in found:
+            raise UsageError(
+                f"there are two entries for {name!r}: a {what} each", hint="leave one of them out"
+            )
+        found[name] = value
+    return found
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"weight '{text}' of {name} is not a number", hint="write --weight host=2") from None
 
 
 def require_apart(pareto: int | None, plot: Path | None, verdict: bool, floor: str | None) -> None:

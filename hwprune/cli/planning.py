@@ -24,7 +24,6 @@ from hwprune.cli.common import (
     Seed,
     Submodule,
     Tables,
-    TargetName,
     Threads,
     TrackerAddress,
     TrustPickle,
@@ -45,15 +44,19 @@ from hwprune.cli.plan_options import (
     Checks,
     Criterion,
     Floor,
-    Latency,
+    Latencies,
     LayerLimit,
     Memory,
     OnlyVerdict,
     Parameters,
     Pareto,
     Plot,
+    TargetNames,
+    Weight,
     plan_options,
+    read_budgets,
     require_apart,
+    require_one_target,
 )
 
 
@@ -75,14 +78,15 @@ def plan(
             show_default=False,
         ),
     ] = None,
-    latency: Latency = None,
+    latency: Latencies = None,
     floor: Floor = None,
     parameters: Parameters = None,
     memory: Memory = None,
     limit: LayerLimit = None,
     weights: Weights = None,
     trust_pickle: TrustPickle = False,
-    target: TargetName = "host",
+    target: TargetNames = None,
+    weight: Weight = None,
     threads: Threads = None,
     criterion: Criterion = None,
     data: Data = None,
@@ -112,19 +116,24 @@ def plan(
     Kernels that the latency table lacks are measured first. Can be interrupted.
     """
     from hwprune import api
-    from hwprune.frontiers import check_plot
+    from hwprune.frontiers import Frontier, check_plot
     from hwprune.measure.sites import site_for
     from hwprune.modelspec import example_inputs, load_data, load_model
+    from hwprune.planner.verdict import Verdict
+    from hwprune.pruned import Planned
 
     require_apart(pareto, plot, verdict, floor)
-    options = plan_options(floor, parameters, memory, limit or ())
+    options = plan_options(floor, parameters, memory, limit or (), weight or ())
     output = output or Path("frontier.json" if pareto else "plan.json")
     require_file(output)
     if plot is not None:
         check_plot(plot)
         require_file(plot)
-    resolved = resolve_target(target, threads, winograd)
-    site = site_for(resolved, rpc, tracker, key, device=device, tables=tables)
+    targets = [resolve_target(name, threads, winograd) for name in target or ["host"]]
+    site = None
+    if rpc or tracker or key or device or len(targets) == 1:
+        require_one_target(targets)
+        site = site_for(targets[0], rpc, tracker, key, device=device, tables=tables)
     with progress_bar() as progress:
         network = load_model(model, weights, trust_pickle=trust_pickle)
         asked: dict[str, Any] = {
@@ -146,24 +155,27 @@ def plan(
             "progress": progress,
         }
         images = example_inputs(input)
+        found: Verdict | Frontier | Planned
         if verdict:
-            said = api.verdict(network, images, resolved, **asked)
+            found = api.verdict(network, images, targets, **asked)
         elif pareto is not None:
-            curve = api.frontier(network, images, resolved, points=pareto, **asked)
+            found = api.frontier(network, images, targets, points=pareto, **asked)
         else:
-            planned = api.plan(network, images, resolved, latency, **asked)
-    if verdict:
+            found = api.plan(network, images, targets, read_budgets(latency or ()), **asked)
+    if isinstance(found, Verdict):
+        said = found
         emit(verdict_data(said), json, lambda: show_verdict(said))
-    elif pareto is not None:
+    elif isinstance(found, Frontier):
+        curve = found
         curve.save(output)
         if plot is not None:
             curve.plot(plot)
-        data_ = {"frontier": str(output), "plot": None if plot is None else str(plot), **curve.data(output)}
-        emit(data_, json, lambda: show_frontier(curve, output, plot))
+        files = {"frontier": str(output), "plot": None if plot is None else str(plot)}
+        emit({**files, **curve.data(output)}, json, lambda: show_frontier(curve, output, plot))
     else:
-        planned.plan.save(output)
-        found = _plan_data(planned.plan, planned.loop.measured_ns, output)
-        emit(found, json, lambda: _show(planned.plan, output))
+        made, measured_ns = found.plan, found.loop.measured_ns
+        made.save(output)
+        emit(_plan_data(made, measured_ns, output), json, lambda: _show(made, output))
 
 
 def prune(

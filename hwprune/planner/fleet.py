@@ -87,10 +87,6 @@ class _State:
     residual: Residual
     budget_ns: float
 
-    @property
-    def limit_name(self) -> str:
-        return f"latency on {self.member.name}"
-
 
 def plan_fleet(
     members: Sequence[Member],
@@ -131,7 +127,7 @@ def plan_fleet(
     seen: list[Solution] = []
     for number in range(max(1, checks)):
         try:
-            solution = _solve_measured(states, weights, share, solve, shape)
+            problem, solution = _solve_measured(states, weights, share, solve, shape)
         except BudgetError:
             # Corrected residuals put the budgets out of reach; a plan that nearly keeps them counts.
             if best is None or best.overrun > OVERRUN:
@@ -141,7 +137,7 @@ def plan_fleet(
         if repeated and best is not None:
             break
         seen.append(solution)
-        results = tuple(_result(state, solution, timed=checks > 0) for state in states)
+        results = tuple(_result(state, problem, solution, timed=checks > 0) for state in states)
         found = FleetResult(solution, results, _mean_of(results, weights), share)
         if best is None or _beats(found, best):
             best = found
@@ -283,7 +279,7 @@ def _solve_measured(
     share: float | None,
     solve: Callable[[Problem], Solution],
     shape: Callable[[Problem], Problem],
-) -> Solution:
+) -> tuple[Problem, Solution]:
     """Solve, measuring what the solution needs on every target, until nothing is missing."""
     only_measured = False
     for number in range(MAX_REFINEMENTS + 1):
@@ -298,7 +294,8 @@ def _solve_measured(
             )
             for state in states
         ]
-        solution = solve(shape(fleet_problem(problems, weights, share)))
+        joined = shape(fleet_problem(problems, weights, share))
+        solution = solve(joined)
         stuck = True
         complete = True
         for state in states:
@@ -309,17 +306,18 @@ def _solve_measured(
                 state.table = state.member.loop.profile(missing)
                 stuck &= len(left.missing(solution.widths, state.table)) == len(missing)
         if complete:
-            return solution
+            return joined, solution
         only_measured |= stuck
     raise AssertionError("a solution over measured kernels only cannot miss a kernel")
 
 
-def _result(state: _State, solution: Solution, *, timed: bool) -> LoopResult:
+def _result(state: _State, problem: Problem, solution: Solution, *, timed: bool) -> LoopResult:
     loop, begun = state.member.loop, state.begun
     left = loop.network.without(solution.removed)
     prediction = predict(left, solution.widths, state.table, state.residual)
     measured = None
     rounds: tuple[Round, ...] = ()
+    own = problem.limit(f"latency on {state.member.name}")
     if timed and state.member.checks:
         times = loop.time_networks(
             {
@@ -340,7 +338,7 @@ def _result(state: _State, solution: Solution, *, timed: bool) -> LoopResult:
         refinements=0,
         table=state.table,
         residual=state.residual,
-        problem=loop.problem(state.table, state.residual, state.budget_ns),
+        problem=replace(problem, limits=(own, *(limit for limit in problem.limits if limit is not own))),
         solve_seconds=solution.seconds,
     )
 

@@ -106,6 +106,11 @@ class Goal:
             )
         return replace(problem, minimise=problem.limits[0].name, floor=least)
 
+    @property
+    def dense_needs(self) -> Needs | None:
+        """Parameters and memory of the whole model."""
+        return None if self.sizes is None else self.sizes.needs(self.sizes.dense)
+
     def needs(self, choice: Choice) -> Needs | None:
         """Parameters and memory of a choice."""
         return None if self.sizes is None else self.sizes.needs(choice.widths, choice.removed)

@@ -25,6 +25,9 @@ class PlanOptions:
     layers
         Pattern over layers (``"layer1.*"``) to the shares of channels that they may keep:
         ``(0.5, 1.0)`` or ``"50%..100%"``.
+    weights
+        For a plan for several targets: what each counts in the mean of their relative latencies, by the
+        target's name. The latency budget is then one on that mean.
 
     Raises
     ------
@@ -40,6 +43,8 @@ class PlanOptions:
     layers: Mapping[str, tuple[float, float] | str] = field(
         default_factory=dict[str, "tuple[float, float] | str"]
     )
+
+    weights: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def __post_init__(self) -> None:
         _ = self.floor_share, self.parameters_amount, self.memory_amount, self.layer_ranges

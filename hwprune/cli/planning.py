@@ -31,7 +31,6 @@ from hwprune.cli.common import (
     Winograd,
     complain,
     emit,
-    print_table,
     progress_bar,
     require_directory,
     require_file,
@@ -58,11 +57,12 @@ from hwprune.cli.plan_options import (
     require_apart,
     require_one_target,
 )
+from hwprune.cli.plans import EPILOG, plan_command, print_plan
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of this file to the command line."""
-    app.command()(plan)
+    app.command(cls=plan_command(), epilog=EPILOG)(plan)
     app.command()(prune)
 
 
@@ -224,12 +224,5 @@ def _plan_data(made: Any, measured_ns: float | None, path: Path) -> dict[str, An
 
 
 def _show(made: Any, path: Path) -> None:
-    from hwprune.solve.plan import SUMMARY_HEADER
-
-    print_table(f"plan for {made.model} on {made.target}", SUMMARY_HEADER, made.summary_rows())
-    dense, budget, predicted = (ns / 1e6 for ns in (made.dense_ns, made.budget_ns, made.predicted_ns))
-    say(f"dense {dense:.3f} ms measured; budget {budget:.3f} ms ({made.budget_asked})")
-    say(f"predicted {predicted:.3f} ms; importance kept within {made.gap:.1e} of the optimum")
-    for line in made.ledger:
-        say(f"kept: {line.name} ({line.channels} channels): {line.reason}")
+    print_plan(made)
     say(f"written to {path}")

@@ -95,7 +95,7 @@ def shorten(
         with the graph as the model, and why. Groups that went with a block are not in ``deps``.
     """
     model, reason, _ = remove_blocks(captured, blocks)
-    graph, fewer = _shorter_graph(captured, deps, blocks)
+    graph, fewer = shorter_graph(captured, deps, blocks)
     return Captured(graph, model, captured.example_inputs), fewer, reason
 
 
@@ -116,13 +116,14 @@ def cut_to_graph(
             raise SurgeryError(f"block {block.name!r} cannot be removed: {block.reason}")
     if not blocks:
         return cut_graph(captured, deps, keep)
-    graph, fewer = _shorter_graph(captured, deps, blocks)
+    graph, fewer = shorter_graph(captured, deps, blocks)
     return cut_graph(replace(captured, graph=graph), fewer, _of(fewer, keep))
 
 
-def _shorter_graph(
+def shorter_graph(
     captured: Captured, deps: Dependencies, blocks: Sequence[Block]
 ) -> tuple[TrainableGraph, Dependencies]:
+    """The graph without blocks, under the same names, and what is left of its analysis."""
     graph = without_blocks(captured, blocks)
     return graph, restrict(deps, captured.graph.graph, graph.graph)
 

@@ -86,10 +86,8 @@ class Pricing:
 
     def _kernels_alone(self, own_ns: float, dense_ns: float) -> Finding:
         unit = self.bench.target.unit
-        text = (
-            f"kernels take {amount(own_ns, unit)}, {own_ns / dense_ns:.1%} of those of the dense network; what "
-            "either takes end to end on this target is not in the plan, and can be measured"
-        )
+        share = f"{amount(own_ns, unit)}, {own_ns / dense_ns:.1%} of those of the dense network"
+        text = f"kernels take {share}; what either takes end to end on this target can be measured"
         return Finding("latency", "note", text)
 
     def _missing(self) -> tuple[str, ...]:

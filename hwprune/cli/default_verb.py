@@ -41,7 +41,7 @@ def with_verbs(verbs: typer.Typer, is_argument: Callable[[str], bool]) -> type[T
             if near and not word.startswith("-") and not is_argument(word):
                 raise UsageError(
                     f"'{word}' is neither a model nor something that 'hwprune {info_name}' does",
-                    hint=f"did you mean 'hwprune {info_name} {near[0]}'? A model is named package.module:factory",
+                    hint=f"did you mean 'hwprune {info_name} {near[0]}'? A model is named module:factory",
                 )
             return super().make_context(info_name, args, parent=parent, **extra)
 

@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from hwprune.solve.plan import Plan
 from hwprune.solve.plan_parts import FleetLine, LimitLine, RemovedBlock
 
-#: Nanoseconds are told in milliseconds; other units of latency are counts.
-_SCALES: Mapping[str, tuple[float, str]] = {"ns": (1e-6, "ms"), "bytes": (1e-6, "MB")}
+#: What is told in another unit than it is kept in; other units of latency are counts.
+_SCALES: Mapping[str, tuple[float, str]] = {
+    "ns": (1e-6, "ms"),
+    "bytes": (1e-6, "MB"),
+    "parameters": (1e-6, "M parameters"),
+}
 
 
 def amount(value: float, unit: str) -> str:

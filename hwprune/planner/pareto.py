@@ -22,7 +22,7 @@ from hwprune.planner.outcome import Begun, LoopResult
 from hwprune.planner.prediction import predict
 from hwprune.planner.residual import Residual
 from hwprune.solve.greedy import solve_greedy
-from hwprune.solve.milp import least_latency, solve_milp
+from hwprune.solve.milp import solve_milp
 from hwprune.solve.problem import Problem, Solution
 from hwprune.solve.uniform import solve_uniform
 
@@ -179,7 +179,9 @@ def _solved(loop: PlanningLoop, begun: Begun, table: LatencyTable, residual: Res
 
 def least_of(problem: Problem) -> float:
     """Least latency (ns) of any choice within the other limits."""
-    return least_latency(problem.limited(math.inf))[1]
+    name = problem.limits[0].name
+    open_ = replace(problem.limited(math.inf), minimise=name, floor=-math.inf)
+    return solve_milp(open_).usage[name]
 
 
 def frontier(problem: Problem, budgets: Sequence[float]) -> tuple[Solution, ...]:

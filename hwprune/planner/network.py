@@ -8,6 +8,7 @@ from typing import Protocol
 
 from hwprune.latency.predict import LatencyModel
 from hwprune.latency.program import Program
+from hwprune.planner.curves_values import Side
 
 NOTHING: frozenset[str] = frozenset()
 
@@ -82,7 +83,7 @@ class PlainNetwork:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of costs: a network at one input resolution (None: as its inputs are)."""
+    """One column of costs: a network at one input resolution (height, width; None: as its inputs are)."""
 
     network: Network
-    resolution: int | None = None
+    resolution: Side | None = None

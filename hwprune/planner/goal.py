@@ -14,8 +14,9 @@ from hwprune.planner.limits import Needs, Sizes
 from hwprune.planner.limits_amount import Amount
 from hwprune.planner.limits_widths import Bound, allowed_widths, bounds_of, offered_widths, restricted
 from hwprune.planner.options import PlanOptions
+from hwprune.planner.removable import RemovableBlocks
 from hwprune.planner.widths import GroupWidths
-from hwprune.solve.problem import Choice, Problem
+from hwprune.solve.problem import Choice, Concat, Problem
 from hwprune.target import Target
 
 
@@ -52,28 +53,50 @@ class Offer:
         return Offer(widths, allowed_widths(widths, deps, bounds))
 
 
+class Counter:
+    """Parameters and memory of a network, in the names of a problem's sums of widths."""
+
+    def __init__(
+        self, captured: Captured, deps: Dependencies, fused: FusedGraph, blocks: RemovableBlocks | None
+    ) -> None:
+        self._of = (captured, deps, fused)
+        self._blocks = blocks
+        self._known: dict[tuple[Concat, ...], Sizes] = {}
+
+    def sizes(self, concats: tuple[Concat, ...] = ()) -> Sizes:
+        """The same quantities with these sums as axes."""
+        if concats not in self._known:
+            self._known[concats] = Sizes.of(*self._of, blocks=self._blocks, concats=concats)
+        return self._known[concats]
+
+
 @dataclass(frozen=True)
 class Goal:
     """Limits and objective of a plan. A goal is called with a problem and returns the one to solve.
 
-    ``sizes`` is needed where parameters or memory are limited; ``floor`` is a share (0..1) of the
+    ``counter`` is needed where parameters or memory are limited; ``floor`` is a share (0..1) of the
     importance that the whole model has.
     """
 
     allowed: Mapping[str, Sequence[int]] = field(default_factory=dict[str, Sequence[int]])
-    sizes: Sizes | None = None
+    counter: Counter | None = None
     parameters: Amount | None = None
     memory: Amount | None = None
     floor: float | None = None
 
     @staticmethod
     def of(
-        captured: Captured, deps: Dependencies, fused: FusedGraph, offer: Offer, options: PlanOptions
+        captured: Captured,
+        deps: Dependencies,
+        fused: FusedGraph,
+        offer: Offer,
+        options: PlanOptions,
+        blocks: RemovableBlocks | None = None,
     ) -> Goal:
-        """The goal that options ask for."""
+        """The goal that options ask for; ``blocks`` are those that may be removed."""
         return Goal(
             offer.allowed,
-            Sizes.of(captured, deps, fused),
+            Counter(captured, deps, fused, blocks),
             options.parameters_amount,
             options.memory_amount,
             options.floor_share,
@@ -90,8 +113,8 @@ class Goal:
         whole = problem.value(problem.dense)
         if self.allowed:
             problem = restricted(problem, self.allowed)
-        if self.sizes is not None and (self.parameters or self.memory):
-            problem = self.sizes.limited(problem, self.parameters, self.memory)
+        if self.counter is not None and (self.parameters or self.memory):
+            problem = self.counter.sizes(problem.concats).limited(problem, self.parameters, self.memory)
         if self.floor is None:
             return problem
         most = problem.constant_value + math.fsum(max(d.values) for d in problem.domains)
@@ -109,8 +132,13 @@ class Goal:
     @property
     def dense_needs(self) -> Needs | None:
         """Parameters and memory of the whole model."""
-        return None if self.sizes is None else self.sizes.needs(self.sizes.dense)
+        if self.counter is None:
+            return None
+        sizes = self.counter.sizes()
+        return sizes.needs(sizes.dense)
 
     def needs(self, choice: Choice) -> Needs | None:
         """Parameters and memory of a choice."""
-        return None if self.sizes is None else self.sizes.needs(choice.widths, choice.removed)
+        if self.counter is None:
+            return None
+        return self.counter.sizes().needs(choice.widths, choice.removed)

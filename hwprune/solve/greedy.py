@@ -154,7 +154,7 @@ def _neighbours(model: Model) -> np.ndarray:
     reads = moves.copy()  # reads[u, v]: what a step of u is worth depends on v
     for factor in model.factors:
         axes = list(factor.axes)
-        reads[:, axes] |= moves[:, axes].any(axis=1)[:, None]
+        reads[:, axes] |= moves[:, axes].any(axis=1, keepdims=True)
     for link in model.links:
         reads[:, [link.left, link.right]] |= moves[:, [link.node]]
     common: np.ndarray = moves.astype(np.intp) @ reads.T.astype(np.intp)

@@ -24,6 +24,7 @@ from hwprune.planner.problem import build_problem
 from hwprune.planner.residual import Residual
 from hwprune.planner.workbench import Workbench, measure_profile
 from hwprune.planner.worth import Worth
+from hwprune.solve.milp import solve_milp
 from hwprune.solve.problem import Choice, Problem
 from hwprune.target import load_target
 from tests.nets import settle
@@ -89,6 +90,21 @@ def some_choices(problem: Problem, count: int = 60) -> list[Choice]:
         }
         made.append(Choice(widths, removed))
     return made
+
+
+@pytest.mark.parametrize(("kind", "steps"), [(Blocks, 2), (Inverted, 3), (Growing, 2)])
+@pytest.mark.parametrize("share", [0.75, 0.5, 0.35])
+def test_the_solver_finds_the_best_choice_even_where_launches_cost_less_than_nothing(
+    kind: type[nn.Module], steps: int, share: float
+):
+    found, machine = bench(kind, steps), Machine()
+    known = machine.profile(found.model.specs())
+    launches = Residual(launch_ns=-8000.0, factor=0.9, shift_ns=2e5)
+    dense = predict(found.model, found.dense, known, launches).latency_ns
+    problem = build_problem(found, worth(found), known, launches, share * dense, depth=True)
+    best, solved = brute_force(problem), solve_milp(problem)
+    assert solved.latency_ns <= share * dense
+    assert solved.value == pytest.approx(best.value, rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", [Blocks, Inverted, Growing])

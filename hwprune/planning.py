@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import logging
+import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,121 +13,34 @@ import numpy as np
 import torch
 from torch import nn
 
+from hwprune.dependency import analyse
 from hwprune.errors import BudgetMetError, UsageError
 from hwprune.importance import get as get_criterion
 from hwprune.importance import score, to_objective
 from hwprune.measure.runners.carry import CarriedSite
 from hwprune.measure.site import Site
 from hwprune.planner.carried import CarriedWorkbench
+from hwprune.planner.curves import BATCHES, calibrate
+from hwprune.planner.curves_meter import Meter
 from hwprune.planner.fleet_budgets import Budgets, budgets_of
 from hwprune.planner.goal import Goal, Offer
-from hwprune.planner.loop import Begun, LoopResult, PlanningLoop
+from hwprune.planner.loop import PlanningLoop
+from hwprune.planner.network import Column
 from hwprune.planner.options import PlanOptions
-from hwprune.planner.result import Asked, make_plan
-from hwprune.planner.verdict import Verdict, judge
+from hwprune.planner.resolutions import open_columns
 from hwprune.planner.workbench import Progress, Workbench, measure_profile, silent
+from hwprune.planner.worth import Worth
+from hwprune.prepared import Prepared, Station
 from hwprune.pruned import Subject
 from hwprune.solve.budget import parse_budget
-from hwprune.solve.plan import Plan
-from hwprune.solve.plan_parts import FleetLine, LimitLine
 from hwprune.target import Target, load_target
 
-_log = logging.getLogger(__name__)
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 #: One target, or those of a fleet.
 Targets = str | Path | Target | Sequence[str | Path | Target]
 
 #: Stands for the dense latency until it is measured, to find out whether a budget can be read.
 _ANY_LATENCY_NS = 1e300
-
-
-@dataclass(frozen=True)
-class Station:
-    """A model on one of the targets: its kernels and table, and the loop that plans there."""
-
-    bench: Workbench
-    loop: PlanningLoop
-
-    @property
-    def name(self) -> str:
-        """The target's name."""
-        return self.bench.target.name
-
-    @property
-    def can_time(self) -> bool:
-        """Whether networks can be timed there."""
-        return not isinstance(self.bench, CarriedWorkbench)
-
-    def verdict(self, begun: Begun) -> Verdict:
-        """What pruning can do at most, from what was measured at first."""
-        residual, target = begun.residual, self.bench.target
-        return judge(
-            self.bench.model,
-            begun.table,
-            target=target.name,
-            dense_ns=begun.dense.median,
-            outside_ns=residual.shift_ns + residual.launch_ns * len(self.bench.model.families),
-            ledger=self.bench.deps.ledger,
-            unit=target.unit,
-        )
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A model that can be planned for: captured and scored, with a station for every target.
-
-    ``values`` are the scores by which units are kept; ``goal`` shapes the problem.
-    """
-
-    subject: Subject
-    stations: tuple[Station, ...]
-    goal: Goal
-    options: PlanOptions
-    values: dict[str, np.ndarray]
-    checks: int
-    asked: dict[str, Any]
-
-    @property
-    def first(self) -> Station:
-        """Of the first target, after which plans are named."""
-        return self.stations[0]
-
-    def plan_of(
-        self,
-        result: LoopResult,
-        budget: str,
-        *,
-        fleet: tuple[FleetLine, ...] = (),
-        verdict: Verdict | None = None,
-    ) -> Plan:
-        """The plan file of a result."""
-        floor = self.options.floor
-        asked = Asked(
-            budget=budget,
-            floor=None if floor is None else str(floor),
-            allowed=self.goal.allowed,
-            **self.asked,
-        )
-        text = None if verdict is None else verdict.text
-        lines = self._limit_lines(result)
-        return make_plan(
-            self.first.bench, result, self.values, asked, limits=lines, fleet=fleet, verdict=text
-        )
-
-    def _limit_lines(self, result: LoopResult) -> tuple[LimitLine, ...]:
-        needs = self.goal.needs(result.solution.choice)
-        dense = self.goal.dense_needs
-        if needs is None or dense is None:
-            return ()
-        found: list[LimitLine] = []
-        for name, amount, used, whole in (
-            ("parameters", self.goal.parameters, needs.parameters, dense.parameters),
-            ("memory", self.goal.memory, needs.bytes, dense.bytes),
-        ):
-            unit = "bytes" if name == "memory" else "parameters"
-            at_most = None if amount is None else amount.of(whole)
-            found.append(LimitLine(name=name, unit=unit, used=used, at_most=at_most))
-        return tuple(found)
 
 
 def prepare(
@@ -165,6 +78,13 @@ def prepare(
     _check_budgets(latency, targets)
     if len(targets) > 1 and site is not None:
         raise UsageError("a site is given for several targets", hint="plan for them one by one")
+    if len(targets) > 1 and options.resolutions:
+        raise UsageError("a resolution is chosen for one target", hint="plan for the targets one by one")
+    if submodule is not None and (options.resolutions or options.held_out is not None):
+        raise UsageError(
+            f"held-out data and resolutions are those of the whole model, not of the submodule {submodule!r}",
+            hint="leave them out",
+        )
     if submodule is not None and data is not None:
         raise UsageError(
             f"channels of the submodule {submodule!r} cannot be scored with data of the whole model",
@@ -182,8 +102,8 @@ def prepare(
     offer = Offer.of(captured, deps, targets, options, minimum=minimum, steps=steps)
     progress(f"score channels by {name}", 0, 1)
     values = to_objective(score(captured, deps, criterion=name, data=data, loss=loss), comparability)
-    stations: list[Station] = []
-    goal: Goal | None = None
+    held_out = None if options.held_out is None else list(itertools.islice(options.held_out, BATCHES))
+    benches: list[Workbench] = []
     for each in targets:
         bench = Workbench.open(
             captured,
@@ -199,27 +119,46 @@ def prepare(
         )
         if isinstance(site, CarriedSite):
             bench, checks = CarriedWorkbench.of(bench), 0
-        goal = goal or Goal.of(captured, deps, bench.fused, offer, options)
-        loop = PlanningLoop(
-            bench,
-            values,
-            profile=bench.measure_kernels,
-            time_networks=bench.time_networks,
-            known=bench.known_table(),
+        benches.append(bench)
+    first = benches[0]
+    blocks = first.blocks if options.depth else None
+    goal = Goal.of(captured, deps, first.fused, offer, options, blocks)
+    columns = _columns(first, offer, options, analysis)
+    worth: Worth | dict[str, np.ndarray] = values
+    if held_out is not None:
+        found = calibrate(
+            captured,
+            deps,
+            first.model.domains,
+            held_out,
+            loss,
+            scores=values,
+            blocks=() if blocks is None else blocks.blocks,
+            resolutions=[column.resolution for column in columns if column.resolution is not None],
+            progress=progress,
         )
-        stations.append(Station(bench, loop))
-    assert goal is not None
+        worth = Worth.measured(found.worth)
+    stations = tuple(
+        Station(
+            bench,
+            PlanningLoop(
+                bench,
+                worth,
+                profile=bench.measure_kernels,
+                time_networks=bench.time_networks,
+                depth=options.depth,
+                columns=columns,
+                known=bench.known_table(),
+                solve=options.solve,
+            ),
+        )
+        for bench in benches
+    )
     if len(stations) == 1:
         stations[0].loop.shape = goal
-    return Prepared(
-        subject,
-        tuple(stations),
-        goal,
-        options,
-        values,
-        checks,
-        {"criterion": name, "seed": seed, **analysis},
-    )
+    meter = None if held_out is None else Meter(captured, deps, held_out, loss)
+    asked = {"criterion": name, "seed": seed, **analysis}
+    return Prepared(subject, stations, goal, options, values, checks, asked, meter)
 
 
 def resolve(target: Targets, threads: int | None = None) -> tuple[Target, ...]:
@@ -228,6 +167,23 @@ def resolve(target: Targets, threads: int | None = None) -> tuple[Target, ...]:
     if not each:
         raise UsageError("no target is given", hint="name one, such as host")
     return tuple(t if isinstance(t, Target) else load_target(t, threads=threads) for t in each)
+
+
+def _columns(
+    bench: Workbench, offer: Offer, options: PlanOptions, analysis: dict[str, Any]
+) -> tuple[Column, ...]:
+    """The network at every resolution on offer, each with its own limits."""
+    if not options.resolutions:
+        return ()
+    chosen = {name: value for name, value in analysis.items() if name != "submodule"}
+    found: list[Column] = []
+    for column in open_columns(bench, options.resolutions, lambda captured: analyse(captured, **chosen)):
+        there = column.network
+        assert isinstance(there, Workbench)
+        blocks = there.blocks if options.depth else None
+        goal = Goal.of(there.captured, there.deps, there.fused, offer, options, blocks)
+        found.append(replace(column, shape=goal))
+    return tuple(found)
 
 
 def _check_budgets(latency: Budgets, targets: Sequence[Target]) -> None:

@@ -15,11 +15,13 @@ from hwprune.errors import BudgetError, BudgetMetError, UsageError
 from hwprune.frontiers import Frontier
 from hwprune.planner.fleet import Member, plan_fleet, reject_fleet_overrun
 from hwprune.planner.fleet_budgets import Budgets, budgets_of, check_names
-from hwprune.planner.loop import reject_overrun
+from hwprune.planner.loop import LoopResult, reject_overrun
 from hwprune.planner.pareto import least_of, trace
+from hwprune.planner.rechecked import Judged, judge_by_loss
 from hwprune.planner.result import fleet_line
 from hwprune.planner.verdict import Verdict
-from hwprune.planning import Prepared, Targets, prepare
+from hwprune.planning import Targets, prepare
+from hwprune.prepared import Prepared
 from hwprune.pruned import Planned
 
 _log = logging.getLogger(__name__)
@@ -54,7 +56,11 @@ def solve_for(prepared: Prepared, latency: Budgets) -> Planned:
     except BudgetError as error:
         raise BudgetError(f"{error.message}; {said.text}", hint=error.hint) from error
     asked = _least_asked(prepared) if budget is None else str(budget)
-    plan = prepared.plan_of(result, asked, verdict=said)
+    judged = _judged(prepared, result)
+    if judged is not None:
+        result = judged.result
+    line = None if judged is None else judged.line
+    plan = prepared.plan_of(result, asked, verdict=said, rechecked=line)
     return Planned(plan, station.bench, result, prepared.subject)
 
 
@@ -162,6 +168,23 @@ def _fleet(prepared: Prepared, latency: Budgets) -> Planned:
         own = budgets[names[0]]
         asked = _least_asked(prepared) if own is None else str(own)
     return Planned(prepared.plan_of(first, asked, fleet=lines), prepared.first.bench, first, prepared.subject)
+
+
+def _judged(prepared: Prepared, result: LoopResult) -> Judged | None:
+    """The plan of the least held-out loss, where there is held-out data and the resolution is its own."""
+    exact = prepared.options.solver in ("milp", "cpsat")
+    if prepared.meter is None or result.resolution is not None or not exact:
+        return None
+    bench = prepared.first.bench
+    return judge_by_loss(
+        prepared.first.loop,
+        result,
+        prepared.meter,
+        prepared.values,
+        blocks=bench.blocks.blocks if prepared.options.depth else (),
+        checks=prepared.checks,
+        progress=bench.progress,
+    )
 
 
 def _least_asked(prepared: Prepared) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from hwprune.errors import UsageError
 from hwprune.planner.limits_amount import Amount, parse_range
+from hwprune.solve.problem import Problem, Solution
+from hwprune.solve.solvers import check_solver, solve
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,19 @@ class PlanOptions:
     weights
         For a plan for several targets: what each counts in the mean of their relative latencies, by the
         target's name. The latency budget is then one on that mean.
+    depth
+        Residual blocks may be removed, too.
+    resolutions
+        Input resolutions to choose from: ``(224, 192, 160)``, the shorter side, or (height, width).
+        Needs ``held_out``, since nothing else says what a resolution costs.
+    held_out
+        Labelled batches that were not trained on. What widths, blocks and resolutions are worth is then
+        measured by the loss on them, and the finished plan is compared with uniform widths by it.
+    solver
+        ``"milp"``, ``"cpsat"`` (needs hwprune[cpsat]), or for comparison ``"greedy"``, ``"knapsack"``,
+        ``"uniform"``.
+    time_limit_s, gap
+        Seconds for each solution, and the relative gap at which it is good enough.
 
     Raises
     ------
@@ -35,6 +51,8 @@ class PlanOptions:
         A share or a range cannot be read.
     BudgetError
         An amount cannot be read.
+    PlanError
+        There is no such solver.
     """
 
     floor: str | float | None = None
@@ -45,9 +63,28 @@ class PlanOptions:
     )
 
     weights: Mapping[str, float] = field(default_factory=dict[str, float])
+    depth: bool = False
+    resolutions: Sequence[int | tuple[int, int]] = ()
+    held_out: Iterable[Any] | None = None
+    solver: str = "milp"
+    time_limit_s: float = 30.0
+    gap: float = 1e-4
 
     def __post_init__(self) -> None:
         _ = self.floor_share, self.parameters_amount, self.memory_amount, self.layer_ranges
+        check_solver(self.solver)
+        if self.resolutions and self.held_out is None:
+            raise UsageError(
+                "resolutions are to be chosen from, but nothing says what each of them costs",
+                hint="give held-out data, too",
+            )
+        for name, value in (("time_limit_s", self.time_limit_s), ("gap", self.gap)):
+            if not (math.isfinite(value) and value > 0):
+                raise UsageError(f"{name} is {value}", hint="give a number above zero")
+
+    def solve(self, problem: Problem) -> Solution:
+        """Solve by the solver that was asked for."""
+        return solve(problem, solver=self.solver, time_limit_s=self.time_limit_s, gap=self.gap)
 
     @property
     def floor_share(self) -> float | None:

@@ -16,6 +16,7 @@ import numpy as np
 from hwprune.errors import BudgetError, UsageError
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.table import LatencyTable
+from hwprune.planner.curves_values import Side
 from hwprune.planner.loop import PlanningLoop
 from hwprune.planner.network import Column
 from hwprune.planner.outcome import Begun, LoopResult
@@ -32,7 +33,7 @@ _log = logging.getLogger(__name__)
 REFINEMENTS = 4
 
 #: Widths, removed blocks and resolution of a point.
-Key = tuple[tuple[tuple[str, int], ...], frozenset[str], int | None]
+Key = tuple[tuple[tuple[str, int], ...], frozenset[str], Side | None]
 Rivals = Mapping[str, Callable[[Problem], Solution]]
 
 
@@ -249,7 +250,7 @@ def _timed(
     return measured, Residual.fit(sums, nanoseconds)
 
 
-def _key(solution: Solution, resolution: int | None) -> Key:
+def _key(solution: Solution, resolution: Side | None) -> Key:
     return tuple(sorted(solution.widths.items())), solution.removed, resolution
 
 

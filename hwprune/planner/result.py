@@ -11,7 +11,7 @@ from hwprune.planner.loop import LoopResult
 from hwprune.planner.workbench import Workbench
 from hwprune.solve.domains import keep_best
 from hwprune.solve.plan import LedgerLine, Plan, PlanGroup, model_fingerprint
-from hwprune.solve.plan_parts import FleetLine, LimitLine, Objective, RemovedBlock
+from hwprune.solve.plan_parts import FleetLine, LimitLine, Objective, Rechecked, RemovedBlock
 from hwprune.solve.problem import Choice, Problem
 
 
@@ -43,6 +43,7 @@ def make_plan(
     limits: tuple[LimitLine, ...] = (),
     fleet: tuple[FleetLine, ...] = (),
     verdict: str | None = None,
+    rechecked: Rechecked | None = None,
 ) -> Plan:
     """The plan that keeps the best-scored units of every group at the solution's widths."""
     solution, problem, prediction = result.solution, result.problem, result.prediction
@@ -50,12 +51,11 @@ def make_plan(
     # A solver's numbers may lie outside of their interval by rounding.
     low, high = min(prediction.low_ns, result.predicted_ns), max(prediction.high_ns, result.predicted_ns)
     minimised = problem.minimise is not None
-    side = result.resolution
     return Plan(
         model=type(bench.captured.model).__name__,
         fingerprint=model_fingerprint(bench.captured.model),
         inputs=tuple(tuple(x.shape) for x in bench.captured.example_inputs),
-        resolution=None if side is None else (side, side),
+        resolution=result.resolution,
         submodule=asked.submodule,
         include=asked.include,
         exclude=asked.exclude,
@@ -85,6 +85,7 @@ def make_plan(
         solver=solution.solver,
         seed=asked.seed,
         solve_seconds=result.solve_seconds,
+        rechecked=rechecked,
         verdict=verdict,
         limits=limits,
         fleet=fleet,

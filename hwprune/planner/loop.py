@@ -17,6 +17,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -56,6 +57,15 @@ TimeNetworks = Callable[[Mapping[str, Program]], Mapping[str, Summary]]
 Profile = Callable[[Sequence[KernelSpec]], LatencyTable]
 
 
+@runtime_checkable
+class ChoosesResolution(Protocol):
+    """A solver that sees the problems of all input resolutions at once, and chooses itself."""
+
+    def best_of(self, problems: Mapping[int | None, Problem]) -> tuple[int | None, Solution]:
+        """A resolution, and the solution there."""
+        ...
+
+
 class PlanningLoop:
     """The loop for one network.
 
@@ -77,7 +87,7 @@ class PlanningLoop:
     known
         The table as it is. Without it the whole grid of every kernel family is asked for.
     solve
-        The solver.
+        The solver; one that chooses among resolutions itself is given the problems of all of them.
     shape
         What else is asked of a plan: adds limits and floors to a problem, or narrows it.
     """
@@ -92,7 +102,7 @@ class PlanningLoop:
         depth: bool = False,
         columns: Sequence[Column] = (),
         known: LatencyTable | None = None,
-        solve: Callable[[Problem], Solution] = solve_milp,
+        solve: Callable[[Problem], Solution] | ChoosesResolution = solve_milp,
         shape: Callable[[Problem], Problem] = lambda problem: problem,
     ) -> None:
         self.network = network
@@ -229,10 +239,19 @@ class PlanningLoop:
         self, table: LatencyTable, residual: Residual, budget: float, *, only_measured: bool
     ) -> tuple[Column, Problem, Solution]:
         """The best solution over all resolutions; of equals the first."""
+        problems = {
+            column.resolution: (
+                column,
+                self.problem(table, residual, budget, column=column, only_measured=only_measured),
+            )
+            for column in self.columns
+        }
+        if isinstance(self.solve, ChoosesResolution):
+            best, solution = self.solve.best_of({key: problem for key, (_, problem) in problems.items()})
+            return *problems[best], solution
         found: list[tuple[Column, Problem, Solution]] = []
         failures: list[BudgetError] = []
-        for column in self.columns:
-            problem = self.problem(table, residual, budget, column=column, only_measured=only_measured)
+        for column, problem in problems.values():
             try:
                 found.append((column, problem, self.solve(problem)))
             except BudgetError as failure:

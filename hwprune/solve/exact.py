@@ -92,7 +92,13 @@ class Exact:
         self._improver = Improver(self.model)
 
     def solve(
-        self, problem: Problem, *, gap: float, deadline: float, starts: Sequence[np.ndarray] = ()
+        self,
+        problem: Problem,
+        *,
+        gap: float,
+        deadline: float,
+        starts: Sequence[np.ndarray] = (),
+        cutoff: float = -math.inf,
     ) -> Found:
         """Best choice for a problem that differs from the model's at most in its limits.
 
@@ -102,8 +108,15 @@ class Exact:
             By ``time.perf_counter``.
         starts
             Settled levels to begin with; those that break a limit are left out.
+        cutoff
+            Only choices of a greater objective are looked for. If there is none, the bound is this.
         """
-        return _Run(self, problem, gap, deadline).run(starts)
+        return _Run(self, problem, gap, deadline, cutoff).run(starts)
+
+    def bound(self, problem: Problem) -> float:
+        """Quick bound on the objective; minus infinity if a limit cannot be kept."""
+        prices = _Run(self, problem, 0.0, math.inf, -math.inf).prices()
+        return -math.inf if prices is None else prices.bound
 
     def limits(self, problem: Problem) -> np.ndarray:
         """Limits of rows 1 and up."""
@@ -117,12 +130,12 @@ class Exact:
 
 
 class _Run:
-    def __init__(self, exact: Exact, problem: Problem, gap: float, deadline: float) -> None:
+    def __init__(self, exact: Exact, problem: Problem, gap: float, deadline: float, cutoff: float) -> None:
         self.exact, self.model, self.dual = exact, exact.model, exact.dual
         self.problem, self.gap, self.deadline = problem, gap, deadline
         self.at_most = exact.limits(problem)
         self.best: np.ndarray | None = None
-        self.reached = -math.inf
+        self.reached = cutoff
         self.tried: set[bytes] = set()
 
     def run(self, starts: Sequence[np.ndarray]) -> Found:
@@ -130,7 +143,7 @@ class _Run:
             self._take(levels)
         if not self.exact.reduce:
             return self._finish(None, math.inf)
-        prices = self._prices()
+        prices = self.prices()
         if prices is None:
             return Found(None, -math.inf)
         bound, allowed = prices.bound, None
@@ -149,7 +162,7 @@ class _Run:
             bound = max(self.reached, min(bound, prices.bound))
         return self._finish(allowed, bound)
 
-    def _prices(self) -> Prices | None:
+    def prices(self) -> Prices | None:
         """Least bound; ``None`` if some limit cannot be kept by any choice."""
         for row in range(1, len(self.model.rows)):
             least, levels = self.dual.least(row)
@@ -187,11 +200,13 @@ class _Run:
                 self._take(levels)
 
     def _is_enough(self, bound: float) -> bool:
-        return self.best is not None and bound - self.reached <= self.gap * max(abs(bound), 1e-12)
+        if self.best is None:
+            return bound <= self.reached
+        return bound - self.reached <= self.gap * max(abs(bound), 1e-12)
 
     def _allowed(self, prices: Prices, before: list[np.ndarray] | None) -> list[np.ndarray]:
         """Entries that a choice better than the best so far may have."""
-        if self.best is None:
+        if self.reached == -math.inf:
             return [np.ones(f.shape, bool) for f in self.model.factors] if before is None else before
         reach = self.dual.elimination.marginals(prices.swept)
         allowed = [m + prices.offset >= self.reached for m in reach]

@@ -150,7 +150,9 @@ def _fleet(prepared: Prepared, latency: Budgets) -> Planned:
         for station in prepared.stations
     ]
     mean = latency if weights and not isinstance(latency, Mapping) else None
-    found = plan_fleet(members, mean=mean, checks=prepared.checks, shape=prepared.goal)
+    found = plan_fleet(
+        members, mean=mean, checks=prepared.checks, solve=prepared.options.solve, shape=prepared.goal
+    )
     reject_fleet_overrun(found, names)
     lines = tuple(
         fleet_line(

@@ -101,6 +101,29 @@ LayerLimit = Annotated[
         "(repeatable).",
     ),
 ]
+Depth = Annotated[bool, typer.Option("--depth", help="Residual blocks may be removed, too.")]
+Resolutions = Annotated[
+    str | None,
+    typer.Option(
+        "--resolution",
+        metavar="SIDES",
+        help="Input resolutions to choose from, e.g. 224,192,160 (the shorter side); needs --calibrate.",
+        show_default=False,
+    ),
+]
+Calibrate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FACTORY",
+        help="Factory of held-out (inputs, labels) batches: file.py:loader. What widths, blocks and "
+        "resolutions are worth is then measured by the loss on them, and plans are compared by it.",
+        show_default=False,
+    ),
+]
+Solver = Annotated[
+    str,
+    typer.Option(help="milp, cpsat (needs hwprune[cpsat]), or for comparison greedy, knapsack, uniform."),
+]
 OnlyVerdict = Annotated[
     bool,
     typer.Option(
@@ -129,6 +152,11 @@ def plan_options(
     memory: str | None,
     limits: Sequence[str],
     weights: Sequence[str],
+    *,
+    depth: bool = False,
+    resolution: str | None = None,
+    calibrate: str | None = None,
+    solver: str = "milp",
 ) -> PlanOptions:
     """What the options ask for.
 
@@ -137,8 +165,13 @@ def plan_options(
     UsageError, BudgetError
         An option cannot be read.
     """
+    from hwprune.modelspec import load_data
     from hwprune.planner.options import PlanOptions
 
+    if resolution is not None and calibrate is None:
+        raise UsageError(
+            "--resolution is to be chosen, but nothing says what each of them costs", hint="add --calibrate"
+        )
     ranges = _pairs(limits, "limit on layers", "--limit 'layer1.*=50%..100%'")
     numbers = _pairs(weights, "weight", "--weight host=2")
     return PlanOptions(
@@ -147,6 +180,10 @@ def plan_options(
         memory=memory,
         layers=dict(ranges),
         weights={name: _number(name, text) for name, text in numbers.items()},
+        depth=depth,
+        resolutions=_sides(resolution),
+        held_out=load_data(calibrate) if calibrate else None,
+        solver=solver,
     )
 
 
@@ -198,6 +235,15 @@ def _pairs(texts: Sequence[str], what: str, example: str) -> dict[str, str]:
             )
         found[name] = value
     return found
+
+
+def _sides(text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(side) for side in text.split(",")) if text is not None else ()
+    except ValueError:
+        raise UsageError(
+            f"'{text}' is no list of resolutions", hint="write it as --resolution 224,192,160"
+        ) from None
 
 
 def _number(name: str, text: str) -> float:

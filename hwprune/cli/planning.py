@@ -39,9 +39,11 @@ from hwprune.cli.common import (
 )
 from hwprune.cli.frontiers import show_frontier, show_verdict, verdict_data
 from hwprune.cli.plan_options import (
+    Calibrate,
     CarriedDevice,
     Checks,
     Criterion,
+    Depth,
     Floor,
     Latencies,
     LayerLimit,
@@ -50,6 +52,8 @@ from hwprune.cli.plan_options import (
     Parameters,
     Pareto,
     Plot,
+    Resolutions,
+    Solver,
     TargetNames,
     Weight,
     plan_options,
@@ -83,6 +87,10 @@ def plan(
     parameters: Parameters = None,
     memory: Memory = None,
     limit: LayerLimit = None,
+    depth: Depth = False,
+    resolution: Resolutions = None,
+    calibrate: Calibrate = None,
+    solver: Solver = "milp",
     weights: Weights = None,
     trust_pickle: TrustPickle = False,
     target: TargetNames = None,
@@ -123,7 +131,17 @@ def plan(
     from hwprune.pruned import Planned
 
     require_apart(pareto, plot, verdict, floor)
-    options = plan_options(floor, parameters, memory, limit or (), weight or ())
+    options = plan_options(
+        floor,
+        parameters,
+        memory,
+        limit or (),
+        weight or (),
+        depth=depth,
+        resolution=resolution,
+        calibrate=calibrate,
+        solver=solver,
+    )
     output = output or Path("frontier.json" if pareto else "plan.json")
     require_file(output)
     if plot is not None:

@@ -24,6 +24,7 @@ from hwprune.planner.prediction import predict
 from hwprune.planner.residual import Residual
 from hwprune.solve.greedy import solve_greedy
 from hwprune.solve.milp import solve_milp
+from hwprune.solve.pareto import frontier
 from hwprune.solve.problem import Problem, Solution
 from hwprune.solve.uniform import solve_uniform
 
@@ -183,11 +184,6 @@ def least_of(problem: Problem) -> float:
     name = problem.limits[0].name
     open_ = replace(problem.limited(math.inf), minimise=name, floor=-math.inf)
     return solve_milp(open_).usage[name]
-
-
-def frontier(problem: Problem, budgets: Sequence[float]) -> tuple[Solution, ...]:
-    """Stands in."""
-    return tuple(solve_milp(problem.limited(budget)) for budget in budgets)
 
 
 def _undominated(found: Sequence[_Found]) -> tuple[_Found, ...]:

@@ -24,9 +24,10 @@ from hwprune.planner.curves import BATCHES, calibrate
 from hwprune.planner.curves_meter import Meter
 from hwprune.planner.fleet_budgets import Budgets, budgets_of
 from hwprune.planner.goal import Goal, Offer
+from hwprune.planner.joint import joint_solver
 from hwprune.planner.loop import PlanningLoop
 from hwprune.planner.network import Column
-from hwprune.planner.options import PlanOptions
+from hwprune.planner.options import JOINT, PlanOptions
 from hwprune.planner.resolutions import open_columns
 from hwprune.planner.workbench import Progress, Workbench, measure_profile, silent
 from hwprune.planner.worth import Worth
@@ -78,8 +79,11 @@ def prepare(
     _check_budgets(latency, targets)
     if len(targets) > 1 and site is not None:
         raise UsageError("a site is given for several targets", hint="plan for them one by one")
-    if len(targets) > 1 and options.resolutions:
-        raise UsageError("a resolution is chosen for one target", hint="plan for the targets one by one")
+    if len(targets) > 1 and (options.resolutions or options.solver == JOINT):
+        raise UsageError(
+            "a resolution is chosen, and the joint solver searches, for one target",
+            hint="plan for the targets one by one",
+        )
     if submodule is not None and (options.resolutions or options.held_out is not None):
         raise UsageError(
             f"held-out data and resolutions are those of the whole model, not of the submodule {submodule!r}",
@@ -102,7 +106,8 @@ def prepare(
     offer = Offer.of(captured, deps, targets, options, minimum=minimum, steps=steps)
     progress(f"score channels by {name}", 0, 1)
     values = to_objective(score(captured, deps, criterion=name, data=data, loss=loss), comparability)
-    held_out = None if options.held_out is None else list(itertools.islice(options.held_out, BATCHES))
+    own_losses = options.held_out is None or options.solver == JOINT
+    held_out = None if own_losses else list(itertools.islice(options.held_out or (), BATCHES))
     benches: list[Workbench] = []
     for each in targets:
         bench = Workbench.open(
@@ -125,7 +130,12 @@ def prepare(
     goal = Goal.of(captured, deps, first.fused, offer, options, blocks)
     columns = _columns(first, offer, options, analysis)
     worth: Worth | dict[str, np.ndarray] = values
-    if held_out is not None:
+    solve = options.solve
+    if options.solver == JOINT:
+        solve = joint_solver(
+            {None: first}, values, data=data, held_out=options.held_out, depth=options.depth, loss=loss
+        )
+    elif held_out is not None:
         found = calibrate(
             captured,
             deps,
@@ -149,7 +159,7 @@ def prepare(
                 depth=options.depth,
                 columns=columns,
                 known=bench.known_table(),
-                solve=options.solve,
+                solve=solve,
             ),
         )
         for bench in benches

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +114,6 @@ class Prepared:
             ("memory", self.goal.memory, needs.bytes, dense.bytes),
         ):
             unit = "bytes" if name == "memory" else "parameters"
-            at_most = None if amount is None else amount.of(whole)
+            at_most = None if amount is None else math.floor(amount.of(whole))
             found.append(LimitLine(name=name, unit=unit, used=used, at_most=at_most))
         return tuple(found)

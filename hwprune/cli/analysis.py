@@ -146,6 +146,8 @@ def inspect(
             _print_kernels(data)
         if said is not None:
             show_verdict(said)
+        elif time:
+            say("the table lacks kernels that say what pruning can save; hwprune profile adds them")
 
     emit(data, json, human)
 

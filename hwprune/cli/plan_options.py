@@ -122,7 +122,10 @@ Calibrate = Annotated[
 ]
 Solver = Annotated[
     str,
-    typer.Option(help="milp, cpsat (needs hwprune[cpsat]), or for comparison greedy, knapsack, uniform."),
+    typer.Option(
+        help="milp, cpsat (needs hwprune[cpsat]), or for comparison greedy, knapsack, uniform, or joint "
+        "(searches on a weight-sharing network; needs --data and --calibrate)."
+    ),
 ]
 OnlyVerdict = Annotated[
     bool,

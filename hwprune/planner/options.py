@@ -12,6 +12,9 @@ from hwprune.planner.limits_amount import Amount, parse_range
 from hwprune.solve.problem import Problem, Solution
 from hwprune.solve.solvers import check_solver, solve
 
+#: The solver that needs the model and its data.
+JOINT = "joint"
+
 
 @dataclass(frozen=True)
 class PlanOptions:
@@ -41,7 +44,8 @@ class PlanOptions:
         measured by the loss on them, and the finished plan is compared with uniform widths by it.
     solver
         ``"milp"``, ``"cpsat"`` (needs hwprune[cpsat]), or for comparison ``"greedy"``, ``"knapsack"``,
-        ``"uniform"``.
+        ``"uniform"``; ``"joint"`` searches on a weight-sharing network, which it trains on ``data`` and
+        judges on ``held_out``.
     time_limit_s, gap
         Seconds for each solution, and the relative gap at which it is good enough.
 
@@ -72,7 +76,13 @@ class PlanOptions:
 
     def __post_init__(self) -> None:
         _ = self.floor_share, self.parameters_amount, self.memory_amount, self.layer_ranges
-        check_solver(self.solver)
+        if self.solver != JOINT:
+            check_solver(self.solver)
+        elif self.held_out is None or self.resolutions or self.floor is not None:
+            raise UsageError(
+                "the joint solver needs held-out data, takes no floor and no resolutions",
+                hint="give held_out, and leave the others out",
+            )
         if self.resolutions and self.held_out is None:
             raise UsageError(
                 "resolutions are to be chosen from, but nothing says what each of them costs",

@@ -212,7 +212,7 @@ class TestPlanAndPrune:
         dense = sum(p.numel() for p in Small().parameters())
         for line in limits.values():
             assert line["used"] <= line["at_most"]
-        assert limits["parameters"]["at_most"] == pytest.approx(0.9 * dense)
+        assert limits["parameters"]["at_most"] == int(0.9 * dense)
         groups = {g["name"]: g for g in found["groups"]}  # type: ignore[index,union-attr]
         assert groups["a.0"]["allowed"] == "16,32"
         assert groups["stem.0"]["allowed"] is None
@@ -256,8 +256,6 @@ class TestPlanAndPrune:
         assert {k["name"] for k in found["kernels"]} >= {"stem.0", "a.0"}  # type: ignore[index,union-attr]
         assert not (tmp_path / "plan.json").exists()
         assert "pruning can save at most" in hw("plan", *SMALL, "-t", "x86-64-avx512", "--verdict").out
-        looked = one_object(hw("inspect", *SMALL, "-t", "x86-64-avx512", "--time", "--json").out)
-        assert looked["verdict"]["saving"] <= 1.0  # type: ignore[index,operator]
 
     def test_pruning_again_replaces_only_our_own(self, hw: Command, tmp_path: Path):
         assert hw("plan", *SMALL, "-t", "x86-64-avx512", "-l", "60%").code == 0

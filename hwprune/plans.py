@@ -50,7 +50,8 @@ def solve_for(prepared: Prepared, latency: Budgets) -> Planned:
         _log.warning("%s", said.text)
     try:
         result = station.loop.run(budget, checks=prepared.checks, begun=begun)
-        reject_overrun(result)
+        if budget is not None:
+            reject_overrun(result)
     except BudgetMetError:
         raise
     except BudgetError as error:

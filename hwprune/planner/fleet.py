@@ -58,12 +58,14 @@ class Member:
 class FleetResult:
     """One solution with its results on every target, in the order of the members.
 
-    ``mean`` is the weighted mean of latencies relative to those of the dense network, and ``share``
-    what it may be; None without weights.
+    ``budgets`` are those of the targets in nanoseconds, infinite where one has none. ``mean`` is the
+    weighted mean of latencies relative to those of the dense network, and ``share`` what it may be; None
+    without weights.
     """
 
     solution: Solution
     results: tuple[LoopResult, ...]
+    budgets: tuple[float, ...]
     mean: float | None = None
     share: float | None = None
 
@@ -72,7 +74,15 @@ class FleetResult:
         """How far the worst target (or the mean) is above its budget, as a share of it."""
         if self.mean is not None:
             return -1.0 if self.share is None else self.mean / self.share - 1.0
-        return max(_overrun(result) for result in self.results)
+        return max(self.overruns)
+
+    @property
+    def overruns(self) -> tuple[float, ...]:
+        """That of every target; -1 where it was not measured or has no budget."""
+        return tuple(
+            -1.0 if result.measured_ns is None else result.measured_ns / budget - 1.0
+            for result, budget in zip(self.results, self.budgets, strict=True)
+        )
 
 
 @dataclass
@@ -136,7 +146,13 @@ def plan_fleet(
             break
         seen.append(solution)
         results = tuple(_result(state, problem, solution, timed=checks > 0) for state in states)
-        found = FleetResult(solution, results, _mean_of(results, weights), share)
+        found = FleetResult(
+            solution,
+            results,
+            tuple(state.budget_ns for state in states),
+            _mean_of(results, weights),
+            share,
+        )
         if best is None or _beats(found, best):
             best = found
         _log.info("round %d: worst overrun %.1f %%", number + 1, 100 * found.overrun)
@@ -164,8 +180,8 @@ def reject_fleet_overrun(result: FleetResult, names: Sequence[str]) -> None:
                 hint="quieten the machine and profile again, or allow a larger budget",
             )
         return
-    for name, each in zip(names, result.results, strict=True):
-        if _overrun(each) > OVERRUN:
+    for name, each, overrun in zip(names, result.results, result.overruns, strict=True):
+        if overrun > OVERRUN:
             raise BudgetError(
                 f"the best plan takes {(each.measured_ns or 0) / 1e6:.3f} ms on {name}, above its budget of "
                 f"{each.budget_ns / 1e6:.3f} ms",
@@ -290,10 +306,6 @@ def _correct(state: _State, solution: Solution, result: LoopResult) -> None:
     points = [*state.residual.points, (left.predict(solution.widths, state.table), result.measured_ns)]
     sums, times = zip(*points, strict=True)
     state.residual = Residual.fit(sums, times).through_last()
-
-
-def _overrun(result: LoopResult) -> float:
-    return -1.0 if result.measured_ns is None else result.measured_ns / result.budget_ns - 1.0
 
 
 def _mean_of(results: Sequence[LoopResult], weights: Sequence[float] | None) -> float | None:

@@ -27,6 +27,7 @@ from hwprune.latency.predict import KernelSum
 from hwprune.latency.program import Program
 from hwprune.latency.table import LatencyTable
 from hwprune.measure.stats import Summary
+from hwprune.planner.curves_values import Side
 from hwprune.planner.network import Column, Network
 from hwprune.planner.outcome import (
     OVERRUN,
@@ -45,6 +46,7 @@ from hwprune.planner.worth import Worth
 from hwprune.solve.budget import parse_budget
 from hwprune.solve.milp import solve_milp
 from hwprune.solve.problem import Problem, Solution
+from hwprune.solve.variants import best_of
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +63,7 @@ Profile = Callable[[Sequence[KernelSpec]], LatencyTable]
 class ChoosesResolution(Protocol):
     """A solver that sees the problems of all input resolutions at once, and chooses itself."""
 
-    def best_of(self, problems: Mapping[int | None, Problem]) -> tuple[int | None, Solution]:
+    def best_of(self, problems: Mapping[Side | None, Problem]) -> tuple[Side | None, Solution]:
         """A resolution, and the solution there."""
         ...
 
@@ -249,16 +251,27 @@ class PlanningLoop:
         if isinstance(self.solve, ChoosesResolution):
             best, solution = self.solve.best_of({key: problem for key, (_, problem) in problems.items()})
             return *problems[best], solution
+        if self.solve is solve_milp and len(problems) > 1:
+            variant = best_of({key: problem for key, (_, problem) in problems.items()})
+            return *problems[variant.key], variant.solution
         found: list[tuple[Column, Problem, Solution]] = []
-        failures: list[BudgetError] = []
+        failures: list[tuple[float, BudgetError]] = []
         for column, problem in problems.values():
             try:
                 found.append((column, problem, self.solve(problem)))
             except BudgetError as failure:
-                failures.append(failure)
+                side = column.resolution
+                failures.append((math.inf if side is None else math.prod(side), failure))
         if not found:
-            raise failures[-1]
-        return max(found, key=lambda each: each[2].objective)
+            # Of the smallest input, the least that can be reached is what can be reached at all.
+            raise min(failures, key=lambda each: each[0])[1]
+        column, problem, best = max(found, key=lambda each: each[2].objective)
+        if len(found) == 1:
+            return column, problem, best
+        # What no other resolution can do better than is part of the proof.
+        bound = max(solution.bound for _, _, solution in found)
+        gap = (bound - best.objective) / max(abs(bound), 1e-12)
+        return column, problem, replace(best, bound=bound, gap=gap)
 
     def _check(self, attempt: Attempt, dense: Summary) -> float:
         """Measured latency of a solution, corrected by how far the dense network has drifted."""

@@ -257,6 +257,36 @@ def test_a_smaller_input_is_chosen_where_it_is_worth_it():
     assert {p["pruned"].input_shapes[0][2] for p in shapes if "pruned" in p} == {6, 8}
 
 
+def test_a_budget_out_of_reach_names_what_the_smallest_input_reaches():
+    full, small, machine = bench(Blocks), at(Blocks, 6), Machine()
+    columns = (Column(full), Column(small, (6, 6)))
+    given = Worth(worth(full).groups, resolutions={(6, 6): -1.0})
+    messages = {}
+    offers = {"both": columns, "one by one": columns, "small": columns[1:], "full": columns[:1]}
+    for names, chosen in offers.items():
+        planner = loop(full, machine, worth=given, columns=chosen)
+        planner.solve = solve_milp if names != "one by one" else lambda problem: solve_milp(problem)
+        with pytest.raises(BudgetError, match="cannot be reached") as caught:
+            planner.run(0.01)
+        messages[names] = caught.value.message
+    assert messages["one by one"] == messages["small"] != messages["full"]
+    assert messages["small"] in messages["both"]
+
+
+def test_the_bound_holds_for_all_resolutions():
+    full, small, machine = bench(Blocks), at(Blocks, 6), Machine()
+    columns = (Column(full), Column(small, (6, 6)))
+    given = Worth(worth(full).groups, resolutions={(6, 6): -4.0})
+    for solve in (solve_milp, lambda problem: solve_milp(problem)):
+        planner = loop(full, machine, worth=given, columns=columns)
+        planner.solve = solve
+        found = planner.run(0.5, checks=0)
+        exact = loop(full, machine, worth=given, columns=columns).run(0.5, checks=0)
+        assert found.resolution == exact.resolution
+        assert found.solution.value == pytest.approx(exact.solution.value, rel=1e-4)
+        assert found.solution.bound >= exact.solution.value - 1e-9
+
+
 def test_resolutions_without_a_price_cannot_be_compared():
     full, small, machine = bench(Blocks), at(Blocks, 6), Machine()
     columns = (Column(full), Column(small, (6, 6)))

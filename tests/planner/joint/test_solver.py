@@ -218,7 +218,6 @@ def test_a_vector_that_fits_keeps_all_it_asks_for() -> None:
     assert all(found[g] >= w for g, w in mapping.at(v).choice.widths.items())
 
 
-@pytest.mark.xfail(raises=BudgetError, reason="the exact program does not know blocks yet")
 def test_blocks_go_when_widths_are_not_enough() -> None:
     asked = problem(1.0, depth=True)
     no_widths = tuple(replace(d, widths=d.widths[-1:], values=d.values[-1:]) for d in asked.domains)
@@ -276,6 +275,8 @@ def test_bad_input_is_refused_before_anything_is_trained() -> None:
         watched(problem(0.01))
     with pytest.raises(PlanError, match="cannot minimise 'latency'"):
         watched(replace(problem(0.5), minimise="latency"))
+    with pytest.raises(PlanError, match="no floor of importance"):
+        watched(replace(problem(0.5), floor=1.0))
     with pytest.raises(PlanError, match="no budget"):
         watched(replace(problem(0.5), limits=(Limit("latency", (), 0.0),)))
     assert not trained

@@ -4,8 +4,8 @@
 
 For each task (handwritten digits; made-up images, called synthetic), network (see
 :mod:`bench.plan_accuracy_tasks`) and seed, a network is trained and cut to shares of its latency in
-four ways: ``ours`` (the exact plan over calibrated curves, checked by its loss against the exact plan
-over Taylor scores and the uniform one), ``uniform`` (a common fraction, least L1 norms go), and
+four ways: ``ours`` (the exact plan over calibrated curves, checked by its loss against the exact plans
+over Taylor scores and over a blend of both, and the uniform one), ``uniform`` (a common fraction, least L1 norms go), and
 Torch-Pruning's global magnitude and Taylor criteria in 24 steps with ``round_to`` the SIMD block. All are
 then fine-tuned in the same way, with distillation, and judged on images that nothing else has seen.
 The fine-tuning is short on purpose (10 steps): the digits are easy, and after 40 steps at half the latency
@@ -43,6 +43,7 @@ from hwprune.importance import score, to_objective
 from hwprune.planner.curves import calibrate
 from hwprune.planner.curves_meter import Meter
 from hwprune.planner.curves_recheck import choose_by_loss, loss_of_choices
+from hwprune.planner.curves_values import blended
 from hwprune.repair import FinetuneOptions, evaluate_accuracy, finetune, recalibrate_batchnorm
 from hwprune.solve.domains import domain_values, keep_best
 from hwprune.solve.milp import solve_milp
@@ -270,6 +271,7 @@ def ours(case: Case) -> Plan:
     def plan(budget_ns: float) -> tuple[nn.Module, dict[str, int], str]:
         candidates = {
             "calibrated": solve_milp(case.prices.problem(found.values, budget_ns)).choice,
+            "blend": solve_milp(case.prices.problem(blended(found.values, sums), budget_ns)).choice,
             "scores": solve_milp(case.prices.problem(sums, budget_ns)).choice,
             "uniform": Choice(uniform_widths(case.prices, budget_ns)),
         }

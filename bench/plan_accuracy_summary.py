@@ -67,7 +67,8 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
     ``margin_min`` is the least margin of ours, ``margin_over_spread_min`` the least of margin plus the
     spread of the two compared (0 or more: never below the best of the others by more than the
     spread), ``separable_margin_at_50`` the least margin on the separable network at half the latency and
-    below (also by task), ``before_margin_mean`` the mean margin before any fine-tuning, ``recheck_replaced`` the share of plans in which a rival took the place of the calibrated one.
+    below (also by task), ``before_margin_mean`` the mean margin before any fine-tuning, and
+    ``recheck_replaced`` the share of plans in which a rival took the place of the calibrated one.
     """
     mine = [row for row in rows if row["method"] == OURS]
     if not mine:

@@ -15,6 +15,7 @@ from hwprune.latency.channels import OpenSize, StepOp
 from hwprune.latency.folding import Weight
 from hwprune.latency.kernel import FamilyInput, FamilyOp, KernelFamily, KernelOp, OpenValue
 from hwprune.latency.program import Program, Source, Step
+from hwprune.latency.sizes import open_shape
 from hwprune.latency.views import Views
 
 
@@ -89,9 +90,7 @@ class FusedGraph:
 
     def _family(self, step: FusedStep, extents: Mapping[str, Sequence[Extent]]) -> KernelFamily:
         def dims(node: fx.Node) -> tuple[Extent, ...]:
-            found = extents.get(node.name)
-            natural = found if found is not None else [Extent(size) for size in ops.shape(node)]
-            return tuple(self.views.order(node, natural))
+            return tuple(self.views.order(node, open_shape(node, extents)))
 
         fallback = step.ops[0].kind == "fallback"
         inputs: list[FamilyInput] = []

@@ -23,6 +23,7 @@ from hwprune.latency.channels import SPLITS, Shuffle, shuffle_at, slice_at
 from hwprune.latency.constants import fold_constants
 from hwprune.latency.fused import FusedGraph, FusedStep
 from hwprune.latency.open_kernel import OpenKernel
+from hwprune.latency.tokens import tokens_as_maps
 from hwprune.latency.views import Views
 
 
@@ -42,7 +43,7 @@ def fuse(graph: fx.GraphModule) -> FusedGraph:
     UnsupportedOperatorError
         Naming the layer and operator that no kernel can hold.
     """
-    graph = fold_constants(graph)
+    graph = tokens_as_maps(fold_constants(graph))
     blocked: frozenset[fx.Node] = frozenset()
     while True:
         try:

@@ -282,6 +282,8 @@ def is_alias(node: fx.Node) -> bool:
     """Whether the node only hands its first input on (at inference)."""
     if node.target in PASSING:
         return True
+    if node.target in PADS:
+        return not any(arguments(node)["pad"])
     return node.target in _SHAPERS and shape(node) == shape(node.args[0])  # type: ignore[arg-type]
 
 

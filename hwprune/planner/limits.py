@@ -20,6 +20,7 @@ from hwprune.dependency.groups import Dependencies
 from hwprune.errors import BudgetError
 from hwprune.extent import Extent
 from hwprune.latency.fused import FusedGraph
+from hwprune.latency.sizes import open_shape
 from hwprune.planner.limits_amount import Amount, describe
 from hwprune.planner.limits_sizes import Quantity, gathered
 from hwprune.planner.removable import RemovableBlocks
@@ -232,5 +233,4 @@ def _live(
 
 
 def _dims(node: fx.Node, deps: Dependencies) -> tuple[Extent, ...]:
-    known = deps.extents.get(node.name)
-    return tuple(known) if known is not None else tuple(Extent(n) for n in node.meta["val"].shape)
+    return open_shape(node, deps.extents)

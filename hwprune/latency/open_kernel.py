@@ -93,7 +93,8 @@ class OpenKernel:
 
     def concat(self, node: fx.Node) -> None:
         parts: Any = node.args[0]
-        if self.views.axis(node, int(ops.arguments(node)["dim"])) != 1:
+        along = self.views.axis(node, int(ops.arguments(node)["dim"]))
+        if along != 1 or len(ops.shape(node)) not in (2, 4):
             raise ops.unsupported(node, "has a kernel along channels only")
         self.push(KernelOp("cat", ()), *[self.value(part) for part in parts])
 

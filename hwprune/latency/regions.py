@@ -19,7 +19,8 @@ from hwprune.latency import operators as ops
 aten = ops.aten
 #: A linear layer at fewer positions reads its weights for little work; rows serve it as well.
 FEWEST_POSITIONS = 4
-_RESHAPING = ops.RESHAPES | {
+#: Operators that change no more than how dimensions are counted.
+RESHAPING = ops.RESHAPES | {
     aten.squeeze.dim,
     aten.squeeze.dims,
     aten.squeeze.default,
@@ -111,14 +112,21 @@ def is_move(node: fx.Node) -> bool:
         return True
     if not before or not after or before[-1] != after[-1] or math.prod(before) != math.prod(after):
         return False
-    if node.target in _RESHAPING:
+    if node.target in RESHAPING:
         return True
     if node.target in ops.PADS:
         return ops.is_alias(node)
     order = _order(node, len(before))
-    if order is None or order[-1] != len(before) - 1:
+    return order is not None and order[-1] == len(before) - 1 and keeps_order(node)
+
+
+def keeps_order(node: fx.Node) -> bool:
+    """Whether a node is a permutation that moves no dimension but those of size one."""
+    if node.target not in (aten.permute.default, aten.transpose.int):
         return False
-    long = [axis for axis in order if before[axis] != 1]
+    before = ops.shape(node.args[0])  # type: ignore[arg-type]
+    order = _order(node, len(before))
+    long = [axis for axis in order or () if before[axis] != 1]
     return long == sorted(long)
 
 

@@ -16,6 +16,7 @@ from torch import fx
 
 from hwprune.latency import operators as ops
 from hwprune.latency.regions import Region, find_regions, is_move, tensors
+from hwprune.latency.reshapes import join_reshapes
 from hwprune.latency.sizes import Origin, own_origins, set_origins
 from hwprune.latency.views import TO_FIRST, TO_LAST, permutation
 
@@ -48,6 +49,7 @@ def tokens_as_maps(graph: fx.GraphModule) -> fx.GraphModule:
         copies[node].meta = dict(node.meta)
     for region in regions:
         _Rewriting(new, Region(tuple(copies[n] for n in region.nodes), copies[region.like], region.axes)).run()
+    join_reshapes(new)
     new.set_codegen(graph.graph._codegen)  # pyright: ignore[reportPrivateUsage] - keeps input and output trees
     return fx.GraphModule(graph, new, type(graph).__name__)
 

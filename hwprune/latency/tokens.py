@@ -21,6 +21,8 @@ from hwprune.latency.sizes import Origin, own_origins, set_origins
 from hwprune.latency.views import TO_FIRST, TO_LAST, permutation
 
 aten = ops.aten
+#: Tensors as feature maps, by tensor and the map's batch, rows and columns: one copy for all regions.
+Entered = dict[tuple[fx.Node, tuple[int, int, int]], fx.Node]
 
 
 def tokens_as_maps(graph: fx.GraphModule) -> fx.GraphModule:
@@ -47,8 +49,10 @@ def tokens_as_maps(graph: fx.GraphModule) -> fx.GraphModule:
     for node in graph.graph.nodes:
         copies[node] = new.node_copy(node, lambda n: copies[n])
         copies[node].meta = dict(node.meta)
+    entered: Entered = {}
     for region in regions:
-        _Rewriting(new, Region(tuple(copies[n] for n in region.nodes), copies[region.like], region.axes)).run()
+        own = Region(tuple(copies[n] for n in region.nodes), copies[region.like], region.axes)
+        _Rewriting(new, own, entered).run()
     join_reshapes(new)
     new.set_codegen(graph.graph._codegen)  # pyright: ignore[reportPrivateUsage] - keeps input and output trees
     return fx.GraphModule(graph, new, type(graph).__name__)
@@ -67,11 +71,20 @@ def _is_map(region: Region) -> bool:
     return True
 
 
+def _behind(node: fx.Node) -> fx.Node:
+    """The first node in front of which what reads ``node`` may be inserted."""
+    behind = node.next
+    while behind.op == "placeholder":
+        behind = behind.next
+    return behind
+
+
 class _Rewriting:
     """One region of a graph that is being rewritten."""
 
-    def __init__(self, graph: fx.Graph, region: Region) -> None:
+    def __init__(self, graph: fx.Graph, region: Region, entered: Entered) -> None:
         self.graph = graph
+        self.entered = entered
         self.region = region
         self.inside = set(region.nodes)
         self.moves = {node for node in region.nodes if is_move(node)}
@@ -116,13 +129,15 @@ class _Rewriting:
         is_map = ops.shape(source)[:-1] == self.lead_sizes
         if is_map and permutation(source) == TO_LAST and all(u in self.inside for u in source.users):
             return source
-        with self.graph.inserting_before(reader):
-            if is_map and permutation(source) == TO_LAST:
-                planes: Any = source.args[0]
-            else:
+        key = (source, self.lead_sizes)
+        if is_map and permutation(source) == TO_LAST:
+            self.entered[key] = source.args[0]  # type: ignore[assignment]
+        if key not in self.entered:
+            with self.graph.inserting_before(_behind(source)):
                 given = source if is_map else self._reshape(source, self.lead_sizes, last, reader)
-                planes = self._permute(given, TO_FIRST, first, f"{source.name}_to_map", reader)
-            return self._permute(planes, TO_LAST, last, f"{source.name}_map", reader)
+                self.entered[key] = self._permute(given, TO_FIRST, first, f"{source.name}_to_map", reader)
+        with self.graph.inserting_before(reader):
+            return self._permute(self.entered[key], TO_LAST, last, f"{source.name}_map", reader)
 
     def _leave(self, node: fx.Node) -> None:
         """Let readers outside of the region have the value of a node in the shape that it had."""

@@ -39,6 +39,7 @@ def test_families_follow_the_groups(name: str) -> None:
     captured = capture(model, (torch.randn(1, 3, 64, 64),))
     deps = analyse(captured)
     fused = fuse(captured.graph)
+    assert fused.graph is captured.graph, "a network of feature maps is taken as it is"
     assert not any(op.kind == "fallback" for step in fused.steps for op in step.ops)
     families = fused.families(deps.extents)
     assert [f.at(deps.dense_widths) for f in families] == [f.at({}) for f in fused.families()]

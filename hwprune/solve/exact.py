@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 
 from hwprune.solve.formulation import Formulation, formulate
-from hwprune.solve.highs import Answer, HighsProgram
+from hwprune.solve.highs import Answer, HighsProgram, relaxed_prices
 from hwprune.solve.lagrange import Dual, Prices
 from hwprune.solve.local import Improver
 from hwprune.solve.model import Model, build_model
@@ -36,6 +36,8 @@ _CUTS = 12
 _ATTEMPTS = 30
 #: Below this many entries left, bounding again costs more than the linear program.
 _FEW = 40
+#: Above this many limits, prices begin with those of the linear relaxation.
+_SEVERAL = 3
 #: Above this many, the linear program is solved in windows below the bound, as shares of the gap.
 _MANY = 150
 _WINDOWS = (0.1, 0.25, 0.5)
@@ -197,7 +199,13 @@ class _Run:
             size = abs(self.at_most[row - 1]) + abs(least)
             if least > self.at_most[row - 1] + 1e-9 * size:
                 return None
-        return self.dual.search(self.at_most, deadline=self.deadline)
+        first = None
+        if len(self.at_most) > _SEVERAL and self.deadline < math.inf:
+            # Cutting planes find their way slowly in many dimensions; the linear program does not.
+            form = formulate(self.model)
+            if form is not None and form.rows.shape[1]:
+                first = relaxed_prices(form, self.at_most, self.deadline)
+        return self.dual.search(self.at_most, first=first, deadline=self.deadline)
 
     def _take(self, levels: np.ndarray) -> bool:
         """Remember levels if they are within all limits and the best so far."""

@@ -98,11 +98,14 @@ class Dual:
         *,
         enough: float = -math.inf,
         allowed: Sequence[np.ndarray] | None = None,
+        first: np.ndarray | None = None,
         sweeps: int = MAX_SWEEPS,
         deadline: float = math.inf,
     ) -> Prices:
         """Prices whose bound is least, nearly; stops early at a bound of ``enough``, or in time."""
         best = self.at(np.zeros(len(at_most)), at_most, allowed)
+        if first is not None:
+            best = min(best, self.at(first, at_most, allowed), key=lambda found: found.bound)
         lines = [rows for levels, rows in self.pool.values() if _within(levels, self.model, allowed)]
         scale = self._scale(lines, at_most)
         for _ in range(sweeps):

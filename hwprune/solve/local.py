@@ -14,6 +14,7 @@ PAIRS = 400
 #: Single changes that are priced exactly per round.
 SINGLES = 20
 MAX_ROUNDS = 60
+ROUNDS_TIMES_LIMITS = 600
 #: Limits of which less than this share is left are looked at first.
 NEAR = 0.05
 #: Options whose limits are all looked at at once.
@@ -35,20 +36,25 @@ class Improver:
 
     def improve(self, levels: np.ndarray, at_most: np.ndarray, deadline: float = math.inf) -> np.ndarray:
         """A choice that no change or pair of changes improves; ``levels`` must be within the limits."""
-        for _ in range(MAX_ROUNDS):
-            better = self._round(levels, at_most)
+        watched: set[int] = set()
+        # With many limits a round takes long, and the linear program does better.
+        for _ in range(min(MAX_ROUNDS, ROUNDS_TIMES_LIMITS // max(1, len(at_most)))):
+            better = self._round(levels, at_most, watched)
             if better is None or time.perf_counter() > deadline:
                 break
             levels = better
         return levels
 
-    def _round(self, levels: np.ndarray, at_most: np.ndarray) -> np.ndarray | None:
+    def _round(self, levels: np.ndarray, at_most: np.ndarray, broken: set[int]) -> np.ndarray | None:
+        """A better choice; ``broken`` are limits that stood in the way before, and are added to."""
         raw, units = self.changes(levels)
         if not len(units):
             return None
         rows = self.model.price(levels[None, :])[:, 0]
         # Limits that are far away are looked at last.
-        near = np.flatnonzero(at_most - rows[1:] <= NEAR * np.abs(at_most)) + 1
+        near = at_most - rows[1:] <= NEAR * np.abs(at_most)
+        near[[row - 1 for row in broken]] = True
+        near = np.flatnonzero(near) + 1
         watched = np.concatenate([[0], near])
         deltas = self.model.price(self.model.settle(raw), watched) - rows[watched][:, None]
         room = (at_most - rows[1:])[near - 1]
@@ -66,25 +72,26 @@ class Improver:
         first, second = ups[first], downs[second]
         other = raw[second[best]]
         both = np.where(other != levels, other, raw[first[best]])
-        return self._best(
-            self.model.settle(np.concatenate([raw[single], both])), rows[0] + least, watched, at_most
-        )
-
-    def _best(
-        self, options: np.ndarray, above: float, watched: np.ndarray, at_most: np.ndarray
-    ) -> np.ndarray | None:
-        """The option of the greatest objective above a value that keeps all limits."""
+        options = self.model.settle(np.concatenate([raw[single], both]))
         if not len(options):
             return None
         priced = self.model.price(options, watched)
-        fits = (priced[1:] <= at_most[watched[1:] - 1][:, None]).all(axis=0) & (priced[0] > above)
+        fits = (priced[1:] <= at_most[near - 1][:, None]).all(axis=0) & (priced[0] > rows[0] + least)
         order = np.flatnonzero(fits)
-        order = order[np.argsort(-priced[0, order], kind="stable")]
-        for at in range(0, len(order), CHUNK):
-            some = options[order[at : at + CHUNK]]
-            keeps = (self.model.price(some)[1:] <= at_most[:, None]).all(axis=0)
+        return self._first(options[order[np.argsort(-priced[0, order], kind="stable")]], at_most, broken)
+
+    def _first(self, options: np.ndarray, at_most: np.ndarray, broken: set[int]) -> np.ndarray | None:
+        """The first option that keeps all limits."""
+        while len(options):
+            over = self.model.price(options[:CHUNK])[1:] > at_most[:, None]
+            keeps = ~over.any(axis=0)
             if keeps.any():
-                return some[int(np.argmax(keeps))]
+                return options[int(np.argmax(keeps))]
+            found = np.flatnonzero(over.any(axis=1)) + 1
+            broken.update(found.tolist())
+            options = options[CHUNK:]
+            fits = self.model.price(options, found) <= at_most[found - 1][:, None]
+            options = options[fits.all(axis=0)]
         return None
 
     def changes(self, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -38,7 +38,7 @@ from hwprune.artifact import atomic_write_text
 from hwprune.importance import score, to_objective
 from hwprune.planner.joint import JointOptions, JointSolver, joint_solver
 from hwprune.planner.loop import Begun, LoopResult, PlanningLoop
-from hwprune.planner.result import make_plan
+from hwprune.planner.result import Asked, make_plan
 from hwprune.planner.workbench import Workbench, measure_profile
 from hwprune.pruned import Subject
 from hwprune.quickstart.digits import batches, load_digits_split
@@ -210,9 +210,7 @@ class Run:
             self.bench,
             result,
             self.values,
-            criterion=CRITERION,
-            budget_asked=self.options.latency,
-            seed=self.seed,
+            Asked(CRITERION, self.options.latency, self.seed),
         )
         plan.save(path)
         found: dict[str, Any] = {"search_s": time.monotonic() - start, "measured_ms": _ms(result.measured_ns)}

@@ -27,6 +27,7 @@ def rows_with_margins(cells: Sequence[Row]) -> list[Row]:
         if not seeds:
             continue
         means = {m: float(np.mean([100 * done[m][s]["accuracy"] for s in seeds])) for m in methods}
+        before = {m: float(np.mean([100 * done[m][s]["before"] for s in seeds])) for m in methods}
         for method in methods:
             found = [done[method][s] for s in seeds]
             accuracies = [100 * c["accuracy"] for c in found]
@@ -38,12 +39,13 @@ def rows_with_margins(cells: Sequence[Row]) -> list[Row]:
                     "method": method,
                     "accuracy": means[method],
                     "spread": float(np.std(accuracies, ddof=1)) if len(seeds) > 1 else 0.0,
-                    "before": float(np.mean([100 * c["before"] for c in found])),
+                    "before": before[method],
                     "dense": float(np.mean([100 * c["dense"] for c in found])),
                     "predicted": float(np.mean([c["predicted"] for c in found])),
                     "measured": _mean([c["measured"] for c in found if c["measured"] is not None]),
                     "seeds": len(seeds),
                     "margin": _margin(method, means),
+                    "before_margin": _margin(method, before),
                     "notes": [c["note"] for c in found],
                 }
             )
@@ -65,18 +67,24 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
     ``margin_min`` is the least margin of ours, ``margin_over_spread_min`` the least of margin plus the
     spread of the two compared (0 or more: never below the best of the others by more than the
     spread), ``separable_margin_at_50`` the least margin on the separable network at half the latency and
-    below, ``recheck_replaced`` the share of plans in which a rival took the place of the calibrated one.
+    below (also by task), ``before_margin_mean`` the mean margin before any fine-tuning, and
+    ``recheck_replaced`` the share of plans in which a rival took the place of the calibrated one.
     """
     mine = [row for row in rows if row["method"] == OURS]
     if not mine:
         return {}
-    separable = [r["margin"] for r in mine if r["model"] == "separable" and r["share"] <= 0.5]
+    separable = [r for r in mine if r["model"] == "separable" and r["share"] <= 0.5]
+    by_task: dict[str, list[float]] = {}
+    for row in separable:
+        by_task.setdefault(row["task"], []).append(row["margin"])
     notes = [note for row in mine for note in row["notes"]]
     return {
         "margin_min": min(row["margin"] for row in mine),
         "margin_mean": float(np.mean([row["margin"] for row in mine])),
         "margin_over_spread_min": min(_over_spread(row, rows) for row in mine),
-        "separable_margin_at_50": min(separable) if separable else None,
+        "separable_margin_at_50": min((r["margin"] for r in separable), default=None),
+        **{f"separable_margin_at_50_{task}": min(found) for task, found in by_task.items()},
+        "before_margin_mean": float(np.mean([row["before_margin"] for row in mine])),
         "recheck_replaced": float(np.mean([not note.startswith("calibrated") for note in notes])),
         "seeds": min(row["seeds"] for row in mine),
     }

@@ -5,10 +5,11 @@
 A network of :mod:`bench.plan_accuracy_tasks` is trained on the synthetic task and cut to random plans
 of the same latency (exact solutions for random objectives), which are fine-tuned in the same way. Each
 surrogate is a sum of one number per group and width: Taylor scores kept, logarithms of the widths, or
-changes of the held-out loss when the group is cut alone, raised to a power. Given is Spearman's rank
-correlation between it and minus the loss afterwards; ``repaired`` is that of the loss before
-fine-tuning, by which a recheck of finished plans without training goes. ``power_best`` is the power
-with the best least correlation over all networks and budgets.
+changes of the held-out loss when the group is cut alone, raised to a power (1/2 is damage that adds up
+in amplitude) or as a factor of survival. Given is Spearman's rank correlation between it and minus the
+loss afterwards; ``repaired`` is that of the loss before fine-tuning, by which a recheck of finished plans
+without training goes. ``power_best`` is the power with the best least correlation over all networks and
+budgets.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ def one_network(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     surrogates: dict[str, Values] = {
         "taylor": {g: domain_values(sums[g], w) for g, w in domains.items()},
         "widths": {g: [float(np.log(n / w[-1])) for n in w] for g, w in domains.items()},
+        "survival": {g: [-float(np.log1p(c)) for c in curve] for g, curve in curves.items()},
         **{f"power {p:g}": {g: [-(c**p) for c in curve] for g, curve in curves.items()} for p in POWERS},
     }
     meter = Meter(case.captured, case.deps, held_out)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hwprune.errors import PlanError
+
 Side = tuple[int, int]
 
 #: Changes of the loss are raised to this power before they are added. Powers from 1/2 to 1 rank plans
@@ -89,6 +91,33 @@ def worth_of(
         {name: share * (change - within[name]) for name, change in without.items()},
         {side: -share * _harm(change, power) for side, change in resolutions.items()},
     )
+
+
+def blended(
+    first: Mapping[str, Sequence[float]], second: Mapping[str, Sequence[float]], share: float = 0.5
+) -> dict[str, tuple[float, ...]]:
+    """Values between two objectives, ``share`` of the second: a rival for the recheck of a plan.
+
+    Parameters
+    ----------
+    first, second
+        Per group one value per width, each of total about 1 for the whole model.
+
+    Raises
+    ------
+    PlanError
+        They are about other groups or widths.
+    """
+    sizes = [{group: len(values) for group, values in objective.items()} for objective in (first, second)]
+    if sizes[0] != sizes[1]:
+        differ = sorted(group for group, _ in sizes[0].items() ^ sizes[1].items())
+        raise PlanError(
+            f"two objectives differ in the widths of group {differ[0]}", hint="make both for the same domains"
+        )
+    return {
+        group: tuple((1.0 - share) * a + share * b for a, b in zip(values, second[group], strict=True))
+        for group, values in first.items()
+    }
 
 
 def _harm(change: float, power: float) -> float:

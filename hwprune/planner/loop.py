@@ -215,7 +215,7 @@ class PlanningLoop:
             constant_value=self.worth.at_resolution(column.resolution, alone=len(self.columns) == 1),
             only_measured=only_measured,
         )
-        return self.shape(problem)
+        return (column.shape or self.shape)(problem)
 
     def _solve_measured(
         self, table: LatencyTable, residual: Residual, budget: float

@@ -133,6 +133,8 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(plan_accuracy, "METHODS", {"ours": method})
     monkeypatch.setattr(Case, "prepare", prepare)
     monkeypatch.setattr(Case, "_judge", judge)
+    timed: list[list[str]] = []
+    monkeypatch.setattr(Case, "_time", lambda case, names: timed.append(names))
     options = _options(tmp_path)
     place = tmp_path / "result.state.json"
 
@@ -146,7 +148,27 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
     assert calls == [50.0, 25.0]
     assert len(run().rows) == 2 and calls == [50.0, 25.0, 25.0]
     run()
-    assert len(calls) == 3
+    assert len(calls) == 3 and timed == []
+    options.time, options.made_up = True, False
+    with pytest.raises(SystemExit, match="belongs to a run"):
+        run()
+    options.made_up = True
     assert len(json.loads(place.read_text())["rows"]) == 2
     with pytest.raises(SystemExit, match="belongs to a run"):
         State.load(place, _options(tmp_path, finetune=9))
+
+
+def test_plans_of_the_first_seed_are_timed_even_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_accuracy, "METHODS", {"ours": None})
+    monkeypatch.setattr(Case, "prepare", lambda case: setattr(case, "dense_ns", 100.0))
+    timed: list[list[str]] = []
+    monkeypatch.setattr(Case, "_time", lambda case, names: timed.append(names))
+    state = State(tmp_path / "state.json", {}, {})
+    for seed in (0, 1):
+        state.put(f"digits/plain/{seed}/0.5/ours", {"measured": None})
+        state.put(f"digits/plain/{seed}/0.25/ours", {"measured": 0.2})
+        target = load_target("x86-64-avx512", threads=1)
+        Case("digits", "plain", seed, target, _options(tmp_path, time=True, made_up=False), state).run()
+    assert timed == [["digits/plain/0/0.5/ours"]]

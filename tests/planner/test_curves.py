@@ -15,12 +15,12 @@ from torch import nn
 from hwprune.capture import Captured, capture
 from hwprune.dependency import Dependencies, analyse
 from hwprune.dependency.blocks import Block, find_blocks
-from hwprune.errors import ArtifactError, CriterionError, UsageError
+from hwprune.errors import ArtifactError, CriterionError, PlanError, UsageError
 from hwprune.planner.curves import Calibration, calibrate
 from hwprune.planner.curves_floor import above, floors
 from hwprune.planner.curves_meter import Meter
 from hwprune.planner.curves_shape import loss_curve, probe_widths
-from hwprune.planner.curves_values import POWER, WIDTH_ITSELF, worth_of
+from hwprune.planner.curves_values import POWER, WIDTH_ITSELF, blended, worth_of
 from hwprune.repair import recalibrate_batchnorm
 from hwprune.solve.problem import Block as Removable
 from hwprune.solve.problem import Choice, Domain, Limit, Problem
@@ -256,6 +256,14 @@ def test_another_resolution_costs_what_resized_images_cost() -> None:
     with pytest.raises(CriterionError, match="no images"):
         pairs = [(torch.randn(4, 3), torch.arange(4) % 2)]
         calibrate(flat, analyse(flat), {}, pairs, scores={}, resolutions=[(6, 6)])
+
+
+def test_objectives_of_the_same_widths_can_be_blended() -> None:
+    first, second = {"a": (0.0, 1.0), "b": (0.0, 0.0)}, {"a": (0.0, 0.0), "b": (0.2, 0.4)}
+    assert blended(first, second, 0.25)["a"] == pytest.approx((0.0, 0.75))
+    assert blended(first, second, 0.25)["b"] == pytest.approx((0.05, 0.1))
+    with pytest.raises(PlanError, match="widths of group b"):
+        blended(first, {"a": (0.0, 0.0), "b": (0.2,)})
 
 
 def test_floors_keep_groups_from_ruining_the_model_alone() -> None:

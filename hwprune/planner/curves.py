@@ -26,7 +26,7 @@ from hwprune.dependency.groups import Dependencies
 from hwprune.errors import CriterionError, UsageError
 from hwprune.importance.registry import Loss
 from hwprune.planner.curves_memory import Memory, digest
-from hwprune.planner.curves_meter import Meter, Repair
+from hwprune.planner.curves_meter import Against, Meter, Repair
 from hwprune.planner.curves_shape import loss_curve, probe_widths
 from hwprune.planner.curves_values import Side, Worth, worth_of
 from hwprune.planner.workbench import Progress, silent
@@ -48,7 +48,7 @@ class Calibration:
         In the solver's terms: values per group and width, per block, per resolution.
     curves
         Change of the held-out loss at every width of a group's domain, when it is cut alone.
-    blocks, resolutions
+    block_losses, resolution_losses
         Change of the held-out loss without a block, and at another input resolution.
     measured
         The losses behind ``curves``, as changes, by group and width: noise and all.
@@ -60,8 +60,8 @@ class Calibration:
 
     worth: Worth
     curves: Mapping[str, tuple[float, ...]]
-    blocks: Mapping[str, float]
-    resolutions: Mapping[Side, float]
+    block_losses: Mapping[str, float]
+    resolution_losses: Mapping[Side, float]
     measured: Mapping[str, Mapping[int, float]]
     dense_loss: float
     losses: int
@@ -71,6 +71,16 @@ class Calibration:
     def values(self) -> Mapping[str, tuple[float, ...]]:
         """``Domain.values`` of every group."""
         return self.worth.values
+
+    @property
+    def blocks(self) -> Mapping[str, float]:
+        """``Block.value`` of every block."""
+        return self.worth.blocks
+
+    @property
+    def resolutions(self) -> Mapping[Side, float]:
+        """What a problem at another resolution has as its ``constant_value``."""
+        return self.worth.resolutions
 
 
 def calibrate(
@@ -83,6 +93,7 @@ def calibrate(
     scores: Mapping[str, np.ndarray | torch.Tensor],
     blocks: Sequence[Block] = (),
     resolutions: Sequence[Side] = (),
+    against: Against = "labels",
     points: int = POINTS,
     batches: int = BATCHES,
     repair: Repair | None = None,
@@ -103,7 +114,8 @@ def calibrate(
     domains
         For every group the widths that may be chosen, ascending, the full one last.
     data
-        Held-out labelled batches: neither trained on nor used for the final accuracy.
+        Held-out batches, labelled unless outputs are compared: neither trained on nor used for the
+        final accuracy.
     loss
         ``(outputs, targets) -> scalar``; cross entropy by default.
     scores
@@ -112,6 +124,8 @@ def calibrate(
         Blocks that may be removed; those with a ``reason`` are left out.
     resolutions
         Heights and widths of input images on offer besides that of the example inputs.
+    against
+        ``"outputs"`` takes the error of the outputs in the place of a loss: no labels are needed.
     points, batches
         See above.
     repair
@@ -143,8 +157,12 @@ def calibrate(
         raise UsageError(f"points is {points} and batches is {batches}", hint="both are at least 1")
     begin = time.monotonic()
     order = {name: _scores(name, scores, size) for name, size in deps.dense_widths.items() if name in domains}
-    meter = Meter(captured, deps, data, loss, batches=batches, repair=repair)
-    facts = {"repair": repair_name, "loss": "" if loss is None else getattr(loss, "__qualname__", "own")}
+    meter = Meter(captured, deps, data, loss, against=against, batches=batches, repair=repair)
+    facts = {
+        "repair": repair_name,
+        "against": against,
+        "loss": "" if loss is None else getattr(loss, "__qualname__", "own"),
+    }
     facts |= {name: str(np.argsort(-value, kind="stable").tolist()) for name, value in order.items()}
     weights = [value for _, value in sorted(captured.graph.state_dict().items())]
     kept = Memory(memory, digest([*weights, *meter.tensors], facts))

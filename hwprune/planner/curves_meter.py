@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -13,8 +13,8 @@ from torch import nn
 from hwprune.capture.captured import Captured
 from hwprune.dependency.blocks import Block
 from hwprune.dependency.groups import Dependencies
-from hwprune.errors import CriterionError
-from hwprune.importance.batches import Batch, device_of
+from hwprune.errors import CriterionError, UsageError
+from hwprune.importance.batches import Batch, device_of, logits_of
 from hwprune.importance.data import CriterionData, batch_loss
 from hwprune.importance.modes import in_mode
 from hwprune.importance.registry import Loss
@@ -22,6 +22,8 @@ from hwprune.repair.recalibrate import recalibrate_batchnorm
 from hwprune.surgery.apply import cut_graph
 from hwprune.surgery.blocks import without_blocks
 
+#: What a loss compares the outputs with.
+Against = Literal["labels", "outputs"]
 #: Changes a model in place, as it will be repaired after pruning.
 Repair = Callable[[nn.Module], object]
 _NAME = "calibration"
@@ -39,6 +41,9 @@ class Meter:
         ``loss`` of one's own, labels are its business.
     loss
         ``(outputs, targets) -> scalar``; cross entropy by default.
+    against
+        ``"labels"``, or ``"outputs"``: the loss is then the squared difference from the outputs of the
+        model itself, over their square (a reconstruction error, which needs no labels).
     batches
         At most so many batches are read and kept.
     repair
@@ -49,6 +54,8 @@ class Meter:
     ------
     CriterionError
         There is no batch, it has no labels, or the model's loss on it is not finite.
+    UsageError
+        Another ``against``, or a ``loss`` beside the comparison of outputs.
     """
 
     def __init__(
@@ -58,9 +65,14 @@ class Meter:
         data: Iterable[Any],
         loss: Loss | None = None,
         *,
+        against: Against = "labels",
         batches: int = 4,
         repair: Repair | None = None,
     ) -> None:
+        if against not in ("labels", "outputs"):
+            raise UsageError(f"no loss against {against!r}", hint="use 'labels' or 'outputs'")
+        if against == "outputs" and loss is not None:
+            raise UsageError("an own loss beside the comparison of outputs", hint="give one of the two")
         self.captured, self.deps = captured, deps
         self._loss = loss
         self._batches: list[Batch] = list(
@@ -68,15 +80,22 @@ class Meter:
                 data,
                 criterion=_NAME,
                 limit=batches,
-                labelled=loss is None,
+                labelled=loss is None and against == "labels",
                 device=device_of(captured.graph),
             )
         )
+        if against == "outputs":
+            self._loss = reconstruction_error
+            self._batches = [replace(batch, target=self._outputs(batch)) for batch in self._batches]
         self._repair = repair or self._recalibrate
         self.examples = sum(max(1, batch.size) for batch in self._batches)
         #: Losses taken so far, each a pass over all batches beside its repair.
         self.count = 0
         self.dense = self.of(captured.graph)
+
+    def _outputs(self, batch: Batch) -> torch.Tensor:
+        with torch.no_grad(), in_mode(self.captured.graph, training=False):
+            return logits_of(batch.run(self.captured.graph))
 
     @property
     def tensors(self) -> list[torch.Tensor]:
@@ -156,6 +175,17 @@ class Meter:
 
     def _recalibrate(self, model: nn.Module) -> object:
         return recalibrate_batchnorm(model, self._batches, batches=len(self._batches))
+
+
+def reconstruction_error(outputs: Any, wanted: torch.Tensor) -> torch.Tensor:
+    """Squared difference of a model's outputs from the wanted ones, over the square of those."""
+    found = logits_of(outputs)
+    if found.shape != wanted.shape:
+        raise CriterionError(
+            f"outputs of shape {tuple(found.shape)} cannot be compared with {tuple(wanted.shape)}",
+            hint="calibrate against labels, with a loss that fits them",
+        )
+    return (found - wanted).square().sum() / wanted.square().sum().clamp_min(1e-12)
 
 
 def _resize(batch: Batch, side: tuple[int, int], images: Container[tuple[int, ...]]) -> Batch:

@@ -10,6 +10,8 @@ from scipy.optimize import isotonic_regression
 
 from hwprune.errors import CriterionError
 
+#: Share of the worst change below which changes are all alike: what the interpolation takes 0 for.
+SMALL = 2e-3
 #: A width at which the loss is infinite counts as so many times the worst finite one.
 WORSE_THAN_ALL = 2.0
 
@@ -32,7 +34,8 @@ def loss_curve(measured: Mapping[int, float], widths: Sequence[int]) -> tuple[fl
     Held-out losses are noisy, and a little less width sometimes does good. A solver would read more
     into that than there is, so the nearest sequence that does not rise with the width (least squares)
     takes the place of what was measured, nothing is better than the full width, and between
-    measured widths the curve is interpolated without overshoot (Fritsch and Carlson 1980).
+    measured widths the logarithm of the change is interpolated without overshoot (Fritsch and Carlson
+    1980): losses fall by a factor with every width rather than by an amount.
 
     Parameters
     ----------
@@ -69,7 +72,10 @@ def loss_curve(measured: Mapping[int, float], widths: Sequence[int]) -> tuple[fl
     falling = np.maximum(isotonic_regression(changes, increasing=False).x, 0.0)
     # Below the least measured width nothing is known: the curve goes on as it stands there.
     at = np.maximum(np.array(widths, np.float64), places[0])
-    curve = PchipInterpolator([*places, full], [*falling, 0.0])(at)
+    small = SMALL * float(falling[0])
+    if small == 0.0:
+        return (0.0,) * len(widths)
+    curve = np.exp(PchipInterpolator([*places, full], np.log([*(falling + small), small]))(at)) - small
     # Rounding must not leave a trace of loss at the full width: roots would magnify it.
     curve[-1] = 0.0
     return tuple(float(max(0.0, value)) for value in np.minimum.accumulate(curve))

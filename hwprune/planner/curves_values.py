@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hwprune.errors import PlanError
+
 Side = tuple[int, int]
 
-#: Changes of the loss are raised to this power before they are added. Of the powers from 1/4 to 2,
-#: this one and its neighbours rank plans best by their loss after fine-tuning: a single large change
-#: is repaired more easily than many small ones (``bench.plan_accuracy --surrogates``).
-POWER = 0.5
+#: Changes of the loss are raised to this power before they are added. Powers from 1/2 to 1 rank plans
+#: about equally well by their loss after fine-tuning (``python -m bench.surrogates``): below, the few
+#: large changes count too little, above, the many small ones do.
+POWER = 0.75
 #: What the width itself is worth beside the loss, as a share of everything: between two widths that
 #: the held-out data cannot tell apart, the wider one is kept if there is room for it.
 WIDTH_ITSELF = 1e-3
@@ -89,6 +91,33 @@ def worth_of(
         {name: share * (change - within[name]) for name, change in without.items()},
         {side: -share * _harm(change, power) for side, change in resolutions.items()},
     )
+
+
+def blended(
+    first: Mapping[str, Sequence[float]], second: Mapping[str, Sequence[float]], share: float = 0.5
+) -> dict[str, tuple[float, ...]]:
+    """Values between two objectives, ``share`` of the second: a rival for the recheck of a plan.
+
+    Parameters
+    ----------
+    first, second
+        Per group one value per width, each of total about 1 for the whole model.
+
+    Raises
+    ------
+    PlanError
+        They are about other groups or widths.
+    """
+    sizes = [{group: len(values) for group, values in objective.items()} for objective in (first, second)]
+    if sizes[0] != sizes[1]:
+        differ = sorted(group for group, _ in sizes[0].items() ^ sizes[1].items())
+        raise PlanError(
+            f"two objectives differ in the widths of group {differ[0]}", hint="make both for the same domains"
+        )
+    return {
+        group: tuple((1.0 - share) * a + share * b for a, b in zip(values, second[group], strict=True))
+        for group, values in first.items()
+    }
 
 
 def _harm(change: float, power: float) -> float:

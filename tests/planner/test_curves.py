@@ -15,11 +15,12 @@ from torch import nn
 from hwprune.capture import Captured, capture
 from hwprune.dependency import Dependencies, analyse
 from hwprune.dependency.blocks import Block, find_blocks
-from hwprune.errors import ArtifactError, CriterionError, UsageError
+from hwprune.errors import ArtifactError, CriterionError, PlanError, UsageError
 from hwprune.planner.curves import Calibration, calibrate
+from hwprune.planner.curves_floor import above, floors
 from hwprune.planner.curves_meter import Meter
 from hwprune.planner.curves_shape import loss_curve, probe_widths
-from hwprune.planner.curves_values import WIDTH_ITSELF, worth_of
+from hwprune.planner.curves_values import POWER, WIDTH_ITSELF, blended, worth_of
 from hwprune.repair import recalibrate_batchnorm
 from hwprune.solve.problem import Block as Removable
 from hwprune.solve.problem import Choice, Domain, Limit, Problem
@@ -53,9 +54,21 @@ def _scores(deps: Dependencies) -> dict[str, np.ndarray]:
 def test_a_curve_goes_through_what_was_measured_and_falls_in_between() -> None:
     widths = (16, 32, 48, 64, 80, 96)
     curve = loss_curve({16: 2.0, 48: 0.5}, widths)
-    assert curve[0] == 2.0 and curve[2] == 0.5 and curve[-1] == 0.0
+    assert (curve[0], curve[2]) == pytest.approx((2.0, 0.5)) and curve[-1] == 0.0
     assert all(a > b for a, b in itertools.pairwise(curve))
-    assert loss_curve({16: 3.0}, (16, 32, 48)) == pytest.approx((3.0, 1.5, 0.0))
+
+
+def test_losses_that_fall_by_a_factor_are_found_between_the_measured_ones() -> None:
+    widths = tuple(range(8, 129, 8))
+    truth = {width: float(np.exp(-width / 20)) for width in widths}
+    curve = loss_curve({width: truth[width] for width in (8, 40, 80)}, widths)
+    assert np.abs(np.array(curve) - list(truth.values())).max() < 0.02 * truth[8]
+
+
+def test_curves_scale_with_the_loss() -> None:
+    widths = (16, 32, 48, 64)
+    one, thousand = (loss_curve({16: 2.0 * k, 32: 0.3 * k}, widths) for k in (1.0, 1000.0))
+    assert thousand == pytest.approx([1000 * change for change in one])
 
 
 def test_noise_is_levelled_and_improvements_count_as_nothing() -> None:
@@ -67,7 +80,7 @@ def test_noise_is_levelled_and_improvements_count_as_nothing() -> None:
 
 def test_an_infinite_loss_is_worse_than_all_others_and_nan_is_refused() -> None:
     curve = loss_curve({8: float("inf"), 16: 3.0}, (8, 16, 24))
-    assert np.isfinite(curve).all() and curve[0] > curve[1] == 3.0
+    assert np.isfinite(curve).all() and curve[0] > curve[1] == pytest.approx(3.0)
     with pytest.raises(CriterionError, match="NaN"):
         loss_curve({8: float("nan")}, (8, 16))
     with pytest.raises(CriterionError, match="width 4"):
@@ -75,7 +88,7 @@ def test_an_infinite_loss_is_worse_than_all_others_and_nan_is_refused() -> None:
 
 
 def test_below_the_least_measured_width_the_curve_stays() -> None:
-    assert loss_curve({16: 1.0}, (8, 16, 24))[:2] == (1.0, 1.0)
+    assert loss_curve({16: 1.0}, (8, 16, 24)) == pytest.approx((1.0, 1.0, 0.0))
 
 
 @pytest.mark.parametrize("points", [1, 2, 3, 5, 9])
@@ -199,8 +212,8 @@ def test_every_choice_is_worth_one_minus_its_harm() -> None:
         for widths in itertools.product(*(domains[g] for g in rest)):
             chosen = dict(zip(rest, widths, strict=True))
             choice = Choice({g: chosen.get(g, 0) for g in domains}, gone)
-            harm = sum(found.curves[g][domains[g].index(w)] ** 0.5 for g, w in chosen.items())
-            harm += sum(max(0.0, found.blocks[name]) ** 0.5 for name in gone)
+            harm = sum(found.curves[g][domains[g].index(w)] ** POWER for g, w in chosen.items())
+            harm += sum(max(0.0, found.block_losses[name]) ** POWER for name in gone)
             lost = 1.0 - problem.value(choice)
             if unit is None and harm > 0.1:
                 unit = lost / harm
@@ -212,19 +225,14 @@ def test_every_choice_is_worth_one_minus_its_harm() -> None:
 def _problem(found: Calibration, domains: dict[str, tuple[int, ...]], blocks: tuple[Block, ...]) -> Problem:
     home = {g: b.name for b in blocks for g in b.groups}
     made = tuple(Domain(g, w, found.values[g], home.get(g)) for g, w in domains.items())
-    removable = tuple(Removable(name, value) for name, value in found.worth.blocks.items())
+    removable = tuple(Removable(name, value) for name, value in found.blocks.items())
     return Problem(made, (Limit("latency", (), 0.0),), removable)
 
 
 def test_a_group_in_nested_blocks_counts_once_and_flat_curves_are_harmless() -> None:
     inside = {"inner": ("g",), "outer": ("g", "h")}
-    worth = worth_of(
-        {"g": (4.0, 0.0), "h": (1.0, 0.0)},
-        {"g": (1, 2), "h": (1, 2)},
-        {"inner": 9.0, "outer": 16.0},
-        inside,
-        {},
-    )
+    curves, domains = {"g": (4.0, 0.0), "h": (1.0, 0.0)}, {"g": (1, 2), "h": (1, 2)}
+    worth = worth_of(curves, domains, {"inner": 9.0, "outer": 16.0}, inside, {}, power=0.5)
     total = sum(v[-1] for v in worth.values.values()) + sum(worth.blocks.values())
     assert total == pytest.approx(1.0)
     assert worth.blocks["outer"] == pytest.approx((1 - WIDTH_ITSELF) * (4 - 1) / 7)
@@ -242,12 +250,52 @@ def test_another_resolution_costs_what_resized_images_cost() -> None:
     with torch.no_grad():
         total = sum(float(F.cross_entropy(twin(x), y, reduction="sum")) for x, y in small)
     expected = total / sum(len(y) for _, y in data) - found.dense_loss
-    assert found.resolutions[6, 6] == pytest.approx(expected, abs=1e-5)
-    assert found.worth.resolutions[6, 6] <= 0.0
+    assert found.resolution_losses[6, 6] == pytest.approx(expected, abs=1e-5)
+    assert found.resolutions[6, 6] <= 0.0
     flat = capture(nn.Linear(3, 2), torch.randn(2, 3))
     with pytest.raises(CriterionError, match="no images"):
         pairs = [(torch.randn(4, 3), torch.arange(4) % 2)]
         calibrate(flat, analyse(flat), {}, pairs, scores={}, resolutions=[(6, 6)])
+
+
+def test_objectives_of_the_same_widths_can_be_blended() -> None:
+    first, second = {"a": (0.0, 1.0), "b": (0.0, 0.0)}, {"a": (0.0, 0.0), "b": (0.2, 0.4)}
+    assert blended(first, second, 0.25)["a"] == pytest.approx((0.0, 0.75))
+    assert blended(first, second, 0.25)["b"] == pytest.approx((0.05, 0.1))
+    with pytest.raises(PlanError, match="widths of group b"):
+        blended(first, {"a": (0.0, 0.0), "b": (0.2,)})
+
+
+def test_floors_keep_groups_from_ruining_the_model_alone() -> None:
+    domains = {"a": (8, 16, 24), "b": (8, 16), "c": (8, 16)}
+    curves = {"a": (0.9, 0.2, 0.0), "b": (0.1, 0.0), "c": (5.0, 0.0)}
+    floor = floors(curves, domains, 0.5)
+    assert floor == {"a": 16, "b": 8, "c": 16}
+    assert above(domains, floor) == {"a": (16, 24), "b": (8, 16), "c": (16,)}
+    assert above({"a": (8, 16)}, {"a": 99}) == {"a": (16,)}
+    with pytest.raises(UsageError, match="loss change of 0"):
+        floors(curves, domains, 0.0)
+
+
+def test_without_labels_the_outputs_are_compared() -> None:
+    captured, deps = prepared("plain")
+    images = [x for x, _ in _data(5)]
+    domains, scores = _domains(deps), _scores(deps)
+    found = calibrate(captured, deps, domains, images, scores=scores, against="outputs", points=1)
+    assert found.dense_loss == 0.0
+    meter = Meter(captured, deps, images, against="outputs", repair=lambda model: None)
+    keep = random_keep(deps)
+    masked = masked_original(captured, deps, keep)
+    total = 0.0
+    with torch.no_grad():
+        for x in images:
+            wanted = captured.model.eval()(x)
+            total += len(x) * float((masked(x) - wanted).square().sum() / wanted.square().sum())
+    assert meter.kept(keep) == pytest.approx(total / sum(map(len, images)), rel=1e-3)
+    with pytest.raises(UsageError, match="'labels' or 'outputs'"):
+        Meter(captured, deps, images, against="inputs")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="own loss"):
+        Meter(captured, deps, images, lambda outputs, _: outputs.sum(), against="outputs")
 
 
 # -- memory -----------------------------------------------------------------------------------------

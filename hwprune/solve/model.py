@@ -134,10 +134,10 @@ class Model:
         flat, starts, _, _ = self._flat
         rows = np.flatnonzero(weights)
         total = weights[rows] @ flat[rows]
-        ends = [*starts[1:].tolist(), total.size]
+        sizes = [math.prod(factor.shape) for factor in self.factors]
         return [
-            total[start:end].reshape(factor.shape)
-            for factor, start, end in zip(self.factors, starts.tolist(), ends, strict=True)
+            total[start : start + size].reshape(factor.shape)
+            for factor, start, size in zip(self.factors, starts.tolist(), sizes, strict=True)
         ]
 
     def choice(self, levels: np.ndarray) -> Choice:

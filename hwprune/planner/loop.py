@@ -27,6 +27,7 @@ from hwprune.latency.predict import KernelSum
 from hwprune.latency.program import Program
 from hwprune.latency.table import LatencyTable
 from hwprune.measure.stats import Summary
+from hwprune.planner.curves_values import Side
 from hwprune.planner.network import Column, Network
 from hwprune.planner.outcome import (
     OVERRUN,
@@ -62,7 +63,7 @@ Profile = Callable[[Sequence[KernelSpec]], LatencyTable]
 class ChoosesResolution(Protocol):
     """A solver that sees the problems of all input resolutions at once, and chooses itself."""
 
-    def best_of(self, problems: Mapping[int | None, Problem]) -> tuple[int | None, Solution]:
+    def best_of(self, problems: Mapping[Side | None, Problem]) -> tuple[Side | None, Solution]:
         """A resolution, and the solution there."""
         ...
 

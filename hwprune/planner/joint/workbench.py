@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hwprune.planner.curves_values import Side
 from hwprune.planner.joint.network import Variant
 from hwprune.planner.joint.options import JointOptions
 from hwprune.planner.joint.solver import JointSolver
@@ -16,7 +17,7 @@ from hwprune.repair.objective import Loss
 
 
 def joint_solver(
-    benches: Mapping[int | None, Workbench],
+    benches: Mapping[Side | None, Workbench],
     scores: Mapping[str, np.ndarray],
     *,
     data: Iterable[Any] | None,
@@ -25,14 +26,14 @@ def joint_solver(
     loss: Loss | None = None,
     options: JointOptions | None = None,
     checkpoint: Path | None = None,
-) -> JointSolver[int | None]:
+) -> JointSolver[Side | None]:
     """JointPruning as the ``solve`` of a :class:`hwprune.planner.loop.PlanningLoop`.
 
     Parameters
     ----------
     benches
         The network at every input resolution on offer, by the resolution of the loop's columns (None:
-        its own, where there is no choice).
+        its own).
     scores
         Per group one score per unit; those that the plan is made with.
     data, held_out

@@ -23,7 +23,6 @@ from hwprune.solve.milp import solve_milp
 from hwprune.solve.problem import Choice, Domain, Limit, Problem, Term
 from hwprune.target import Target
 
-
 #: Rounds of measuring what a solution uses.
 REFINEMENTS = 6
 

@@ -33,11 +33,11 @@ from bench.common import torchvision_models, write_result
 from hwprune.capture import capture
 from hwprune.dependency import analyse
 from hwprune.errors import BudgetError
-from hwprune.planner.network import PlainNetwork
+from hwprune.planner.loop import PlanningLoop
 from hwprune.planner.problem import build_problem
-from hwprune.planner.residual import Residual
 from hwprune.planner.workbench import Workbench, measure_profile
 from hwprune.planner.worth import Worth
+from hwprune.solve.pareto import frontier, spread_budgets
 from hwprune.solve.problem import Problem, Solution
 from hwprune.solve.solvers import solve
 from hwprune.target import load_target
@@ -61,22 +61,24 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="widths on offer per group")
     parser.add_argument("--time-limit", type=float, default=60.0, help="seconds for the exact solver")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--profile-only", action="store_true", help="measure kernels, solve later")
+    parser.add_argument("--frontier", default="resnet50", help="model whose frontier is traced")
+    parser.add_argument("--points", type=int, default=12, help="points of the frontier")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("bench/results/solver.json"))
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
+    traced: dict[str, Any] = {}
     for name in options.models.split(","):
         problem = measured_problem(name, options)
-        if problem is None:
-            continue
+        if name == options.frontier:
+            traced = trace(problem, options.points)
         for share in map(float, options.shares.split(",")):
             rows += compared(name, problem, share, options.time_limit)
     if rows:
-        write_result(options.out, summary(rows), rows, as_json=options.json)
+        write_result(options.out, summary(rows) | traced, rows, as_json=options.json)
 
 
-def measured_problem(name: str, options: argparse.Namespace) -> Problem | None:
+def measured_problem(name: str, options: argparse.Namespace) -> Problem:
     """The problem of a model on the measured table, its budget the dense latency."""
     torch.manual_seed(options.seed)
     model = getattr(torchvision_models(), name)(weights=None).eval()
@@ -92,17 +94,19 @@ def measured_problem(name: str, options: argparse.Namespace) -> Problem | None:
         untrusted=True,
         progress=Teller(name),
     )
-    dense = bench.model.dense
+    scores = made_up(bench.model.domains, options.seed)
+    loop = PlanningLoop(
+        bench,
+        scores,
+        profile=bench.measure_kernels,
+        time_networks=bench.time_networks,
+        known=bench.known_table(),
+    )
     begin = time.monotonic()
-    table = bench.measure_kernels([*bench.model.specs(), *bench.model.kernels(dense)])
-    say(f"{name}: kernels after {time.monotonic() - begin:.0f} s")
-    if options.profile_only:
-        return None
-    measured = bench.time_networks({"dense": bench.program_at(dense)})["dense"].median
-    residual = Residual.fit([bench.model.predict(dense, table)], [measured])
-    worth = Worth.of_scores(made_up(bench.model.domains, options.seed), bench.model.domains)
-    network = PlainNetwork(bench.model, bench.program_at)
-    return build_problem(network, worth, table, residual, measured)
+    begun = loop.begin()
+    say(f"{name}: kernels and dense network after {time.monotonic() - begin:.0f} s")
+    worth = Worth.of_scores(scores, bench.model.domains)
+    return build_problem(bench, worth, begun.table, begun.residual, begun.dense.median)
 
 
 def made_up(domains: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
@@ -113,6 +117,23 @@ def made_up(domains: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.n
         shape, scale = random.uniform(0.3, 2.0), math.exp(random.normal(0.0, 0.7))
         found[group] = random.gamma(shape, scale, widths[-1])
     return found
+
+
+def trace(problem: Problem, points: int) -> dict[str, Any]:
+    """Seconds for plans at evenly spread budgets."""
+    latency = problem.limits[0]
+    begin = time.perf_counter()
+    dense = problem.usage(latency, problem.dense)
+    free = replace(problem, limits=(replace(latency, at_most=math.inf),), minimise=latency.name)
+    budgets = spread_budgets(solve(free).latency_ns, dense, points)
+    found = frontier(problem, budgets)
+    seconds = time.perf_counter() - begin
+    say(f"frontier of {len(found)} points in {seconds:.2f} s")
+    return {
+        "frontier_points": len(found),
+        "frontier_s": seconds,
+        "frontier_gap_max": max(s.gap for s in found),
+    }
 
 
 def compared(name: str, problem: Problem, share: float, limit_s: float) -> list[dict[str, Any]]:

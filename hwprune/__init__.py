@@ -17,15 +17,18 @@ if TYPE_CHECKING:
         apply_plan,
         bench,
         compile,
+        frontier,
         load,
         plan,
         prune,
         save,
+        verdict,
     )
     from hwprune.dependency.register import register_rule
     from hwprune.edits import find_blocks, fold_dead, prune_optimizer, remove_blocks
     from hwprune.errors import HwpruneError
     from hwprune.fxpass import PrunePass
+    from hwprune.planner.options import PlanOptions
     from hwprune.solve.compose import compose
     from hwprune.solve.plan import Plan
     from hwprune.surgery.register import register_rewrite
@@ -36,6 +39,7 @@ __version__ = "0.1.0"
 __all__ = [
     "HwpruneError",
     "Plan",
+    "PlanOptions",
     "Planned",
     "PrunePass",
     "Pruned",
@@ -46,6 +50,7 @@ __all__ = [
     "compose",
     "find_blocks",
     "fold_dead",
+    "frontier",
     "load",
     "load_target",
     "plan",
@@ -55,11 +60,13 @@ __all__ = [
     "register_rule",
     "remove_blocks",
     "save",
+    "verdict",
 ]
 
 _HOME = {
     "HwpruneError": "errors",
     "Plan": "solve.plan",
+    "PlanOptions": "planner.options",
     "PrunePass": "fxpass",
     "Target": "target",
     "compose": "solve.compose",

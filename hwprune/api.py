@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -14,19 +13,15 @@ from torch import nn
 from hwprune.benchmark import bench_bundle
 from hwprune.compile import CompiledModule
 from hwprune.delivery import compile_model
-from hwprune.errors import BudgetMetError, UsageError
-from hwprune.importance import get as get_criterion
-from hwprune.importance import score, to_objective
 from hwprune.measure.compare import Comparison
-from hwprune.measure.runners.carry import CarriedSite
 from hwprune.measure.site import Site
 from hwprune.onnx_backend.module import OnnxModule
-from hwprune.planner.carried import CarriedWorkbench
-from hwprune.planner.loop import PlanningLoop, reject_overrun
-from hwprune.planner.result import make_plan
-from hwprune.planner.workbench import Progress, Workbench, measure_profile, silent
+from hwprune.planner.fleet_budgets import Budgets
+from hwprune.planner.options import PlanOptions
+from hwprune.planner.workbench import Progress, measure_profile, silent
+from hwprune.planning import Targets, prepare
+from hwprune.plans import frontier, solve_for, verdict
 from hwprune.pruned import Planned, Pruned, Subject, analyse_model
-from hwprune.solve.budget import parse_budget
 from hwprune.solve.plan import Plan
 from hwprune.surgery import load_pruned, save_pruned
 from hwprune.target import Target, load_target
@@ -35,29 +30,30 @@ _log = logging.getLogger(__name__)
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 __all__ = [
+    "PlanOptions",
     "Planned",
     "Pruned",
     "analyse_model",
     "apply_plan",
     "bench",
     "compile",
+    "frontier",
     "load",
     "plan",
     "prune",
     "save",
+    "verdict",
 ]
-
-#: Stands for the dense latency until it is measured, to find out whether a budget can be read.
-_ANY_LATENCY_NS = 1e300
 
 
 def plan(
     model: nn.Module,
     example_inputs: Sequence[Any] | torch.Tensor,
-    target: str | Path | Target = "host",
-    latency: str | float = "50%",
+    target: Targets = "host",
+    latency: Budgets = None,
     data: Iterable[Any] | None = None,
     *,
+    options: PlanOptions | None = None,
     criterion: str | None = None,
     loss: Loss | None = None,
     include: Sequence[str] = (),
@@ -85,11 +81,16 @@ def plan(
     example_inputs
         Inputs of the shape that will be deployed (batch size included).
     target
-        Name of a target, path of a target file, or a target.
+        Name of a target, path of a target file, or a target; several for one plan that suits them all,
+        which is then named after the first.
     latency
-        ``"50%"`` of the dense model's measured latency, or a time such as ``"8ms"``.
+        ``"50%"`` of the dense model's measured latency, or a time such as ``"8ms"``; for several targets
+        one for all, or a mapping from their names. Default: ``"50%"``, or no budget where the options
+        have a floor.
     data
         Labelled batches ``(inputs, labels)`` for criteria that need them.
+    options
+        What else the plan must keep to: parameters, memory, widths of layers, a floor of importance.
     criterion
         One of ``hwprune.importance.available()``. Default: ``taylor2019`` with data, else ``l2``.
     include, exclude
@@ -124,58 +125,32 @@ def plan(
     HwpruneError
         See ``hwprune.errors``: the message says which stage failed and what to do.
     """
-    resolved = target if isinstance(target, Target) else load_target(target, threads=threads)
-    name = criterion or ("taylor2019" if data is not None else "l2")
-    # What can be judged by its name alone is, before minutes of measuring.
-    comparability, measured = get_criterion(name).comparability, measure_profile(profile)
-    with contextlib.suppress(BudgetMetError):
-        parse_budget(latency, _ANY_LATENCY_NS, unit=resolved.unit)
-    if submodule is not None and data is not None:
-        raise UsageError(
-            f"channels of the submodule {submodule!r} cannot be scored with data of the whole model",
-            hint="leave data out: the criterion is then l2, or name one that needs none",
-        )
-    subject = Subject.open(
+    prepared = prepare(
         model,
         example_inputs,
+        target,
+        data,
+        latency=latency,
+        options=options,
+        criterion=criterion,
+        loss=loss,
         include=include,
         exclude=exclude,
         submodule=submodule,
         inside_heads=inside_heads,
         prune_outputs=prune_outputs,
-    )
-    captured, deps = subject.captured, subject.deps
-    progress(f"score channels by {name}", 0, 1)
-    scores = score(captured, deps, criterion=name, data=data, loss=loss)
-    values = to_objective(scores, comparability)
-    bench = Workbench.open(
-        captured,
-        deps,
-        resolved,
-        profile=measured,
-        minimum=minimum,
-        steps=steps,
+        threads=threads,
+        profile=profile,
         tables=tables,
         search=search,
+        minimum=minimum,
+        steps=steps,
+        checks=checks,
         seed=seed,
         site=site,
         progress=progress,
     )
-    if isinstance(site, CarriedSite):
-        bench, checks = CarriedWorkbench.of(bench), 0
-    loop = PlanningLoop(
-        bench,
-        values,
-        profile=bench.measure_kernels,
-        time_networks=bench.time_networks,
-        known=bench.known_table(),
-    )
-    result = loop.run(latency, checks=checks)
-    reject_overrun(result)
-    made = make_plan(bench, result, values, criterion=name, budget_asked=str(latency), seed=seed)
-    asked = {"submodule": submodule, "inside_heads": tuple(inside_heads), "prune_outputs": prune_outputs}
-    made = made.model_copy(update=asked)
-    return Planned(made, bench, result, subject)
+    return solve_for(prepared, latency)
 
 
 def apply_plan(
@@ -213,8 +188,8 @@ def apply_plan(
 def prune(
     model: nn.Module,
     example_inputs: Sequence[Any] | torch.Tensor,
-    target: str | Path | Target = "host",
-    latency: str | float = "50%",
+    target: Targets = "host",
+    latency: Budgets = None,
     data: Iterable[Any] | None = None,
     **options: Any,
 ) -> Pruned:

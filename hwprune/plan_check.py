@@ -18,7 +18,7 @@ from hwprune.planner.widths import group_multiple
 from hwprune.planner.workbench import Progress, Workbench, measure_profile, silent
 from hwprune.pruned import Subject
 from hwprune.solve.plan import Plan, model_fingerprint
-from hwprune.solve.plan_fit import misfits
+from hwprune.solve.plan_fit import misfits, other_size
 from hwprune.target import Target, load_target
 
 
@@ -99,10 +99,9 @@ def check_plan(
 
 def _inputs(plan: Plan, subject: Subject) -> list[Finding]:
     shapes = tuple(tuple(int(n) for n in x.shape) for x in subject.captured.example_inputs)
-    images = [shape[-2:] for shape in shapes if len(shape) == 4]
-    if plan.resolution is not None and images and plan.resolution not in images:
-        text = f"the plan is for images of {_x(plan.resolution)}, the inputs are {', '.join(map(_x, shapes))}"
-        return [Finding("inputs", "bad", text)]
+    wrong = other_size(plan.resolution, shapes)
+    if wrong is not None:
+        return [Finding("inputs", "bad", wrong)]
     if plan.inputs and shapes != plan.inputs:
         planned = ", ".join(map(_x, plan.inputs))
         text = f"the plan was priced for {planned}, it is looked at for {', '.join(map(_x, shapes))}"

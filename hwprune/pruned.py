@@ -21,6 +21,7 @@ from hwprune.errors import DependencyError, UsageError
 from hwprune.planner.loop import LoopResult
 from hwprune.planner.workbench import Workbench
 from hwprune.solve.plan import Plan, model_fingerprint
+from hwprune.solve.plan_fit import other_size
 from hwprune.surgery.blocks import choose_blocks
 from hwprune.surgery.outcome import Outcome, outcomes
 from hwprune.surgery.part import put_back, shared_outside, verify_whole
@@ -170,6 +171,9 @@ class Subject:
         sizes = {g.name: g.size for g in deps.groups}
         found = find_blocks(captured, deps) if plan.removed else ()
         plan.check(sizes, model_fingerprint(captured.model), found)
+        resized = other_size(plan.resolution, [x.shape for x in captured.example_inputs])
+        if resized is not None:
+            _log.warning("%s: what it predicts holds for the former only", resized)
         if plan.edited:
             _log.warning(
                 "the plan was edited by hand: the latency of %.3f ms that it predicts is not its own until"

@@ -265,3 +265,14 @@ def test_an_edited_plan_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture
         pruned = hwprune.apply_plan(model, IMAGE, Plan.load(tmp_path / "plan.json"))
     assert pruned.plan.edited and "edited by hand" in caplog.text
     assert pruned.model.get_submodule("layers.0.a.0").out_channels == 2
+
+
+def test_a_plan_for_another_resolution_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    model = settle(Stack())
+    _, deps, _ = looked_at(model)
+    plan = plan_for(model, deps, {"layers.0.a.0": [1, 2]})
+    for side, said in ((8, False), (12, True)):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            hwprune.apply_plan(model, IMAGE, plan.model_copy(update={"resolution": (side, side)}))
+        assert ("images of 12x12, the inputs are 2x3x8x8" in caplog.text) == said

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hwprune.cli import analysis, carry, delivery, planning, tables
+from hwprune.cli import analysis, carry, delivery, planning, profiling, tables
 from hwprune.cli.common import complain
 from hwprune.errors import HwpruneError, TargetError, UsageError
 
@@ -24,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 analysis.register(app)
+profiling.register(app)
 planning.register(app)
 delivery.register(app)
 tables.register(app)

@@ -25,11 +25,13 @@ from hwprune.cli.common import (
     print_table,
     say,
 )
+from hwprune.cli.frontiers import show_verdict, verdict_data
 from hwprune.target import Target, available, load_target
 
 if TYPE_CHECKING:
     from hwprune.capture.captured import Captured
     from hwprune.dependency.groups import Dependencies
+    from hwprune.planner.verdict import Verdict
 
 
 def register(app: typer.Typer) -> None:
@@ -78,7 +80,11 @@ def inspect(
     ] = False,
     time: Annotated[
         bool,
-        typer.Option("--time", help="List kernels with their share of the time, from the latency table."),
+        typer.Option(
+            "--time",
+            help="List kernels with their share of the time, and what pruning can save, from the latency "
+            "table.",
+        ),
     ] = False,
     tables: Tables = None,
     json: Json = False,
@@ -124,6 +130,9 @@ def inspect(
     }
     if kernels or time:
         data.update(_kernels(captured, deps, resolved, tables, time))
+    said = _verdict(captured, deps, resolved, tables) if time else None
+    if said is not None:
+        data["verdict"] = verdict_data(said)
 
     def human() -> None:
         header = ("group", "channels", "multiple", "layers")
@@ -135,6 +144,10 @@ def inspect(
         print_table("ledger", ("name", "channels", "reason"), [tuple(line.values()) for line in ledger])
         if kernels or time:
             _print_kernels(data)
+        if said is not None:
+            show_verdict(said)
+        elif time:
+            say("the table lacks kernels that say what pruning can save; hwprune profile adds them")
 
     emit(data, json, human)
 
@@ -161,6 +174,26 @@ def _kernels(
         found["fallback_share"] = fallback_share(lines)
         found["table"] = str(directory)
     return found
+
+
+def _verdict(captured: Captured, deps: Dependencies, target: Target, tables: Path | None) -> Verdict | None:
+    """What the latency table says that pruning can do; None where it has too few kernels for that."""
+    from hwprune.errors import KernelMissError
+    from hwprune.latency.manifest import MANIFEST_NAME
+    from hwprune.measure.site import LocalSite
+    from hwprune.planner.verdict import judge
+    from hwprune.planner.workbench import Workbench, measure_profile
+
+    site, care = LocalSite(), measure_profile("quick")
+    bench = Workbench.open(captured, deps, target, profile=care, tables=tables, site=site)
+    if not (bench.directory / MANIFEST_NAME).is_file():
+        return None
+    try:
+        return judge(
+            bench.model, bench.load_table(), target=target.name, ledger=deps.ledger, unit=target.unit
+        )
+    except KernelMissError:
+        return None
 
 
 def _print_kernels(data: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Verbs that choose and cut: profile, plan, prune."""
+"""Verbs that choose and cut: plan, prune."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from hwprune.cli.common import (
     Seed,
     Submodule,
     Tables,
-    TargetName,
     Threads,
     TrackerAddress,
     TrustPickle,
@@ -32,152 +31,70 @@ from hwprune.cli.common import (
     Winograd,
     complain,
     emit,
-    print_table,
     progress_bar,
     require_directory,
     require_file,
     resolve_target,
     say,
 )
+from hwprune.cli.frontiers import show_frontier, show_verdict, verdict_data
+from hwprune.cli.plan_options import (
+    Calibrate,
+    CarriedDevice,
+    Checks,
+    Criterion,
+    Depth,
+    Floor,
+    Latencies,
+    LayerLimit,
+    Memory,
+    OnlyVerdict,
+    Parameters,
+    Pareto,
+    Plot,
+    Resolutions,
+    Solver,
+    TargetNames,
+    Weight,
+    plan_options,
+    read_budgets,
+    require_apart,
+    require_one_target,
+)
 from hwprune.cli.plans import EPILOG, plan_command, print_plan
-from hwprune.cli.quantities import parse_seconds, parse_share
-from hwprune.cli.sweeps import report_sweeps, sweep_data
-
-Latency = Annotated[
-    str,
-    typer.Option(
-        "--latency",
-        "-l",
-        help='Budget: a share of the dense model\'s measured latency ("50%") or a time ("8ms").',
-    ),
-]
-CarriedDevice = Annotated[
-    str | None,
-    typer.Option(
-        "--device",
-        metavar="SLUG",
-        help="Plan for a device that cannot be reached, from its table alone (see `hwprune carry`); "
-        "nothing is measured, and no plan is checked end to end.",
-        show_default=False,
-    ),
-]
-Criterion = Annotated[
-    str | None,
-    typer.Option(
-        help="Importance of channels: l1, l2, bn_scale, or taylor2019 (needs --data). "
-        "Default: taylor2019 with --data, else l2."
-    ),
-]
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of this file to the command line."""
-    app.command()(profile)
     app.command(cls=plan_command(), epilog=EPILOG)(plan)
     app.command()(prune)
-
-
-def profile(
-    model: Model,
-    input: Inputs,
-    target: TargetName = "host",
-    threads: Threads = None,
-    include: Include = None,
-    exclude: Exclude = None,
-    care: Care = "quick",
-    search: SearchFirst = False,
-    winograd: Winograd = True,
-    tables: Tables = None,
-    minimum: Minimum = 0.1,
-    rpc: Rpc = None,
-    tracker: TrackerAddress = None,
-    key: DeviceKey = None,
-    bound: Annotated[
-        str, typer.Option(help="Measure until interpolation errs by no more than this share of the latency.")
-    ] = "2%",
-    budget: Annotated[
-        str, typer.Option(help='Begin no further round of measuring after this long ("90s", "10min", "1h").')
-    ] = "10min",
-    seed: Seed = 0,
-    json: Json = False,
-) -> None:
-    """Measure the kernels of a model at the widths that a plan may choose. Can be interrupted.
-
-    A coarse grid comes first, then the kernels that the others predict worst, weighed by their share
-    of the network's time. Kernels that cannot be built, crash, hang or return wrong values are listed
-    and left out; the exit code is then 1.
-    """
-    from hwprune.api import analyse_model
-    from hwprune.measure.sites import site_for
-    from hwprune.modelspec import example_inputs, load_model
-    from hwprune.planner.profiled import profile_network
-    from hwprune.planner.workbench import Workbench, measure_profile
-
-    error, seconds = parse_share(bound), parse_seconds(budget)
-    resolved, measured = resolve_target(target, threads, winograd), measure_profile(care)
-    site = site_for(resolved, rpc, tracker, key)
-    captured, deps = analyse_model(
-        load_model(model), example_inputs(input), include=include or (), exclude=exclude or ()
-    )
-    with progress_bar() as progress:
-        bench = Workbench.open(
-            captured,
-            deps,
-            resolved,
-            profile=measured,
-            minimum=minimum,
-            tables=tables,
-            search=search,
-            seed=seed,
-            site=site,
-            progress=progress,
-        )
-        done = profile_network(bench, bound=error, budget_s=seconds)
-    sampling = done.sampling
-    data = {
-        "table": str(bench.directory),
-        "rows": len(done.table),
-        "kernels": sampling.kernels,
-        "seconds": round(sampling.seconds, 1),
-        "bound": sampling.bound,
-        "error": sampling.error,
-        "bound_met": sampling.met,
-        "families": done.families(),
-        **sweep_data(bench.sweeps),
-    }
-    emit(data, json, lambda: _show_families(data))
-    report_sweeps(bench.sweeps)
-
-
-def _show_families(data: dict[str, Any]) -> None:
-    def steps(found: dict[str, int | None]) -> str:
-        return ", ".join(f"{group}: {'-' if a is None else a}" for group, a in found.items())
-
-    header = ("kernels", "share", "error", "measured", "steps of channels")
-    rows = [
-        (
-            f["family"],
-            f"{f['share']:.1%}",
-            f"{f['error']:.1%}",
-            f"{f['measured']}/{f['offered']}",
-            steps(f["alignment"]),
-        )
-        for f in data["families"]
-    ]
-    print_table("families of kernels", header, rows)
-    met = "within" if data["bound_met"] else "not within"
-    say(f"interpolation errs by {data['error']:.2%} of the latency, {met} the bound of {data['bound']:.1%}")
-    say(f"{data['rows']} kernels in {data['table']}")
 
 
 def plan(
     model: Model,
     input: Inputs,
-    output: Annotated[Path, typer.Option("--out", "-o", help="Plan file to write.")] = Path("plan.json"),
-    latency: Latency = "50%",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="File to write. Default: plan.json, with --pareto frontier.json.",
+            show_default=False,
+        ),
+    ] = None,
+    latency: Latencies = None,
+    floor: Floor = None,
+    parameters: Parameters = None,
+    memory: Memory = None,
+    limit: LayerLimit = None,
+    depth: Depth = False,
+    resolution: Resolutions = None,
+    calibrate: Calibrate = None,
+    solver: Solver = "milp",
     weights: Weights = None,
     trust_pickle: TrustPickle = False,
-    target: TargetName = "host",
+    target: TargetNames = None,
+    weight: Weight = None,
     threads: Threads = None,
     criterion: Criterion = None,
     data: Data = None,
@@ -191,9 +108,10 @@ def plan(
     winograd: Winograd = True,
     tables: Tables = None,
     minimum: Minimum = 0.1,
-    checks: Annotated[
-        int, typer.Option(min=0, help="Candidate plans to build and time at most; 0 trusts the prediction.")
-    ] = 3,
+    checks: Checks = None,
+    verdict: OnlyVerdict = False,
+    pareto: Pareto = None,
+    plot: Plot = None,
     rpc: Rpc = None,
     tracker: TrackerAddress = None,
     key: DeviceKey = None,
@@ -201,43 +119,81 @@ def plan(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Choose the widths that keep most importance under a latency budget.
+    """Choose the widths that keep most importance under a latency budget and other limits.
 
     Kernels that the latency table lacks are measured first. Can be interrupted.
     """
     from hwprune import api
+    from hwprune.frontiers import Frontier, check_plot
     from hwprune.measure.sites import site_for
     from hwprune.modelspec import example_inputs, load_data, load_model
+    from hwprune.planner.verdict import Verdict
+    from hwprune.pruned import Planned
 
-    require_file(output)
-    resolved = resolve_target(target, threads, winograd)
-    site = site_for(resolved, rpc, tracker, key, device=device, tables=tables)
-    with progress_bar() as progress:
-        planned = api.plan(
-            load_model(model, weights, trust_pickle=trust_pickle),
-            example_inputs(input),
-            resolved,
-            latency,
-            load_data(data) if data else None,
-            criterion=criterion,
-            include=include or (),
-            exclude=exclude or (),
-            submodule=submodule,
-            inside_heads=inside_heads or (),
-            prune_outputs=prune_outputs,
-            profile=care,
-            tables=tables,
-            search=search,
-            minimum=minimum,
-            checks=checks,
-            site=site,
-            seed=seed,
-            progress=progress,
-        )
-    planned.plan.save(output)
-    emit(
-        _plan_data(planned.plan, planned.loop.measured_ns, output), json, lambda: _show(planned.plan, output)
+    require_apart(pareto, plot, verdict, floor)
+    options = plan_options(
+        floor,
+        parameters,
+        memory,
+        limit or (),
+        weight or (),
+        depth=depth,
+        resolution=resolution,
+        calibrate=calibrate,
+        solver=solver,
     )
+    output = output or Path("frontier.json" if pareto else "plan.json")
+    require_file(output)
+    if plot is not None:
+        check_plot(plot)
+        require_file(plot)
+    targets = [resolve_target(name, threads, winograd) for name in target or ["host"]]
+    site = None
+    if rpc or tracker or key or device or len(targets) == 1:
+        require_one_target(targets)
+        site = site_for(targets[0], rpc, tracker, key, device=device, tables=tables)
+    with progress_bar() as progress:
+        network = load_model(model, weights, trust_pickle=trust_pickle)
+        asked: dict[str, Any] = {
+            "data": load_data(data) if data else None,
+            "options": options,
+            "criterion": criterion,
+            "include": include or (),
+            "exclude": exclude or (),
+            "submodule": submodule,
+            "inside_heads": inside_heads or (),
+            "prune_outputs": prune_outputs,
+            "profile": care,
+            "tables": tables,
+            "search": search,
+            "minimum": minimum,
+            **({} if checks is None else {"checks": checks}),
+            "site": site,
+            "seed": seed,
+            "progress": progress,
+        }
+        images = example_inputs(input)
+        found: Verdict | Frontier | Planned
+        if verdict:
+            found = api.verdict(network, images, targets, **asked)
+        elif pareto is not None:
+            found = api.frontier(network, images, targets, points=pareto, **asked)
+        else:
+            found = api.plan(network, images, targets, read_budgets(latency or ()), **asked)
+    if isinstance(found, Verdict):
+        said = found
+        emit(verdict_data(said), json, lambda: show_verdict(said))
+    elif isinstance(found, Frontier):
+        curve = found
+        curve.save(output)
+        if plot is not None:
+            curve.plot(plot)
+        files = {"frontier": str(output), "plot": None if plot is None else str(plot)}
+        emit({**files, **curve.data(output)}, json, lambda: show_frontier(curve, output, plot))
+    else:
+        made, measured_ns = found.plan, found.loop.measured_ns
+        made.save(output)
+        emit(_plan_data(made, measured_ns, output), json, lambda: _show(made, output))
 
 
 def prune(

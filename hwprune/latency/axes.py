@@ -19,8 +19,8 @@ from hwprune.extent import Extent
 from hwprune.latency.kernel import KernelFamily, KernelSpec
 from hwprune.latency.shapes import Shape
 
-#: Combinations of widths of a few groups that are listed one by one.
-FEW_COMBINATIONS = 512
+#: Groups of which every combination of widths is listed, and combinations at most if there are three.
+FEW_GROUPS, FEW_COMBINATIONS = 3, 512
 #: A family with more costs than this cannot be planned with.
 MAX_COSTS = 100_000
 
@@ -109,7 +109,8 @@ def cost_grid(
         There are too many combinations, even over sums.
     """
     groups = family.groups
-    if math.prod(len(domains[g]) for g in groups) <= FEW_COMBINATIONS or len(groups) <= 2:
+    combinations = math.prod(len(domains[g]) for g in groups)
+    if len(groups) < FEW_GROUPS or (len(groups) == FEW_GROUPS and combinations <= FEW_COMBINATIONS):
         return CostGrid(family, groups, tuple(tuple({g: w} for w in domains[g]) for g in groups))
     extents = shape.independent
     grouped = [set(e.groups) for e in extents]

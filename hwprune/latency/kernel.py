@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from hwprune.extent import Extent
 
@@ -129,6 +130,11 @@ class KernelSpec:
 
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of :meth:`canonical`."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        # Looked up over and over while a plan is refined.
         return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]
 
     @staticmethod

@@ -52,6 +52,7 @@ class Shape:
 
     def __init__(self, family: KernelFamily) -> None:
         self._family = family
+        self._places: dict[str, tuple[int, ...] | None] = {}
         self._axes: list[Extent] = []
         self._joined = family.ops[0].kind == "cat"
         self._inputs = [tuple(self._dim(e) for e in i.shape) for i in family.inputs]
@@ -71,9 +72,12 @@ class Shape:
 
     def coordinates(self, spec: KernelSpec) -> tuple[int, ...] | None:
         """Where a kernel lies, or ``None`` if it is not of this shape."""
-        if spec.plain_output != self._plain:
-            return None
-        return self._joined_coordinates(spec) if self._joined else self._match(spec)
+        digest = spec.digest()
+        if digest not in self._places:
+            of_another = spec.plain_output != self._plain
+            find = self._joined_coordinates if self._joined else self._match
+            self._places[digest] = None if of_another else find(spec)
+        return self._places[digest]
 
     @property
     def is_joined(self) -> bool:

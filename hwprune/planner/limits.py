@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 from torch import fx
 
 from hwprune.capture.captured import Captured
-from hwprune.dependency.blocks import Block
 from hwprune.dependency.groups import Dependencies
 from hwprune.errors import BudgetError
 from hwprune.extent import Extent
 from hwprune.latency.fused import FusedGraph
 from hwprune.planner.limits_amount import Amount, describe
 from hwprune.planner.limits_sizes import Quantity, gathered
+from hwprune.planner.removable import RemovableBlocks
 from hwprune.solve.problem import Concat, Limit, Problem
 
 #: Names of the limits; those of memory go on with the step, ``memory at layer1.0.conv1``.
@@ -53,12 +53,15 @@ class Sizes:
         For every kernel, in order, its name and the bytes of activations while it runs.
     concats
         Sums of widths that occur in them.
+    dense
+        Full size of every group.
     """
 
     parameters: Quantity
     weights: Quantity
     live: tuple[tuple[str, Quantity], ...]
     concats: Mapping[str, Concat]
+    dense: Mapping[str, int]
 
     @staticmethod
     def of(
@@ -66,7 +69,7 @@ class Sizes:
         deps: Dependencies,
         fused: FusedGraph,
         *,
-        blocks: Sequence[Block] = (),
+        blocks: RemovableBlocks | None = None,
         concats: Sequence[Concat] = (),
     ) -> Sizes:
         """Read them off a captured model.
@@ -81,18 +84,16 @@ class Sizes:
             Sums of widths that have a name already.
         """
         named = {concat.name: concat for concat in concats}
-        # Of nested blocks the innermost one comes first.
-        home: dict[str, str] = {}
-        for block in blocks:
-            for name in (*block.nodes, *block.parameters):
-                home.setdefault(name, block.name)
+        found, kernels = ((), ()) if blocks is None else (blocks.blocks, blocks.removable)
+        home = {name: block.name for block in found for name in (*block.nodes, *block.parameters)}
+        home_of_step = {step: block.name for block in kernels for step in block.families}
         parameters = _parameters(captured, deps, home, named)
         weights = Quantity()
         for step, family in zip(fused.steps, fused.families(deps.extents), strict=True):
             for item in family.inputs:
                 if item.role == "weight":
-                    weights.add(gathered(item.shape, named), _FLOAT_BYTES, home.get(step.node.name))
-        return Sizes(parameters, weights, _live(deps, fused, home), named)
+                    weights.add(gathered(item.shape, named), _FLOAT_BYTES, home_of_step.get(step.name))
+        return Sizes(parameters, weights, _live(deps, fused, home, home_of_step), named, deps.dense_widths)
 
     def needs(self, widths: Mapping[str, int], removed: frozenset[str] = frozenset()) -> Needs:
         """Parameters and peak memory at widths of groups, without the blocks in ``removed``."""
@@ -116,9 +117,8 @@ class Sizes:
         used = {concat.name for concat in problem.concats}
         added = tuple(c for name, c in self.concats.items() if name not in used)
         problem = replace(problem, concats=(*problem.concats, *added))
-        dense = {domain.group: domain.widths[-1] for domain in problem.domains}
         smallest = {domain.group: domain.widths[0] for domain in problem.domains}
-        most = self.needs(dense)
+        most = self.needs(self.dense)
         least = self.needs(smallest, frozenset(block.name for block in problem.blocks))
         limits: list[Limit] = []
         if parameters is not None:
@@ -127,10 +127,11 @@ class Sizes:
                 limits.append(_limit(PARAMETERS, self.parameters, problem, at_most, parameters.unit))
         if memory is not None:
             at_most = _checked(memory, most.bytes, least.bytes, MEMORY)
-            weights = self.weights.at(self._levels(dense))
+            largest = self._levels(problem.dense.widths)
+            weights = self.weights.at(largest)
             for name, live in peaks(self.live, problem):
-                # Where the dense network is within the budget every other one is, too.
-                if weights + live.at(self._levels(dense)) > at_most:
+                # Where the largest network is within the budget every other one is, too.
+                if weights + live.at(largest) > at_most:
                     quantity = self.weights.plus(live)
                     limits.append(_limit(f"{MEMORY} at {name}", quantity, problem, at_most, memory.unit))
         return replace(problem, limits=(*problem.limits, *limits))
@@ -205,8 +206,14 @@ def _parameters(
     return total.add((Extent(sum(unread.values())),), 1.0)
 
 
-def _live(deps: Dependencies, fused: FusedGraph, home: Mapping[str, str]) -> tuple[tuple[str, Quantity], ...]:
-    """Bytes of activations while each kernel runs."""
+def _live(
+    deps: Dependencies, fused: FusedGraph, home: Mapping[str, str], home_of_step: Mapping[str, str]
+) -> tuple[tuple[str, Quantity], ...]:
+    """Bytes of activations while each kernel runs.
+
+    While a kernel of a block that is gone would run, what is alive around the block still is: that
+    is never more than when the next kernel runs.
+    """
     made = dict.fromkeys(fused.placeholders, -1) | {s.node: i for i, s in enumerate(fused.steps)}
     last = dict(made)
     for number, step in enumerate(fused.steps):
@@ -217,7 +224,9 @@ def _live(deps: Dependencies, fused: FusedGraph, home: Mapping[str, str]) -> tup
         live = Quantity()
         for node, begin in made.items():
             if begin <= number <= last[node]:
-                live.add(_dims(node, deps), node.meta["val"].dtype.itemsize, home.get(node.name))
+                # The result of a block's last kernel takes the shortcut's place once that kernel is gone.
+                block = home_of_step.get(step.name) if begin == number else home.get(node.name)
+                live.add(_dims(node, deps), node.meta["val"].dtype.itemsize, block)
         found.append((step.name, live))
     return tuple(found)
 

@@ -17,6 +17,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from hwprune.latency.predict import KernelSum
 from hwprune.latency.program import Program
 from hwprune.latency.table import LatencyTable
 from hwprune.measure.stats import Summary
+from hwprune.planner.curves_values import Side
 from hwprune.planner.network import Column, Network
 from hwprune.planner.outcome import (
     OVERRUN,
@@ -44,6 +46,7 @@ from hwprune.planner.worth import Worth
 from hwprune.solve.budget import parse_budget
 from hwprune.solve.milp import solve_milp
 from hwprune.solve.problem import Problem, Solution
+from hwprune.solve.variants import best_of
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +57,15 @@ MAX_REFINEMENTS = 12
 
 TimeNetworks = Callable[[Mapping[str, Program]], Mapping[str, Summary]]
 Profile = Callable[[Sequence[KernelSpec]], LatencyTable]
+
+
+@runtime_checkable
+class ChoosesResolution(Protocol):
+    """A solver that sees the problems of all input resolutions at once, and chooses itself."""
+
+    def best_of(self, problems: Mapping[Side | None, Problem]) -> tuple[Side | None, Solution]:
+        """A resolution, and the solution there."""
+        ...
 
 
 class PlanningLoop:
@@ -77,7 +89,7 @@ class PlanningLoop:
     known
         The table as it is. Without it the whole grid of every kernel family is asked for.
     solve
-        The solver.
+        The solver; one that chooses among resolutions itself is given the problems of all of them.
     shape
         What else is asked of a plan: adds limits and floors to a problem, or narrows it.
     """
@@ -92,7 +104,7 @@ class PlanningLoop:
         depth: bool = False,
         columns: Sequence[Column] = (),
         known: LatencyTable | None = None,
-        solve: Callable[[Problem], Solution] = solve_milp,
+        solve: Callable[[Problem], Solution] | ChoosesResolution = solve_milp,
         shape: Callable[[Problem], Problem] = lambda problem: problem,
     ) -> None:
         self.network = network
@@ -203,7 +215,7 @@ class PlanningLoop:
             constant_value=self.worth.at_resolution(column.resolution, alone=len(self.columns) == 1),
             only_measured=only_measured,
         )
-        return self.shape(problem)
+        return (column.shape or self.shape)(problem)
 
     def _solve_measured(
         self, table: LatencyTable, residual: Residual, budget: float
@@ -229,17 +241,37 @@ class PlanningLoop:
         self, table: LatencyTable, residual: Residual, budget: float, *, only_measured: bool
     ) -> tuple[Column, Problem, Solution]:
         """The best solution over all resolutions; of equals the first."""
+        problems = {
+            column.resolution: (
+                column,
+                self.problem(table, residual, budget, column=column, only_measured=only_measured),
+            )
+            for column in self.columns
+        }
+        if isinstance(self.solve, ChoosesResolution):
+            best, solution = self.solve.best_of({key: problem for key, (_, problem) in problems.items()})
+            return *problems[best], solution
+        if self.solve is solve_milp and len(problems) > 1:
+            variant = best_of({key: problem for key, (_, problem) in problems.items()})
+            return *problems[variant.key], variant.solution
         found: list[tuple[Column, Problem, Solution]] = []
-        failures: list[BudgetError] = []
-        for column in self.columns:
-            problem = self.problem(table, residual, budget, column=column, only_measured=only_measured)
+        failures: list[tuple[float, BudgetError]] = []
+        for column, problem in problems.values():
             try:
                 found.append((column, problem, self.solve(problem)))
             except BudgetError as failure:
-                failures.append(failure)
+                side = column.resolution
+                failures.append((math.inf if side is None else math.prod(side), failure))
         if not found:
-            raise failures[-1]
-        return max(found, key=lambda each: each[2].objective)
+            # Of the smallest input, the least that can be reached is what can be reached at all.
+            raise min(failures, key=lambda each: each[0])[1]
+        column, problem, best = max(found, key=lambda each: each[2].objective)
+        if len(found) == 1:
+            return column, problem, best
+        # What no other resolution can do better than is part of the proof.
+        bound = max(solution.bound for _, _, solution in found)
+        gap = (bound - best.objective) / max(abs(bound), 1e-12)
+        return column, problem, replace(best, bound=bound, gap=gap)
 
     def _check(self, attempt: Attempt, dense: Summary) -> float:
         """Measured latency of a solution, corrected by how far the dense network has drifted."""

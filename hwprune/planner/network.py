@@ -8,6 +8,8 @@ from typing import Protocol
 
 from hwprune.latency.predict import LatencyModel
 from hwprune.latency.program import Program
+from hwprune.planner.curves_values import Side
+from hwprune.solve.problem import Problem
 
 NOTHING: frozenset[str] = frozenset()
 
@@ -82,7 +84,11 @@ class PlainNetwork:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of costs: a network at one input resolution (None: as its inputs are)."""
+    """One column of costs: a network at one input resolution (height, width; None: as its inputs are).
+
+    ``shape`` takes the place of the loop's own where limits depend on the resolution.
+    """
 
     network: Network
-    resolution: int | None = None
+    resolution: Side | None = None
+    shape: Callable[[Problem], Problem] | None = None

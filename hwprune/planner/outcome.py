@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from hwprune.errors import BudgetError
 from hwprune.latency.table import LatencyTable
 from hwprune.measure.stats import Summary
+from hwprune.planner.curves_values import Side
 from hwprune.planner.network import Network
 from hwprune.planner.prediction import Prediction
 from hwprune.planner.residual import Residual
@@ -40,7 +41,7 @@ class Round:
     measured_ns: float
     widths: Mapping[str, int]
     removed: frozenset[str] = frozenset()
-    resolution: int | None = None
+    resolution: Side | None = None
 
     def is_of(self, other: Round) -> bool:
         """Whether it is a check of the same network."""
@@ -56,7 +57,7 @@ class Attempt:
     prediction: Prediction
     problem: Problem
     network: Network
-    resolution: int | None
+    resolution: Side | None
     measured_ns: float | None = None
 
     def beats(self, other: Attempt | None, budget_ns: float) -> bool:
@@ -87,7 +88,7 @@ class LoopResult:
     prediction
         Its latency with a 95 % interval.
     resolution
-        Side of the input, in pixels, if there was a choice.
+        Height and width of the input; None: as it was given.
     dense, dense_sum_ns
         Latency of the dense network, and the sum of its kernels.
     budget_ns
@@ -113,7 +114,7 @@ class LoopResult:
     table: LatencyTable
     residual: Residual
     problem: Problem
-    resolution: int | None = None
+    resolution: Side | None = None
     solve_seconds: float = field(default=0.0)
 
     @property

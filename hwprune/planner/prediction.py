@@ -51,7 +51,7 @@ def predict(
     half = HALF_INTERVAL * deviation
     return Prediction(
         latency,
-        latency - half,
+        max(0.0, latency - half),
         latency + half,
         kernels.ns,
         latency - kernels.ns,

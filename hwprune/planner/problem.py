@@ -45,7 +45,7 @@ def build_problem(
     budget_ns
         Nanoseconds; infinite for none.
     depth
-        Blocks may be removed.
+        Blocks may be removed, but for those of which nothing says what they are worth.
     constant_value
         Importance that is kept in any case (default: that of ``worth``).
     only_measured
@@ -58,7 +58,8 @@ def build_problem(
     UsageError
         A kernel depends on the widths of too many groups in too many ways.
     """
-    removable = network.removable if depth else ()
+    # A block without groups would cost nothing to leave out.
+    removable = [b for b in network.removable if b.groups or b.name in worth.blocks] if depth else []
     home = {group: block.name for block in removable for group in block.groups}
     block_of = {family: block.name for block in removable for family in block.families}
     first_group = {block.name: block.groups[0] for block in removable if block.groups}

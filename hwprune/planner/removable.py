@@ -46,9 +46,7 @@ def removable_blocks(captured: Captured, deps: Dependencies, fused: FusedGraph) 
     declined: list[Refusal] = []
     kept: list[tuple[Block, frozenset[str]]] = []
     for block in found:
-        inner = [
-            other.name for other in found if other.reason is None and set(other.nodes) < set(block.nodes)
-        ]
+        inner = [other.name for other, _ in kept if set(other.nodes) < set(block.nodes)]
         gone = frozenset[str]()
         reason = block.reason
         if reason is None and inner:

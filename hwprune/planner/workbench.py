@@ -92,6 +92,7 @@ class Workbench:
         untrusted: bool | None = None,
         search: bool = False,
         site: Site | None = None,
+        widths: Mapping[str, GroupWidths] | None = None,
         progress: Progress = silent,
     ) -> Workbench:
         """Fuse the model, choose the widths on offer, and find the place of its table.
@@ -99,12 +100,13 @@ class Workbench:
         ``untrusted`` admits kernels that were timed while the machine was disturbed; by default
         only the ``quick`` profile, which is for busy machines, does. With ``search`` every kernel is
         searched for its fastest form before it is measured. ``site`` is by default the one that
-        the target and the environment ask for.
+        the target and the environment ask for. ``widths`` are by default all that suit the target.
         """
         if untrusted is None:
             untrusted = profile.name == "quick"
         fused = fuse(captured.graph)
-        widths = group_widths(deps, captured.graph.graph, target, minimum=minimum, steps=steps)
+        if widths is None:
+            widths = group_widths(deps, captured.graph.graph, target, minimum=minimum, steps=steps)
         families = fused.families(deps.extents)
         domains = {name: found.widths for name, found in widths.items()}
         model = LatencyModel(families, domains, untrusted=untrusted)

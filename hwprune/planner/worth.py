@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hwprune.errors import UsageError
+from hwprune.planner.curves_values import Side
+from hwprune.planner.curves_values import Worth as CalibratedWorth
 from hwprune.solve.domains import domain_values
 
 
@@ -22,23 +24,19 @@ class Worth:
     blocks
         What a removable block is worth besides its groups; 0 where there is no entry.
     resolutions
-        What is lost at each input resolution; needed where there is more than one to choose from.
+        What the model is worth less (0 or below) at each input resolution (height, width) besides its
+        own; needed where there is one to choose from.
     constant
         Importance that is kept in any case.
     """
 
     groups: Mapping[str, tuple[float, ...]]
     blocks: Mapping[str, float] = field(default_factory=dict[str, float])
-    resolutions: Mapping[int, float] = field(default_factory=dict[int, float])
+    resolutions: Mapping[Side, float] = field(default_factory=dict[Side, float])
     constant: float = 0.0
 
     @staticmethod
-    def of_scores(
-        scores: Mapping[str, np.ndarray],
-        widths: Mapping[str, Sequence[int]],
-        *,
-        resolutions: Mapping[int, float] | None = None,
-    ) -> Worth:
+    def of_scores(scores: Mapping[str, np.ndarray], widths: Mapping[str, Sequence[int]]) -> Worth:
         """The sum of the best scores at every width.
 
         Parameters
@@ -47,18 +45,20 @@ class Worth:
             For every group one comparable score per unit; higher means keep.
         widths
             For every group the widths on offer.
-        resolutions
-            What is lost at each input resolution, in the unit of the scores.
 
         Raises
         ------
         CriterionError
             A score is not finite.
         """
-        found = {group: domain_values(scores[group], own) for group, own in widths.items()}
-        return Worth(found, resolutions=dict(resolutions or {}))
+        return Worth({group: domain_values(scores[group], own) for group, own in widths.items()})
 
-    def at_resolution(self, resolution: int | None, *, alone: bool) -> float:
+    @staticmethod
+    def measured(found: CalibratedWorth) -> Worth:
+        """As a calibration on held-out data has found it."""
+        return Worth(found.values, found.blocks, found.resolutions)
+
+    def at_resolution(self, resolution: Side | None, *, alone: bool) -> float:
         """Importance that is kept in any case at a resolution; ``alone`` if there is no other.
 
         Raises
@@ -70,7 +70,8 @@ class Worth:
             return self.constant
         if resolution not in self.resolutions:
             raise UsageError(
-                f"several input resolutions are on offer, but nothing says what is lost at {resolution}",
+                "several input resolutions are on offer, but nothing says what is lost at "
+                f"{resolution[0]}x{resolution[1]}",
                 hint="calibrate with held-out data, or give the loss of importance of every resolution",
             )
-        return self.constant - self.resolutions[resolution]
+        return self.constant + self.resolutions[resolution]

@@ -43,7 +43,7 @@ def group_rows(plan: Plan) -> tuple[GroupRow, ...]:
             dense=g.size * g.channels_per_unit,
             kept=g.width * g.channels_per_unit,
             multiple=g.multiple,
-            exempt=g.exempt,
+            exempt=g.exempt if g.block is None else f"goes with block {g.block}",
             importance_kept=min(1.0, max(0.0, g.importance_kept)),
         )
         for g in plan.groups

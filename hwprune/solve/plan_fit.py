@@ -59,6 +59,18 @@ def misfits(
     return Misfits(tuple(wrong), tuple(_blocks(groups, removed, blocks)) if blocks is not None else ())
 
 
+def other_size(resolution: tuple[int, int] | None, shapes: Sequence[Sequence[int]]) -> str | None:
+    """Why inputs of these shapes are not those of a plan's resolution, None if they may be.
+
+    Images are tensors of four dimensions, of which the last two are height and width.
+    """
+    images = [tuple(shape[-2:]) for shape in shapes if len(shape) == 4]
+    if resolution is None or not images or resolution in images:
+        return None
+    given = ", ".join("x".join(map(str, shape)) for shape in shapes)
+    return f"the plan is for images of {resolution[0]}x{resolution[1]}, the inputs are {given}"
+
+
 def _blocks(groups: Sequence[PlanGroup], removed: Sequence[str], blocks: Sequence[Block]) -> list[str]:
     known = {block.name: block for block in blocks}
     wrong: list[str] = []

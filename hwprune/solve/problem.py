@@ -173,8 +173,12 @@ class Problem:
 
     def cost(self, term: Term, choice: Choice) -> float:
         """What a term costs while its block is there."""
-        where = tuple(self.all_levels[axis].index(self._level(axis, choice)) for axis in term.axes)
+        where = tuple(self.level_index(axis, choice) for axis in term.axes)
         return float(term.cost_ns[where])
+
+    def level_index(self, axis: str, choice: Choice) -> int:
+        """Where along an axis of a cost a choice is."""
+        return self.all_levels[axis].index(self._level(axis, choice))
 
     def value(self, choice: Choice) -> float:
         """Importance kept by a choice."""

@@ -118,7 +118,8 @@ class TestPlanAndPrune:
         assert found["budget_asked"] == "60%"
         assert found["criterion"] == "l2"
         assert found["predicted_ns"] <= found["budget_ns"] < found["dense_ns"]  # type: ignore[operator]
-        assert found["measured_ns"] == pytest.approx(found["predicted_ns"])
+        # What calling kernels of a few microseconds costs in a network is guessed before it is measured.
+        assert found["measured_ns"] == pytest.approx(found["predicted_ns"], rel=0.2)
         assert [g["multiple"] for g in found["groups"]] == [16, 16]  # type: ignore[index,union-attr]
         assert "score channels by l2" in ran.err
         assert "profile made-up kernels" in ran.err
@@ -192,14 +193,69 @@ class TestPlanAndPrune:
         state = load_file(tmp_path / "pruned" / "weights.safetensors")
         assert torch.equal(state["stem.0.weight"], Small().stem[0].weight[[1, 4, 5, 6, 30]])
 
-    def test_a_plan_for_some_layers_needs_the_same_scope(self, hw: Command):
+    def test_a_plan_for_some_layers_knows_its_scope(self, hw: Command):
         avx512 = ("-t", "x86-64-avx512")
         assert hw("plan", *SMALL, *avx512, "-l", "80%", "--include", "a.*").code == 0
-        ran = hw("prune", *SMALL, "-p", "plan.json")
+        assert hw("prune", *SMALL, "-p", "plan.json").code == 0
+        ran = hw("prune", *SMALL, "-p", "plan.json", "--include", "*")
         assert ran.code == 1
         assert "does not mention group 'stem.0'" in ran.err
         assert "same include and exclude patterns" in ran.err
-        assert hw("prune", *SMALL, "-p", "plan.json", "--include", "a.*").code == 0
+
+    def test_a_plan_keeps_to_limits_and_says_what_it_uses(self, hw: Command, tmp_path: Path):
+        options = ("--parameters", "90%", "--memory", "0.95", "--limit", "a.*=50%..100%")
+        ran = hw("plan", *SMALL, "-t", "x86-64-avx512", "-l", "90%", *options, "--json")
+        assert ran.code == 0, ran.err
+        found = one_object(ran.out)
+        limits = {line["name"]: line for line in found["limits"]}  # type: ignore[index,union-attr]
+        assert set(limits) == {"parameters", "memory"}
+        dense = sum(p.numel() for p in Small().parameters())
+        for line in limits.values():
+            assert line["used"] <= line["at_most"]
+        assert limits["parameters"]["at_most"] == int(0.9 * dense)
+        groups = {g["name"]: g for g in found["groups"]}  # type: ignore[index,union-attr]
+        assert groups["a.0"]["allowed"] == "16,32"
+        assert groups["stem.0"]["allowed"] is None
+        assert hw("prune", *SMALL, "-p", "plan.json").code == 0
+        state = load_file(tmp_path / "pruned" / "weights.safetensors")
+        counted = sum(v.numel() for k, v in state.items() if "running" not in k and "num_batches" not in k)
+        assert counted == limits["parameters"]["used"]
+
+    def test_a_floor_gives_the_least_latency(self, hw: Command):
+        ran = hw("plan", *SMALL, "-t", "x86-64-avx512", "--floor", "60%", "--json")
+        assert ran.code == 0, ran.err
+        found = one_object(ran.out)
+        assert found["objective"]["asked"] == "60%"  # type: ignore[index]
+        assert found["objective"]["least"] == "latency"  # type: ignore[index]
+        assert 0.6 <= found["value"] < 1.0  # type: ignore[operator]
+        assert found["budget_asked"] == "least with 60% of the importance"
+        assert found["predicted_ns"] < found["dense_ns"]  # type: ignore[operator]
+
+    def test_a_frontier_is_plans_a_file_and_a_drawing(self, hw: Command, tmp_path: Path):
+        pytest.importorskip("matplotlib")
+        base = ("plan", *SMALL, "-t", "x86-64-avx512", "--pareto", "3")
+        ran = hw(*base, "-o", "out/front.json", "--plot", "out/front.svg", "--json")
+        assert ran.code == 0, ran.err
+        found = one_object(ran.out)
+        assert found["points"]
+        for point in found["points"]:  # type: ignore[union-attr]
+            path = tmp_path / "out" / point["plan"]
+            assert json.loads(path.read_text())["payload"]["predicted_ns"] == point["predicted_ns"]
+            assert hw("prune", *SMALL, "-p", str(path), "-o", str(tmp_path / path.stem)).code == 0
+        assert "<svg" in (tmp_path / "out" / "front.svg").read_text()
+        text = hw(*base).out
+        for word in ("frontier of Small", "greedy", "uniform", "written to frontier.json"):
+            assert word in text
+
+    def test_a_verdict_makes_no_plan(self, hw: Command, tmp_path: Path):
+        ran = hw("plan", *SMALL, "-t", "x86-64-avx512", "--verdict", "--json")
+        assert ran.code == 0, ran.err
+        found = one_object(ran.out)
+        assert 0.0 <= found["saving"] <= 1.0  # type: ignore[operator]
+        assert found["least_ns"] <= found["dense_ns"]  # type: ignore[operator]
+        assert {k["name"] for k in found["kernels"]} >= {"stem.0", "a.0"}  # type: ignore[index,union-attr]
+        assert not (tmp_path / "plan.json").exists()
+        assert "pruning can save at most" in hw("plan", *SMALL, "-t", "x86-64-avx512", "--verdict").out
 
     def test_pruning_again_replaces_only_our_own(self, hw: Command, tmp_path: Path):
         assert hw("plan", *SMALL, "-t", "x86-64-avx512", "-l", "60%").code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import replace
 
@@ -17,8 +18,11 @@ from hwprune.latency.fusion import fuse
 from hwprune.latency.program import Program
 from hwprune.planner.limits import MEMORY, PARAMETERS, Sizes, peaks
 from hwprune.planner.limits_amount import Amount, describe, parse_range
+from hwprune.planner.removable import removable_blocks
+from hwprune.solve.problem import Block as SolveBlock
 from hwprune.solve.problem import Choice, Concat, Domain, Problem
 from hwprune.surgery import prune_model
+from hwprune.surgery.blocks import bypassed
 from tests.nets import NETS, conv_bn, settle
 from tests.surgery.helpers import prepared, random_keep
 
@@ -157,6 +161,67 @@ def test_steps_that_are_never_the_peak_are_left_out():
     for _ in range(300):
         widths = {d.group: choose.choice(d.widths) for d in problem.domains}
         assert max(q.at(widths) for _, q in kept) == max(q.at(widths) for _, q in sizes.live)
+
+
+class Blocks(nn.Module):
+    """Identity blocks of both kinds: with a ReLU behind the sum, and with the sum as the last step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv_bn(3, 12)
+        self.a = nn.ModuleList([conv_bn(12, 20), conv_bn(20, 12)])
+        self.b = nn.ModuleList([conv_bn(12, 30, 1), nn.Conv2d(30, 12, 1)])
+        self.wide = conv_bn(12, 24)
+        self.head = nn.Linear(24, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = torch.relu(x + self.a[1](self.a[0](x)))
+        x = x + self.b[1](self.b[0](x))
+        return self.head(self.wide(x).mean((2, 3)))
+
+
+def test_parameters_and_memory_without_removable_blocks():
+    captured = capture(settle(Blocks()), torch.randn(1, 3, 8, 8))
+    deps, fused = analyse(captured), fuse(captured.graph)
+    blocks = removable_blocks(captured, deps, fused)
+    names = [block.name for block in blocks.removable]
+    assert len(names) == 2, blocks.declined
+    sizes = Sizes.of(captured, deps, fused, blocks=blocks)
+    choose = random.Random(3)
+    for removed in itertools.chain.from_iterable(itertools.combinations(names, n) for n in range(3)):
+        gone = frozenset(removed)
+        found = [block for block in blocks.blocks if block.name in gone]
+        left = fuse(bypassed(captured, found))
+        families = left.families(deps.extents)
+        lost = {group for block in found for group in block.groups}
+        for _ in range(5):
+            widths = {g.name: choose.randint(1, g.size) for g in deps.groups}
+            needs = sizes.needs({g: 0 if g in lost else w for g, w in widths.items()}, gone)
+            assert needs.bytes == simulated_peak(left.shape_program(families, widths))
+        parameters = dict(captured.model.named_parameters())
+        dense = sum(p.numel() for p in parameters.values())
+        without = sum(parameters[n].numel() for b in found for n in b.parameters if n in parameters)
+        assert sizes.needs(deps.dense_widths, gone).parameters == dense - without
+    # As a problem: terms of a block go with it.
+    home = {group: block.name for block in blocks.blocks for group in block.groups}
+    domains = tuple(replace(d, block=home.get(d.group)) for d in problem_of(deps).domains)
+    problem = Problem(domains, (), tuple(SolveBlock(name) for name in names))
+    most = sizes.needs(deps.dense_widths)
+    limited = sizes.limited(
+        problem, Amount.parse("0.6", "parameters", "it"), Amount.parse("0.7", "bytes", "it")
+    )
+    fits = set[bool]()
+    for number in range(60):
+        gone = frozenset(name for name in names if choose.random() < 0.5) if number else frozenset(names)
+        widths = {d.group: 0 if d.block in gone else choose.choice(d.widths) for d in domains}
+        needs, choice = sizes.needs(widths, gone), Choice(widths, gone)
+        assert limited.usage(limited.limit(PARAMETERS), choice) == needs.parameters
+        memory = [limit for limit in limited.limits if limit.name.startswith(MEMORY)]
+        kept = all(limited.usage(limit, choice) <= limit.at_most for limit in memory)
+        assert kept == (needs.bytes <= int(0.7 * most.bytes))
+        fits.add(kept)
+    assert fits == {True, False}
 
 
 def test_limits_that_nothing_exceeds_and_limits_that_nothing_meets():

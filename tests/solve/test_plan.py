@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
@@ -14,8 +15,10 @@ from torch import nn
 from hwprune.artifact import write_json
 from hwprune.errors import ArtifactError, PlanError
 from hwprune.solve.plan import SUMMARY_HEADER, Plan, model_fingerprint
+from hwprune.solve.plan_diff import diff_plans
 from hwprune.solve.plan_group import PlanGroup
 from hwprune.solve.plan_parts import LedgerLine, LimitLine, Rechecked, RemovedBlock
+from hwprune.solve.plan_words import plan_words
 from hwprune.solve.ranges import format_ranges, parse_ranges
 
 
@@ -194,6 +197,36 @@ def test_wrong_hand_edits_are_named(plan: Plan, tmp_path: Path, old: str, new: s
     with pytest.raises(PlanError, match=words) as error:
         Plan.load(path)
     assert str(path) in str(error.value)
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_edited_loads_or_is_refused(plan: Plan, tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "plan.json"
+    plan.save(path)
+    envelope = json.loads(path.read_text())
+    here: Any = envelope
+    key: Any = "payload"
+    while (
+        isinstance(here[key], (dict, list)) and here[key] and (key == "payload" or data.draw(st.booleans()))
+    ):
+        here = here[key]
+        key = data.draw(st.sampled_from(sorted(here) if isinstance(here, dict) else range(len(here))))
+    numbers = st.integers(-2, 20) | st.floats(allow_nan=False, allow_infinity=False)
+    values = st.none() | st.booleans() | numbers | st.sampled_from(["", "b", "0-3", "0", "x,", "9" * 30])
+    here[key] = data.draw(
+        values | st.lists(values, max_size=2) | st.dictionaries(st.text(max_size=3), values)
+    )
+    path.write_text(json.dumps(envelope))
+    try:
+        found = Plan.load(path)
+    except (PlanError, ArtifactError) as error:
+        assert str(path) in error.message and error.hint
+        return
+    found.save(path)
+    assert Plan.load(path) == found
+    assert len(found.summary_rows()) == len(found.groups)
+    assert plan_words(found) and diff_plans(plan, found).to_dict()
 
 
 def test_other_versions_are_refused(plan: Plan, tmp_path: Path) -> None:

@@ -3,5 +3,6 @@
 from hwprune.planner.joint.network import Variant
 from hwprune.planner.joint.options import JointOptions
 from hwprune.planner.joint.solver import JointResult, JointSolver
+from hwprune.planner.joint.workbench import joint_solver
 
-__all__ = ["JointOptions", "JointResult", "JointSolver", "Variant"]
+__all__ = ["JointOptions", "JointResult", "JointSolver", "Variant", "joint_solver"]

@@ -18,8 +18,8 @@ def check_problems(problems: Mapping[Key, Problem], keys: Sequence[Key]) -> list
     Raises
     ------
     PlanError
-        One is missing or too many, minimises something, has no budget, or offers other widths than
-        the last.
+        One is missing or too many, minimises something, has a floor or no budget, or offers other
+        widths than the last.
     """
     if set(problems) != set(keys):
         raise PlanError(
@@ -33,6 +33,11 @@ def check_problems(problems: Mapping[Key, Problem], keys: Sequence[Key]) -> list
                 f"the joint solver makes the loss least within budgets, it cannot minimise "
                 f"{problem.minimise!r}",
                 hint="give a latency budget, or use the milp solver",
+            )
+        if problem.floor > -math.inf:
+            raise PlanError(
+                f"the joint solver goes by the loss, it keeps no floor of importance ({problem.floor:.4g})",
+                hint="use the milp solver with a floor, or give only budgets",
             )
         if not any(math.isfinite(limit.at_most) for limit in problem.limits):
             raise PlanError("the problem has no budget", hint="give a latency budget")

@@ -10,10 +10,12 @@ import numpy as np
 from hwprune.errors import BudgetError
 from hwprune.planner.joint.mapping import Architecture, Mapping
 from hwprune.solve.milp import solve_milp
-from hwprune.solve.problem import Block, Domain, Problem
+from hwprune.solve.problem import Block, Choice, Domain, Problem
 
 #: What being above the vector is worth, beside the square of being below it.
 ABOVE = 0.01
+#: Seconds for one rounding: of a large network a nearly nearest architecture is good enough.
+TIME_LIMIT_S = 10.0
 
 
 def round_feasibly(mapping: Mapping, problems: Sequence[Problem], v: np.ndarray) -> Architecture:
@@ -38,7 +40,7 @@ def round_feasibly(mapping: Mapping, problems: Sequence[Problem], v: np.ndarray)
     failure: BudgetError | None = None
     for number in reversed(range(len(problems))):
         try:
-            solution = solve_milp(closeness(mapping, problems[number], v))
+            solution = solve_milp(closeness(mapping, problems[number], v), time_limit_s=TIME_LIMIT_S)
         except BudgetError as error:
             failure = failure or error
             continue
@@ -48,7 +50,8 @@ def round_feasibly(mapping: Mapping, problems: Sequence[Problem], v: np.ndarray)
     if best is None:
         assert failure is not None
         raise failure
-    return best[1]
+    filled = _filled(mapping, problems[best[1].variant], best[1].choice, v)
+    return Architecture(best[1].variant, filled)
 
 
 def closeness(mapping: Mapping, problem: Problem, v: np.ndarray) -> Problem:
@@ -78,6 +81,26 @@ def closeness(mapping: Mapping, problem: Problem, v: np.ndarray) -> Problem:
         minimise=None,
         floor=-np.inf,
     )
+
+
+def _filled(mapping: Mapping, problem: Problem, choice: Choice, v: np.ndarray) -> Choice:
+    """Widths raised, one step of the group furthest below the vector at a time, while the limits allow it.
+
+    The exact program stops at a gap, within which there may be room for another step.
+    """
+    wanted = {
+        c.name: f for c, f in zip(mapping.space.coordinates, v.tolist(), strict=True) if c.kind == "width"
+    }
+    widths = dict(choice.widths)
+    growing = {d.group: d.widths for d in problem.domains if widths[d.group]}
+    while growing:
+        group = min(growing, key=lambda g: widths[g] / growing[g][-1] - wanted.get(g, 1.0))
+        larger = next((w for w in growing[group] if w > widths[group]), None)
+        if larger is not None and problem.keeps(Choice(widths | {group: larger}, choice.removed)):
+            widths[group] = larger
+        else:
+            del growing[group]
+    return Choice(widths, choice.removed)
 
 
 def _worth(level: float, wanted: float) -> float:

@@ -32,7 +32,7 @@ from hwprune.solve.problem import Problem, Solution
 Key = TypeVar("Key", bound=Hashable)
 
 #: What was found for an earlier problem stays while it uses at most this share less of the new budget.
-SPARE = 0.01
+SPARE = 0.03
 
 
 @dataclass(frozen=True)

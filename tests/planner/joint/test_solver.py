@@ -3,59 +3,21 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from hwprune.dependency.blocks import find_blocks
 from hwprune.errors import BudgetError, PlanError, RepairError, UsageError
-from hwprune.planner.joint import JointOptions, JointSolver, Variant
+from hwprune.planner.joint import JointOptions
 from hwprune.planner.joint.mapping import Mapping
-from hwprune.planner.joint.rounding import round_feasibly
 from hwprune.planner.joint.space import Space
-from hwprune.planner.joint.stages import find_stages
-from hwprune.pruned import analyse_model
-from hwprune.solve.problem import Limit, Problem, Solution
-from tests.planner.joint.analytic import analytic_problem
-from tests.small import Small, batches
-
-QUICK = JointOptions(iterations=16, warmup=0.25, samples=2, pairs=2, every=2, eta=0.1, candidates=2)
-TRAIN, HELD_OUT = batches(4, 0), batches(2, 1)
-
-
-@cache
-def subject(side: int = 8) -> Variant:
-    captured, deps = analyse_model(Small().eval(), torch.zeros(1, 1, side, side))
-    return Variant(captured, deps, find_blocks(captured, deps))
-
-
-def problem(share: float, *, side: int = 8, depth: bool = False, dense_ns: float | None = None) -> Problem:
-    variant = subject(side)
-    branches = variant.blocks if depth else ()
-    return analytic_problem(variant.captured, variant.deps, share, branches=branches, dense_ns=dense_ns)
-
-
-def solver(
-    options: JointOptions = QUICK, data: Iterable[Any] | None = TRAIN, **more: Any
-) -> JointSolver[int]:
-    generator = np.random.default_rng(0)
-    scores = {g.name: generator.exponential(1.0, g.size) for g in subject().deps.groups}
-    variants = more.pop("variants", {8: subject()})
-    held_out = more.pop("held_out", HELD_OUT)
-    return JointSolver(variants, scores, data=data, held_out=held_out, options=options, **more)
-
-
-def used(problem: Problem, solution: Solution) -> float:
-    return problem.usage(problem.limits[0], solution.choice) / problem.limits[0].at_most
+from hwprune.solve.problem import Limit
+from tests.planner.joint.setting import QUICK, TRAIN, problem, solver, subject, used
 
 
 def test_a_search_keeps_its_budget_and_says_what_it_is_worth() -> None:
@@ -194,31 +156,6 @@ def test_a_corrected_problem_needs_no_further_training() -> None:
         solve(replace(asked, domains=asked.domains[:1]))
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=2).map(np.array), st.floats(0.3, 1.0))
-def test_rounding_keeps_the_budget_and_leaves_nothing_unused(v: np.ndarray, share: float) -> None:
-    asked = problem(share)
-    mapping = Mapping(Space.of(asked), asked, ())
-    found = round_feasibly(mapping, [asked], v)
-    limit = asked.limits[0]
-    assert asked.usage(limit, found.choice) <= limit.at_most
-    for domain in asked.domains:
-        larger = [w for w in domain.widths if w > found.choice.widths[domain.group]]
-        if larger:
-            wider = replace(found.choice, widths={**found.choice.widths, domain.group: larger[0]})
-            assert asked.usage(limit, wider) > limit.at_most
-
-
-def test_a_vector_that_fits_keeps_all_it_asks_for() -> None:
-    asked = problem(0.6)
-    mapping = Mapping(Space.of(asked), asked, ())
-    v = np.array([0.5, 0.75])
-    assert asked.keeps(mapping.at(v).choice)
-    found = round_feasibly(mapping, [asked], v).choice.widths
-    assert all(found[g] >= w for g, w in mapping.at(v).choice.widths.items())
-
-
-@pytest.mark.xfail(raises=BudgetError, reason="the exact program does not know blocks yet")
 def test_blocks_go_when_widths_are_not_enough() -> None:
     asked = problem(1.0, depth=True)
     no_widths = tuple(replace(d, widths=d.widths[-1:], values=d.values[-1:]) for d in asked.domains)
@@ -233,14 +170,6 @@ def test_blocks_go_when_widths_are_not_enough() -> None:
     assert used(only_depth, solution) <= 1.0
     inner = next(d.group for d in asked.domains if d.block == block)
     assert solution.widths[inner] == 0
-
-
-def test_stages_hold_removable_blocks_only() -> None:
-    variant = subject()
-    (stage,) = find_stages(variant.captured, variant.deps, variant.blocks)
-    assert stage.blocks == tuple(b.name for b in variant.blocks)
-    fixed = [replace(b, reason="its shortcut is a projection") for b in variant.blocks]
-    assert find_stages(variant.captured, variant.deps, fixed) == ()
 
 
 def test_resolutions_are_searched_too() -> None:
@@ -276,6 +205,8 @@ def test_bad_input_is_refused_before_anything_is_trained() -> None:
         watched(problem(0.01))
     with pytest.raises(PlanError, match="cannot minimise 'latency'"):
         watched(replace(problem(0.5), minimise="latency"))
+    with pytest.raises(PlanError, match="no floor of importance"):
+        watched(replace(problem(0.5), floor=1.0))
     with pytest.raises(PlanError, match="no budget"):
         watched(replace(problem(0.5), limits=(Limit("latency", (), 0.0),)))
     assert not trained

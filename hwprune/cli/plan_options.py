@@ -1,0 +1,274 @@
+"""Options of ``hwprune plan`` beside those that other verbs share, and how they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hwprune.errors import UsageError
+
+if TYPE_CHECKING:
+    from hwprune.planner.options import PlanOptions
+
+Latencies = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--latency",
+        "-l",
+        help='Budget: a share of the dense model\'s measured latency ("50%") or a time ("8ms"). With '
+        "several targets one for all, or one for each: -l host=50% -l NAME=8ms. "
+        "Default: 50%, or none with --floor.",
+        show_default=False,
+    ),
+]
+TargetNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        "-t",
+        help="Device: a name from `hwprune targets`, or a .toml file. Repeat it for one plan that suits "
+        "several, named after the first. Default: host.",
+        show_default=False,
+    ),
+]
+Weight = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weight",
+        metavar="TARGET=NUMBER",
+        help="With several targets: --latency is a budget on the weighted mean of their relative "
+        "latencies (repeatable, one for each).",
+    ),
+]
+CarriedDevice = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="SLUG",
+        help="Plan for a device that cannot be reached, from its table alone (see `hwprune carry`); "
+        "nothing is measured, and no plan is checked end to end.",
+        show_default=False,
+    ),
+]
+Criterion = Annotated[
+    str | None,
+    typer.Option(
+        help="Importance of channels: l1, l2, bn_scale, or taylor2019 (needs --data). "
+        "Default: taylor2019 with --data, else l2."
+    ),
+]
+Checks = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Candidate plans (points of a frontier) to build and time at most; 0 trusts the prediction. "
+        "Default: 3, with --pareto 0.",
+        show_default=False,
+    ),
+]
+Floor = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARE",
+        help='Least latency that keeps this share of the importance ("95%"), within --latency if given.',
+        show_default=False,
+    ),
+]
+Parameters = Annotated[
+    str | None,
+    typer.Option(
+        metavar="AMOUNT", help='Most parameters: "5M", or "50%" of the dense model\'s.', show_default=False
+    ),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="AMOUNT",
+        help='Most memory for weights and activations at once: "8MB", "8MiB", or "50%" of what the dense '
+        "model needs.",
+        show_default=False,
+    ),
+]
+LayerLimit = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit",
+        metavar="PATTERN=RANGE",
+        help="Shares of channels that layers may keep, e.g. 'layer1.*=50%..100%' or 'head=..75%' "
+        "(repeatable).",
+    ),
+]
+Depth = Annotated[bool, typer.Option("--depth", help="Residual blocks may be removed, too.")]
+Resolutions = Annotated[
+    str | None,
+    typer.Option(
+        "--resolution",
+        metavar="SIDES",
+        help="Input resolutions to choose from, e.g. 224,192,160 (the shorter side); needs --calibrate.",
+        show_default=False,
+    ),
+]
+Calibrate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FACTORY",
+        help="Factory of held-out (inputs, labels) batches: file.py:loader. What widths, blocks and "
+        "resolutions are worth is then measured by the loss on them, and plans are compared by it.",
+        show_default=False,
+    ),
+]
+Solver = Annotated[
+    str,
+    typer.Option(
+        help="milp, cpsat (needs hwprune[cpsat]), or for comparison greedy, knapsack, uniform, or joint "
+        "(searches on a weight-sharing network; needs --data and --calibrate)."
+    ),
+]
+OnlyVerdict = Annotated[
+    bool,
+    typer.Option(
+        "--verdict", help="Make no plan: say what pruning can save at most on this target, and why."
+    ),
+]
+Pareto = Annotated[
+    int | None,
+    typer.Option(
+        min=2,
+        metavar="POINTS",
+        help="The frontier of importance and latency: --out is then its JSON file, with a plan file per "
+        "point in a directory beside it.",
+        show_default=False,
+    ),
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option(help="With --pareto: draw the frontier as this .svg file.", show_default=False),
+]
+
+
+def plan_options(
+    floor: str | None,
+    parameters: str | None,
+    memory: str | None,
+    limits: Sequence[str],
+    weights: Sequence[str],
+    *,
+    depth: bool = False,
+    resolution: str | None = None,
+    calibrate: str | None = None,
+    solver: str = "milp",
+) -> PlanOptions:
+    """What the options ask for.
+
+    Raises
+    ------
+    UsageError, BudgetError
+        An option cannot be read.
+    """
+    from hwprune.modelspec import load_data
+    from hwprune.planner.options import PlanOptions
+
+    if resolution is not None and calibrate is None:
+        raise UsageError(
+            "--resolution is to be chosen, but nothing says what each of them costs", hint="add --calibrate"
+        )
+    ranges = _pairs(limits, "limit on layers", "--limit 'layer1.*=50%..100%'")
+    numbers = _pairs(weights, "weight", "--weight host=2")
+    return PlanOptions(
+        floor=floor,
+        parameters=parameters,
+        memory=memory,
+        layers=dict(ranges),
+        weights={name: _number(name, text) for name, text in numbers.items()},
+        depth=depth,
+        resolutions=_sides(resolution),
+        held_out=load_data(calibrate) if calibrate else None,
+        solver=solver,
+    )
+
+
+def read_budgets(latencies: Sequence[str]) -> str | dict[str, str] | None:
+    """One budget for all targets, or one for each by name.
+
+    Raises
+    ------
+    UsageError
+        Both kinds at once, or several for all.
+    """
+    if not latencies:
+        return None
+    named = ["=" in text for text in latencies]
+    if not any(named):
+        if len(latencies) > 1:
+            raise UsageError(
+                f"there are {len(latencies)} latency budgets",
+                hint="name their targets: -l host=50% -l NAME=8ms",
+            )
+        return latencies[0]
+    return _pairs(latencies, "latency budget of a target", "-l host=50%")
+
+
+def require_one_target(targets: Sequence[object]) -> None:
+    """Refuse options about one device where several targets are planned for.
+
+    Raises
+    ------
+    UsageError
+        There are several.
+    """
+    if len(targets) > 1:
+        raise UsageError(
+            "--rpc, --tracker, --key and --device are about one target",
+            hint="plan for the targets one by one, or leave these options out",
+        )
+
+
+def _pairs(texts: Sequence[str], what: str, example: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.rpartition("=")
+        if not equals or not name or not value:
+            raise UsageError(f"'{text}' is not a {what}", hint=f"write it as {example}")
+        if name in found:
+            raise UsageError(
+                f"there are two entries for {name!r}: a {what} each", hint="leave one of them out"
+            )
+        found[name] = value
+    return found
+
+
+def _sides(text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(side) for side in text.split(",")) if text is not None else ()
+    except ValueError:
+        raise UsageError(
+            f"'{text}' is no list of resolutions", hint="write it as --resolution 224,192,160"
+        ) from None
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"weight '{text}' of {name} is not a number", hint="write --weight host=2") from None
+
+
+def require_apart(pareto: int | None, plot: Path | None, verdict: bool, floor: str | None) -> None:
+    """Refuse options that exclude each other, before any work.
+
+    Raises
+    ------
+    UsageError
+        Naming them.
+    """
+    if plot is not None and pareto is None:
+        raise UsageError("--plot draws a frontier", hint="add --pareto 12, or leave --plot out")
+    if pareto is not None and verdict:
+        raise UsageError("--pareto and --verdict are two questions", hint="ask one at a time")
+    if pareto is not None and floor is not None:
+        raise UsageError(
+            "--pareto shows all floors at once, --floor asks for one", hint="leave one of them out"
+        )

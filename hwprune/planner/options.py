@@ -1,0 +1,135 @@
+"""What is asked of a plan beside its latency."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hwprune.errors import UsageError
+from hwprune.planner.limits_amount import Amount, parse_range
+from hwprune.solve.problem import Problem, Solution
+from hwprune.solve.solvers import check_solver, solve
+
+#: The solver that needs the model and its data.
+JOINT = "joint"
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What is asked of a plan beside its latency; what cannot be read is refused here.
+
+    Attributes
+    ----------
+    floor
+        Share of the importance to keep (``"95%"``, 0.95): the plan is then the one of least latency that
+        keeps it, within the latency budget if one is given.
+    parameters, memory
+        Most parameters (``"5M"``, ``"50%"`` of the dense model's) and most bytes of weights and
+        activations at once (``"8MB"``, ``"50%"``).
+    layers
+        Pattern over layers (``"layer1.*"``) to the shares of channels that they may keep:
+        ``(0.5, 1.0)`` or ``"50%..100%"``.
+    weights
+        For a plan for several targets: what each counts in the mean of their relative latencies, by the
+        target's name. The latency budget is then one on that mean.
+    depth
+        Residual blocks may be removed, too.
+    resolutions
+        Input resolutions to choose from: ``(224, 192, 160)``, the shorter side, or (height, width).
+        Needs ``held_out``, since nothing else says what a resolution costs.
+    held_out
+        Labelled batches that were not trained on. What widths, blocks and resolutions are worth is then
+        measured by the loss on them, and the finished plan is compared with uniform widths by it.
+    solver
+        ``"milp"``, ``"cpsat"`` (needs hwprune[cpsat]), or for comparison ``"greedy"``, ``"knapsack"``,
+        ``"uniform"``; ``"joint"`` searches on a weight-sharing network, which it trains on ``data`` and
+        judges on ``held_out``.
+    time_limit_s, gap
+        Seconds for each solution, and the relative gap at which it is good enough.
+
+    Raises
+    ------
+    UsageError
+        A share or a range cannot be read.
+    BudgetError
+        An amount cannot be read.
+    PlanError
+        There is no such solver.
+    """
+
+    floor: str | float | None = None
+    parameters: str | float | None = None
+    memory: str | float | None = None
+    layers: Mapping[str, tuple[float, float] | str] = field(
+        default_factory=dict[str, "tuple[float, float] | str"]
+    )
+
+    weights: Mapping[str, float] = field(default_factory=dict[str, float])
+    depth: bool = False
+    resolutions: Sequence[int | tuple[int, int]] = ()
+    held_out: Iterable[Any] | None = None
+    solver: str = "milp"
+    time_limit_s: float = 30.0
+    gap: float = 1e-4
+
+    def __post_init__(self) -> None:
+        _ = self.floor_share, self.parameters_amount, self.memory_amount, self.layer_ranges
+        if self.solver != JOINT:
+            check_solver(self.solver)
+        elif self.held_out is None or self.resolutions or self.floor is not None:
+            raise UsageError(
+                "the joint solver needs held-out data, takes no floor and no resolutions",
+                hint="give held_out, and leave the others out",
+            )
+        if self.resolutions and self.held_out is None:
+            raise UsageError(
+                "resolutions are to be chosen from, but nothing says what each of them costs",
+                hint="give held-out data, too",
+            )
+        for name, value in (("time_limit_s", self.time_limit_s), ("gap", self.gap)):
+            if not (math.isfinite(value) and value > 0):
+                raise UsageError(f"{name} is {value}", hint="give a number above zero")
+
+    def solve(self, problem: Problem) -> Solution:
+        """Solve by the solver that was asked for."""
+        return solve(problem, solver=self.solver, time_limit_s=self.time_limit_s, gap=self.gap)
+
+    @property
+    def floor_share(self) -> float | None:
+        """:attr:`floor` as a number."""
+        return None if self.floor is None else _share(self.floor)
+
+    @property
+    def parameters_amount(self) -> Amount | None:
+        """:attr:`parameters` as it is to be understood."""
+        if self.parameters is None:
+            return None
+        return Amount.parse(self.parameters, "parameters", "parameters")
+
+    @property
+    def memory_amount(self) -> Amount | None:
+        """:attr:`memory` as it is to be understood."""
+        return None if self.memory is None else Amount.parse(self.memory, "bytes", "memory")
+
+    @property
+    def layer_ranges(self) -> dict[str, tuple[float, float]]:
+        """:attr:`layers` as numbers."""
+        return {
+            pattern: parse_range(given) if isinstance(given, str) else given
+            for pattern, given in self.layers.items()
+        }
+
+
+def _share(given: str | float) -> float:
+    text = str(given).strip()
+    try:
+        share = float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
+    except ValueError:
+        share = math.nan
+    if isinstance(given, bool) or not 0.0 < share <= 1.0:
+        raise UsageError(
+            f"'{given}' is not a share of the importance to keep", hint='write it as "95%" or 0.95'
+        )
+    return share

@@ -1,0 +1,206 @@
+"""From a model to what is needed to plan for it on one target or several."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hwprune.dependency import analyse
+from hwprune.errors import BudgetMetError, UsageError
+from hwprune.importance import get as get_criterion
+from hwprune.importance import score, to_objective
+from hwprune.measure.runners.carry import CarriedSite
+from hwprune.measure.site import Site
+from hwprune.planner.carried import CarriedWorkbench
+from hwprune.planner.curves import BATCHES, calibrate
+from hwprune.planner.curves_meter import Meter
+from hwprune.planner.fleet_budgets import Budgets, budgets_of
+from hwprune.planner.goal import Goal, Offer
+from hwprune.planner.joint import joint_solver
+from hwprune.planner.loop import PlanningLoop
+from hwprune.planner.network import Column
+from hwprune.planner.options import JOINT, PlanOptions
+from hwprune.planner.resolutions import open_columns
+from hwprune.planner.workbench import Progress, Workbench, measure_profile, silent
+from hwprune.planner.worth import Worth
+from hwprune.prepared import Prepared, Station
+from hwprune.pruned import Subject
+from hwprune.solve.budget import parse_budget
+from hwprune.target import Target, load_target
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+#: One target, or those of a fleet.
+Targets = str | Path | Target | Sequence[str | Path | Target]
+
+#: Stands for the dense latency until it is measured, to find out whether a budget can be read.
+_ANY_LATENCY_NS = 1e300
+
+
+def prepare(
+    model: nn.Module,
+    example_inputs: Sequence[Any] | torch.Tensor,
+    target: Targets,
+    data: Iterable[Any] | None,
+    *,
+    latency: Budgets = None,
+    options: PlanOptions | None = None,
+    criterion: str | None = None,
+    loss: Loss | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    submodule: str | None = None,
+    inside_heads: Sequence[str] = (),
+    prune_outputs: bool = False,
+    threads: int | None = None,
+    profile: str = "quick",
+    tables: Path | None = None,
+    search: bool = False,
+    minimum: float = 0.1,
+    steps: int = 8,
+    checks: int = 3,
+    seed: int = 0,
+    site: Site | None = None,
+    progress: Progress = silent,
+) -> Prepared:
+    """Capture, analyse and score a model, and open its latency tables; see :func:`hwprune.plan`."""
+    options = options or PlanOptions()
+    targets = resolve(target, threads)
+    name = criterion or ("taylor2019" if data is not None else "l2")
+    # What can be judged by its name alone is, before minutes of measuring.
+    comparability, care = get_criterion(name).comparability, measure_profile(profile)
+    _check_budgets(latency, targets)
+    if len(targets) > 1 and site is not None:
+        raise UsageError("a site is given for several targets", hint="plan for them one by one")
+    if len(targets) > 1 and (options.resolutions or options.solver == JOINT):
+        raise UsageError(
+            "a resolution is chosen, and the joint solver searches, for one target",
+            hint="plan for the targets one by one",
+        )
+    if submodule is not None and (options.resolutions or options.held_out is not None):
+        raise UsageError(
+            f"held-out data and resolutions are those of the whole model, not of the submodule {submodule!r}",
+            hint="leave them out",
+        )
+    if submodule is not None and data is not None:
+        raise UsageError(
+            f"channels of the submodule {submodule!r} cannot be scored with data of the whole model",
+            hint="leave data out: the criterion is then l2, or name one that needs none",
+        )
+    analysis: dict[str, Any] = {
+        "include": tuple(include),
+        "exclude": tuple(exclude),
+        "submodule": submodule,
+        "inside_heads": tuple(inside_heads),
+        "prune_outputs": prune_outputs,
+    }
+    subject = Subject.open(model, example_inputs, **analysis)
+    captured, deps = subject.captured, subject.deps
+    offer = Offer.of(captured, deps, targets, options, minimum=minimum, steps=steps)
+    progress(f"score channels by {name}", 0, 1)
+    values = to_objective(score(captured, deps, criterion=name, data=data, loss=loss), comparability)
+    own_losses = options.held_out is None or options.solver == JOINT
+    held_out = None if own_losses else list(itertools.islice(options.held_out or (), BATCHES))
+    benches: list[Workbench] = []
+    for each in targets:
+        bench = Workbench.open(
+            captured,
+            deps,
+            each,
+            profile=care,
+            tables=tables,
+            search=search,
+            seed=seed,
+            site=site,
+            widths=offer.widths,
+            progress=progress,
+        )
+        if isinstance(site, CarriedSite):
+            bench, checks = CarriedWorkbench.of(bench), 0
+        benches.append(bench)
+    first = benches[0]
+    blocks = first.blocks if options.depth else None
+    goal = Goal.of(captured, deps, first.fused, offer, options, blocks)
+    columns = _columns(first, offer, options, analysis)
+    worth: Worth | dict[str, np.ndarray] = values
+    solve = options.solve
+    if options.solver == JOINT:
+        solve = joint_solver(
+            {None: first}, values, data=data, held_out=options.held_out, depth=options.depth, loss=loss
+        )
+    elif held_out is not None:
+        found = calibrate(
+            captured,
+            deps,
+            first.model.domains,
+            held_out,
+            loss,
+            scores=values,
+            blocks=() if blocks is None else blocks.blocks,
+            resolutions=[column.resolution for column in columns if column.resolution is not None],
+            progress=progress,
+        )
+        worth = Worth.measured(found.worth)
+    stations = tuple(
+        Station(
+            bench,
+            PlanningLoop(
+                bench,
+                worth,
+                profile=bench.measure_kernels,
+                time_networks=bench.time_networks,
+                depth=options.depth,
+                columns=columns,
+                known=bench.known_table(),
+                solve=solve,
+            ),
+        )
+        for bench in benches
+    )
+    if len(stations) == 1:
+        stations[0].loop.shape = goal
+    meter = None if held_out is None else Meter(captured, deps, held_out, loss)
+    asked = {"criterion": name, "seed": seed, **analysis}
+    return Prepared(subject, stations, goal, options, values, checks, asked, meter)
+
+
+def resolve(target: Targets, threads: int | None = None) -> tuple[Target, ...]:
+    """The targets that are named."""
+    each = [target] if isinstance(target, str | Path | Target) else list(target)
+    if not each:
+        raise UsageError("no target is given", hint="name one, such as host")
+    return tuple(t if isinstance(t, Target) else load_target(t, threads=threads) for t in each)
+
+
+def _columns(
+    bench: Workbench, offer: Offer, options: PlanOptions, analysis: dict[str, Any]
+) -> tuple[Column, ...]:
+    """The network at every resolution on offer, each with its own limits."""
+    if not options.resolutions:
+        return ()
+    chosen = {name: value for name, value in analysis.items() if name != "submodule"}
+    found: list[Column] = []
+    for column in open_columns(bench, options.resolutions, lambda captured: analyse(captured, **chosen)):
+        there = column.network
+        assert isinstance(there, Workbench)
+        blocks = there.blocks if options.depth else None
+        goal = Goal.of(there.captured, there.deps, there.fused, offer, options, blocks)
+        found.append(replace(column, shape=goal))
+    return tuple(found)
+
+
+def _check_budgets(latency: Budgets, targets: Sequence[Target]) -> None:
+    """Refuse budgets that cannot be read, whatever the dense latency is."""
+    asked = budgets_of([target.name for target in targets], latency)
+    for target in targets:
+        budget = asked[target.name]
+        if budget is not None:
+            with contextlib.suppress(BudgetMetError):
+                parse_budget(budget, _ANY_LATENCY_NS, unit=target.unit)

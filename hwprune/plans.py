@@ -1,0 +1,200 @@
+"""What is made of a prepared model: a plan, a plan for a fleet, a frontier, a verdict."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from hwprune.errors import BudgetError, BudgetMetError, UsageError
+from hwprune.frontiers import Frontier
+from hwprune.planner.fleet import Member, plan_fleet, reject_fleet_overrun
+from hwprune.planner.fleet_budgets import Budgets, budgets_of, check_names
+from hwprune.planner.loop import LoopResult, reject_overrun
+from hwprune.planner.pareto import least_of, trace
+from hwprune.planner.rechecked import Judged, judge_by_loss
+from hwprune.planner.result import fleet_line
+from hwprune.planner.verdict import Verdict
+from hwprune.planning import Targets, prepare
+from hwprune.prepared import Prepared
+from hwprune.pruned import Planned
+
+_log = logging.getLogger(__name__)
+
+#: Budget where none is asked for.
+DEFAULT_LATENCY = "50%"
+
+
+def solve_for(prepared: Prepared, latency: Budgets) -> Planned:
+    """Measure, solve and check; see :func:`hwprune.plan`.
+
+    Raises
+    ------
+    BudgetError
+        No plan is within the limits; what pruning can do at most is said, and why.
+    """
+    if latency is None and prepared.options.floor is None:
+        latency = DEFAULT_LATENCY
+    if len(prepared.stations) > 1:
+        return _fleet(prepared, latency)
+    station = prepared.first
+    budget = budgets_of([station.name], latency)[station.name]
+    begun = station.loop.begin()
+    said = station.verdict(begun)
+    if not said.helps:
+        _log.warning("%s", said.text)
+    try:
+        result = station.loop.run(budget, checks=prepared.checks, begun=begun)
+        if budget is not None:
+            reject_overrun(result)
+    except BudgetMetError:
+        raise
+    except BudgetError as error:
+        raise BudgetError(f"{error.message}; {said.text}", hint=error.hint) from error
+    asked = _least_asked(prepared) if budget is None else str(budget)
+    judged = _judged(prepared, result)
+    if judged is not None:
+        result = judged.result
+    line = None if judged is None else judged.line
+    plan = prepared.plan_of(result, asked, verdict=said, rechecked=line)
+    return Planned(plan, station.bench, result, prepared.subject)
+
+
+def verdict(
+    model: nn.Module,
+    example_inputs: Sequence[Any] | torch.Tensor,
+    target: Targets = "host",
+    data: Iterable[Any] | None = None,
+    **options: Any,
+) -> Verdict:
+    """What pruning can save at most on a target, and why not more, before anything is trained.
+
+    Takes the parameters of :func:`hwprune.plan`. A coarse grid of kernels and the dense network are
+    measured; ``least_ns`` is the proven least latency within the other limits.
+
+    Raises
+    ------
+    UsageError
+        More than one target.
+    BudgetError
+        The other limits leave no choice at all.
+    """
+    prepared = _alone(prepare(model, example_inputs, target, data, **options), "a verdict")
+    begun = prepared.first.loop.begin()
+    problem = prepared.first.loop.problem(begun.table, begun.residual, math.inf)
+    said = prepared.first.verdict(begun)
+    return replace(said, least_ns=min(least_of(problem), said.dense_ns))
+
+
+def frontier(
+    model: nn.Module,
+    example_inputs: Sequence[Any] | torch.Tensor,
+    target: Targets = "host",
+    data: Iterable[Any] | None = None,
+    *,
+    points: int = 12,
+    checks: int = 0,
+    **options: Any,
+) -> Frontier:
+    """The whole curve: plans from the dense model's latency down to the least that can be reached.
+
+    Takes the parameters of :func:`hwprune.plan` except the latency. The points' latencies are evenly
+    spread; plans that others dominate are left out. ``checks`` points are timed end to end.
+
+    Raises
+    ------
+    UsageError
+        Fewer than two points, more than one target, or the options have a floor.
+    BudgetError
+        The other limits leave no choice at all.
+
+    Examples
+    --------
+    >>> curve = hwprune.frontier(model, torch.randn(1, 3, 224, 224), points=12)
+    >>> curve.save("frontier.json"); curve.plot("frontier.svg")
+    """
+    if points < 2:
+        raise UsageError(f"a frontier of {points} points is none", hint="ask for 2 or more, such as 12")
+    prepared = _alone(prepare(model, example_inputs, target, data, checks=checks, **options), "a frontier")
+    if prepared.goal.floor is not None:
+        raise UsageError("a frontier shows all floors at once", hint="leave the floor out")
+    curve = trace(prepared.first.loop, points, checks=prepared.checks)
+    plans = tuple(prepared.plan_of(result, f"a frontier of {points} points") for result in curve.points)
+    return Frontier(plans, curve)
+
+
+def _fleet(prepared: Prepared, latency: Budgets) -> Planned:
+    names = [station.name for station in prepared.stations]
+    weights = prepared.options.weights
+    if weights:
+        check_names("weight", names, weights)
+        if isinstance(latency, Mapping):
+            raise UsageError(
+                "the targets have budgets and weights",
+                hint="give one budget for the weighted mean, or no weights",
+            )
+    budgets = budgets_of(names, None if weights else latency)
+    members = [
+        Member(
+            station.name,
+            station.loop,
+            budgets[station.name],
+            weights.get(station.name),
+            station.can_time,
+            station.bench.target.unit,
+        )
+        for station in prepared.stations
+    ]
+    mean = latency if weights and not isinstance(latency, Mapping) else None
+    found = plan_fleet(
+        members, mean=mean, checks=prepared.checks, solve=prepared.options.solve, shape=prepared.goal
+    )
+    reject_fleet_overrun(found, names)
+    lines = tuple(
+        fleet_line(
+            station.bench,
+            result,
+            budget=budgets[station.name] is not None,
+            weight=weights.get(station.name),
+        )
+        for station, result in zip(prepared.stations[1:], found.results[1:], strict=True)
+    )
+    first = found.results[0]
+    if weights:
+        asked = _least_asked(prepared) if mean is None else f"{mean} of the weighted mean"
+    else:
+        own = budgets[names[0]]
+        asked = _least_asked(prepared) if own is None else str(own)
+    return Planned(prepared.plan_of(first, asked, fleet=lines), prepared.first.bench, first, prepared.subject)
+
+
+def _judged(prepared: Prepared, result: LoopResult) -> Judged | None:
+    """The plan of the least held-out loss, where there is held-out data and the resolution is its own."""
+    exact = prepared.options.solver in ("milp", "cpsat")
+    if prepared.meter is None or result.resolution is not None or not exact:
+        return None
+    bench = prepared.first.bench
+    return judge_by_loss(
+        prepared.first.loop,
+        result,
+        prepared.meter,
+        prepared.values,
+        blocks=bench.blocks.blocks if prepared.options.depth else (),
+        checks=prepared.checks,
+        progress=bench.progress,
+    )
+
+
+def _least_asked(prepared: Prepared) -> str:
+    return f"least with {prepared.options.floor} of the importance"
+
+
+def _alone(prepared: Prepared, what: str) -> Prepared:
+    if len(prepared.stations) > 1:
+        raise UsageError(f"{what} is for one target", hint="ask for the targets one by one")
+    return prepared

@@ -1,0 +1,119 @@
+"""A model that is ready to be planned for, on every target that was named."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hwprune.planner.carried import CarriedWorkbench
+from hwprune.planner.curves_meter import Meter
+from hwprune.planner.goal import Goal
+from hwprune.planner.loop import Begun, LoopResult, PlanningLoop
+from hwprune.planner.options import PlanOptions
+from hwprune.planner.result import Asked, make_plan
+from hwprune.planner.verdict import Verdict, judge
+from hwprune.planner.workbench import Workbench
+from hwprune.pruned import Subject
+from hwprune.solve.plan import Plan
+from hwprune.solve.plan_parts import FleetLine, LimitLine, Rechecked
+
+
+@dataclass(frozen=True)
+class Station:
+    """A model on one of the targets: its kernels and table, and the loop that plans there."""
+
+    bench: Workbench
+    loop: PlanningLoop
+
+    @property
+    def name(self) -> str:
+        """The target's name."""
+        return self.bench.target.name
+
+    @property
+    def can_time(self) -> bool:
+        """Whether networks can be timed there."""
+        return not isinstance(self.bench, CarriedWorkbench)
+
+    def verdict(self, begun: Begun) -> Verdict:
+        """What pruning can do at most, from what was measured at first."""
+        residual, target = begun.residual, self.bench.target
+        return judge(
+            self.bench.model,
+            begun.table,
+            target=target.name,
+            dense_ns=begun.dense.median,
+            outside_ns=residual.shift_ns + residual.launch_ns * len(self.bench.model.families),
+            ledger=self.bench.deps.ledger,
+            unit=target.unit,
+        )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model that can be planned for: captured and scored, with a station for every target.
+
+    ``values`` are the scores by which units are kept; ``goal`` shapes the problem; ``meter`` measures
+    losses on held-out data, where there is any.
+    """
+
+    subject: Subject
+    stations: tuple[Station, ...]
+    goal: Goal
+    options: PlanOptions
+    values: dict[str, np.ndarray]
+    checks: int
+    asked: dict[str, Any]
+    meter: Meter | None = None
+
+    @property
+    def first(self) -> Station:
+        """Of the first target, after which plans are named."""
+        return self.stations[0]
+
+    def plan_of(
+        self,
+        result: LoopResult,
+        budget: str,
+        *,
+        fleet: tuple[FleetLine, ...] = (),
+        verdict: Verdict | None = None,
+        rechecked: Rechecked | None = None,
+    ) -> Plan:
+        """The plan file of a result."""
+        floor = self.options.floor
+        asked = Asked(
+            budget=budget,
+            floor=None if floor is None else str(floor),
+            allowed=self.goal.allowed,
+            **self.asked,
+        )
+        text = None if verdict is None else verdict.text
+        return make_plan(
+            self.first.bench,
+            result,
+            self.values,
+            asked,
+            limits=self._limit_lines(result),
+            fleet=fleet,
+            verdict=text,
+            rechecked=rechecked,
+        )
+
+    def _limit_lines(self, result: LoopResult) -> tuple[LimitLine, ...]:
+        needs = self.goal.needs(result.solution.choice)
+        dense = self.goal.dense_needs
+        if needs is None or dense is None:
+            return ()
+        found: list[LimitLine] = []
+        for name, amount, used, whole in (
+            ("parameters", self.goal.parameters, needs.parameters, dense.parameters),
+            ("memory", self.goal.memory, needs.bytes, dense.bytes),
+        ):
+            unit = "bytes" if name == "memory" else "parameters"
+            at_most = None if amount is None else math.floor(amount.of(whole))
+            found.append(LimitLine(name=name, unit=unit, used=used, at_most=at_most))
+        return tuple(found)

@@ -17,8 +17,8 @@ from hwprune.dependency.groups import Dependencies
 STEPS = 24
 #: A plan that uses this share of its budget is full.
 FULL = 0.93
-#: Runs at other ratios, and how much more each removes, until one keeps the budget.
-TRIES, MORE = 8, 0.015
+#: Runs at other ratios at most, by how much the ratio grows at first, and when two are the same.
+TRIES, MORE, CLOSE = 8, 0.015, 0.01
 
 Widths = dict[str, int]
 
@@ -84,24 +84,25 @@ class TorchPruning:
         """The pruned model just below a latency."""
         ratios, times = zip(*reversed(self._path), strict=True)
         ratio = float(np.interp(budget_ns, np.minimum.accumulate(times[::-1])[::-1], ratios))
-        kept: nn.Module | None = None
-        above = 0.0  # the largest ratio that was found not to remove enough
+        low, high, more = 0.0, 1.0, MORE
+        kept: tuple[float, nn.Module] | None = None
         for _ in range(TRIES):
             model = self._run(ratio)
             used = self.prices.of(self.widths(model)) / budget_ns
-            if used <= 1.0:
-                kept = model
-                if used >= FULL or ratio - MORE <= above:
-                    break
-                ratio -= MORE
-            elif kept is not None:
-                break
+            if used > 1.0:
+                low = ratio
             else:
-                above = ratio
-                ratio = min(0.97, ratio + MORE)
+                high = min(high, ratio)
+                if kept is None or used > kept[0]:
+                    kept = used, model
+            if FULL <= used <= 1.0 or high - low < CLOSE:
+                break
+            # Latency does not fall evenly with the ratio: first above it, then between.
+            ratio = (low + high) / 2 if kept is not None else min(0.97, ratio + more)
+            more *= 2
         if kept is None:
             raise RuntimeError(f"Torch-Pruning ({self.kind}) does not get below {budget_ns / 1e3:.1f} us")
-        return kept
+        return kept[1]
 
     def widths(self, model: nn.Module) -> Widths:
         """Units left of our groups."""

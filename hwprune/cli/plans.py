@@ -186,7 +186,8 @@ def print_plan(plan: Plan) -> None:
     for about, text in plan_words(plan).items():
         say(f"{about}: {text}")
     for line in plan.ledger[:_LISTED]:
-        say(f"kept: {line.name} ({line.channels} channels): {line.reason}")
+        channels = f" ({line.channels} channels)" if line.channels else ""
+        say(f"kept: {line.name}{channels}: {line.reason}")
     if len(plan.ledger) > _LISTED:
         say(f"and {len(plan.ledger) - _LISTED} more that could not be pruned")
 

@@ -37,8 +37,8 @@ class PlanOptions:
     depth
         Residual blocks may be removed, too.
     resolutions
-        Input resolutions to choose from: ``(224, 192, 160)``, the shorter side, or (height, width).
-        Needs ``held_out``, since nothing else says what a resolution costs.
+        Input resolutions to choose from: ``(224, 192, 160)``, the shorter side, or (height, width). A
+        single one is taken as it is; several need ``held_out``, since nothing else says what each costs.
     held_out
         Labelled batches that were not trained on. What widths, blocks and resolutions are worth is then
         measured by the loss on them, and the finished plan is compared with uniform widths by it.
@@ -83,7 +83,7 @@ class PlanOptions:
                 "the joint solver needs held-out data, takes no floor and no resolutions",
                 hint="give held_out, and leave the others out",
             )
-        if self.resolutions and self.held_out is None:
+        if len(self.resolutions) > 1 and self.held_out is None:
             raise UsageError(
                 "resolutions are to be chosen from, but nothing says what each of them costs",
                 hint="give held-out data, too",

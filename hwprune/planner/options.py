@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hwprune.errors import UsageError
+from hwprune.planner.lazy import solve_lazily
 from hwprune.planner.limits_amount import Amount, parse_range
 from hwprune.solve.problem import Problem, Solution
 from hwprune.solve.solvers import check_solver, solve
@@ -94,7 +95,10 @@ class PlanOptions:
 
     def solve(self, problem: Problem) -> Solution:
         """Solve by the solver that was asked for."""
-        return solve(problem, solver=self.solver, time_limit_s=self.time_limit_s, gap=self.gap)
+        return solve_lazily(
+            problem,
+            lambda part: solve(part, solver=self.solver, time_limit_s=self.time_limit_s, gap=self.gap),
+        )
 
     @property
     def floor_share(self) -> float | None:

@@ -46,7 +46,6 @@ from hwprune.planner.curves_recheck import choose_by_loss, loss_of_choices
 from hwprune.planner.curves_values import blended
 from hwprune.repair import FinetuneOptions, evaluate_accuracy, finetune, recalibrate_batchnorm
 from hwprune.solve.domains import domain_values, keep_best
-from hwprune.solve.milp import solve_milp
 from hwprune.solve.problem import Choice
 from hwprune.surgery import cut_module
 from hwprune.target import Target, load_target
@@ -227,6 +226,7 @@ class Case:
         test = loader(self.task.test, 500)
         recalibrate_batchnorm(model, loader(self.task.train, 256, shuffle=True, seed=self.seed), batches=2)
         before = evaluate_accuracy(model, test)
+        self.prices.measure(widths)
         self.repair(model, self.options.finetune)
         return {
             "accuracy": evaluate_accuracy(model, test),
@@ -273,9 +273,9 @@ def ours(case: Case) -> Plan:
 
     def plan(budget_ns: float) -> tuple[nn.Module, dict[str, int], str]:
         candidates = {
-            "calibrated": solve_milp(case.prices.problem(found.values, budget_ns)).choice,
-            "blend": solve_milp(case.prices.problem(blended(found.values, sums), budget_ns)).choice,
-            "scores": solve_milp(case.prices.problem(sums, budget_ns)).choice,
+            "calibrated": case.prices.solve(found.values, budget_ns),
+            "blend": case.prices.solve(blended(found.values, sums), budget_ns),
+            "scores": case.prices.solve(sums, budget_ns),
             "uniform": Choice(uniform_widths(case.prices, budget_ns)),
         }
         check = choose_by_loss(candidates, evaluate)

@@ -15,8 +15,10 @@ from hwprune.dependency.groups import Dependencies
 
 #: Steps in which Torch-Pruning cuts, scoring anew before each.
 STEPS = 24
-#: Runs at other ratios, and how much more each removes, until one keeps the budget.
-TRIES, MORE = 8, 0.015
+#: A plan that uses this share of its budget is full.
+FULL = 0.93
+#: Runs at other ratios at most, by how much the ratio grows at first, and when two are the same.
+TRIES, MORE, CLOSE = 8, 0.015, 0.01
 
 Widths = dict[str, int]
 
@@ -24,16 +26,22 @@ Widths = dict[str, int]
 def uniform_widths(prices: Prices, budget_ns: float) -> Widths:
     """The largest common fraction of all groups that keeps the budget, each at the nearest width on offer.
 
-    Rounded to the nearest rather than down, and every fraction that changes anything is tried: so the
-    uniform plan leaves little of the budget unused.
+    What is left of the budget then goes to one more step of the groups that were rounded down most, so that
+    the uniform plan has nearly the latency of the others.
     """
     domains = prices.domains
     edges = {(a + b) / 2 / w[-1] for w in domains.values() for a, b in itertools.pairwise(w)}
+    widths = {g: w[0] for g, w in domains.items()}
     for fraction in sorted(edges | {1.0}, reverse=True):
-        widths = {g: _nearest(w, fraction * w[-1]) for g, w in domains.items()}
-        if prices.of(widths) <= budget_ns:
-            return widths
-    return {g: w[0] for g, w in domains.items()}
+        at_fraction = {g: _nearest(w, fraction * w[-1]) for g, w in domains.items()}
+        if prices.of(at_fraction) <= budget_ns:
+            widths = at_fraction
+            break
+    for group in sorted(domains, key=lambda g: widths[g] / domains[g][-1]):
+        wider = next((w for w in domains[group] if w > widths[group]), widths[group])
+        if prices.of(widths | {group: wider}) <= budget_ns:
+            widths |= {group: wider}
+    return widths
 
 
 def _nearest(widths: tuple[int, ...], wanted: float) -> int:
@@ -76,12 +84,25 @@ class TorchPruning:
         """The pruned model just below a latency."""
         ratios, times = zip(*reversed(self._path), strict=True)
         ratio = float(np.interp(budget_ns, np.minimum.accumulate(times[::-1])[::-1], ratios))
+        low, high, more = 0.0, 1.0, MORE
+        kept: tuple[float, nn.Module] | None = None
         for _ in range(TRIES):
             model = self._run(ratio)
-            if self.prices.of(self.widths(model)) <= budget_ns:
-                return model
-            ratio = min(0.97, ratio + MORE)
-        raise RuntimeError(f"Torch-Pruning ({self.kind}) does not get below {budget_ns / 1e3:.1f} us")
+            used = self.prices.of(self.widths(model)) / budget_ns
+            if used > 1.0:
+                low = ratio
+            else:
+                high = min(high, ratio)
+                if kept is None or used > kept[0]:
+                    kept = used, model
+            if FULL <= used <= 1.0 or high - low < CLOSE:
+                break
+            # Latency does not fall evenly with the ratio: first above it, then between.
+            ratio = (low + high) / 2 if kept is not None else min(0.97, ratio + more)
+            more *= 2
+        if kept is None:
+            raise RuntimeError(f"Torch-Pruning ({self.kind}) does not get below {budget_ns / 1e3:.1f} us")
+        return kept[1]
 
     def widths(self, model: nn.Module) -> Widths:
         """Units left of our groups."""

@@ -91,7 +91,8 @@ def test_a_plan_keeps_its_budget_and_is_trained_for_once(factor: float) -> None:
 
 
 def test_the_loop_leaves_the_resolution_to_the_search() -> None:
-    settings = {(side, side): setting(side) for side in (8, 12)}
+    sides = ((8, 8), (12, 12))
+    settings = {side: setting(side[0]) for side in sides}
     scores = {g.name: np.arange(float(g.size)) for g in settings[12, 12][0].deps.groups}
     solve = JointSolver(
         {side: variant for side, (variant, _) in settings.items()},
@@ -104,7 +105,7 @@ def test_the_loop_leaves_the_resolution_to_the_search() -> None:
     loop = PlanningLoop(
         settings[12, 12][1],
         replace(
-            Worth.of_scores(scores, dict.fromkeys(scores, WIDTHS)), resolutions=dict.fromkeys(settings, 0.0)
+            Worth.of_scores(scores, dict.fromkeys(scores, WIDTHS)), resolutions=dict.fromkeys(sides, 0.0)
         ),
         profile=device.profile,
         time_networks=device.time_networks,
@@ -112,6 +113,6 @@ def test_the_loop_leaves_the_resolution_to_the_search() -> None:
         solve=solve,
     )
     result = loop.run("40%")
-    assert result.resolution == ((8, 8), (12, 12))[solve.result.architecture.variant]
+    assert result.resolution == sides[solve.result.architecture.variant]
     assert result.measured_ns is not None
     assert result.measured_ns <= result.budget_ns * (1 + TOLERANCE)

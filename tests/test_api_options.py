@@ -96,7 +96,7 @@ def test_solvers_for_comparison_come_by_name(model: Small, tables: Path):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"resolutions": (8,)}, "nothing says what each of them costs"),
+        ({"resolutions": (8, 4)}, "nothing says what each of them costs"),
         ({"solver": "joint"}, "needs held-out data"),
         ({"gap": 0.0}, "gap is 0.0"),
         ({"time_limit_s": float("nan")}, "time_limit_s is nan"),

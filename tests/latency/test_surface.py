@@ -70,3 +70,14 @@ def test_one_point_and_no_coordinates():
     fixed = Surface(np.zeros((1, 0)), np.array([7.0]))
     assert fixed.encloses(())
     assert float(fixed.at(np.zeros((1, 0)))[0][0]) == pytest.approx(7.0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_costs_stay_within_what_was_measured(seed: int):
+    """However wild the noise: a cost below nothing would make the solver pay for a kernel."""
+    generator = np.random.default_rng(seed)
+    values = product(GRID) * np.exp(2.0 * generator.standard_normal(len(GRID)))
+    surface = Surface(GRID, values)
+    wanted = np.array(list(itertools.product(range(16, 129, 8), range(16, 129, 8))), np.float64)
+    costs, _ = surface.at(wanted)
+    assert values.min() <= costs.min() <= costs.max() <= values.max()

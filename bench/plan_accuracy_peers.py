@@ -23,6 +23,10 @@ TRIES, MORE, CLOSE = 8, 0.015, 0.01
 Widths = dict[str, int]
 
 
+class OutOfReachError(Exception):
+    """A method has no plan for a budget."""
+
+
 def uniform_widths(prices: Prices, budget_ns: float) -> Widths:
     """The largest common fraction of all groups that keeps the budget, each at the nearest width on offer.
 
@@ -81,7 +85,13 @@ class TorchPruning:
         self._run(0.95, self._path)
 
     def at(self, budget_ns: float) -> nn.Module:
-        """The pruned model just below a latency."""
+        """The pruned model just below a latency.
+
+        Raises
+        ------
+        OutOfReachError
+            No ratio that was tried leads there.
+        """
         ratios, times = zip(*reversed(self._path), strict=True)
         ratio = float(np.interp(budget_ns, np.minimum.accumulate(times[::-1])[::-1], ratios))
         low, high, more = 0.0, 1.0, MORE
@@ -101,7 +111,7 @@ class TorchPruning:
             ratio = (low + high) / 2 if kept is not None else min(0.97, ratio + more)
             more *= 2
         if kept is None:
-            raise RuntimeError(f"Torch-Pruning ({self.kind}) does not get below {budget_ns / 1e3:.1f} us")
+            raise OutOfReachError(f"no ratio up to {ratio:.2f} gets below {budget_ns / 1e3:.1f} us")
         return kept[1]
 
     def widths(self, model: nn.Module) -> Widths:
@@ -127,7 +137,7 @@ class TorchPruning:
             iterative_steps=STEPS,
             pruning_ratio=ratio,
             round_to=self._multiple,
-            ignored_layers=[model.head],
+            ignored_layers=[model.get_submodule("head")],
             in_channel_groups={},  # its defaults are shared by all pruners of a process
             out_channel_groups={},
             num_heads={},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -87,3 +88,20 @@ def write_result(
 
 def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def say(text: str) -> None:
+    """A line of progress on stderr."""
+    print(f"{time.strftime('%T')} {text}", file=sys.stderr, flush=True)
+
+
+class Teller:
+    """Progress of long work on stderr, now and then."""
+
+    def __init__(self, name: str, every_s: float = 15.0) -> None:
+        self._name, self._every_s, self._last = name, every_s, 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if time.monotonic() - self._last > self._every_s:
+            self._last = time.monotonic()
+            say(f"{self._name}: {what[:60]} {done}/{total}")

@@ -36,6 +36,7 @@ from bench.common import write_result
 from hwprune import api
 from hwprune.artifact import atomic_write_text
 from hwprune.importance import score, to_objective
+from hwprune.planner.curves_values import Side
 from hwprune.planner.joint import JointOptions, JointSolver, joint_solver
 from hwprune.planner.loop import Begun, LoopResult, PlanningLoop
 from hwprune.planner.result import Asked, make_plan
@@ -218,7 +219,7 @@ class Run:
             found |= {"moves": len(joint.result.trail), "losses": joint.result.losses}
         return found
 
-    def _joint(self) -> JointSolver[int | None]:
+    def _joint(self) -> JointSolver[Side | None]:
         options = JointOptions(iterations=self.options.iterations, every=2, eta=0.04, lr=0.02, seed=self.seed)
         return joint_solver(
             {None: self.bench},

@@ -15,25 +15,37 @@ from hwprune.dependency.groups import Dependencies
 
 #: Steps in which Torch-Pruning cuts, scoring anew before each.
 STEPS = 24
-#: Runs at other ratios, and how much more each removes, until one keeps the budget.
-TRIES, MORE = 8, 0.015
+#: A plan that uses this share of its budget is full.
+FULL = 0.93
+#: Runs at other ratios at most, by how much the ratio grows at first, and when two are the same.
+TRIES, MORE, CLOSE = 8, 0.015, 0.01
 
 Widths = dict[str, int]
+
+
+class OutOfReachError(Exception):
+    """A method has no plan for a budget."""
 
 
 def uniform_widths(prices: Prices, budget_ns: float) -> Widths:
     """The largest common fraction of all groups that keeps the budget, each at the nearest width on offer.
 
-    Rounded to the nearest rather than down, and every fraction that changes anything is tried: so the
-    uniform plan leaves little of the budget unused.
+    What is left of the budget then goes to one more step of the groups that were rounded down most, so that
+    the uniform plan has nearly the latency of the others.
     """
     domains = prices.domains
     edges = {(a + b) / 2 / w[-1] for w in domains.values() for a, b in itertools.pairwise(w)}
+    widths = {g: w[0] for g, w in domains.items()}
     for fraction in sorted(edges | {1.0}, reverse=True):
-        widths = {g: _nearest(w, fraction * w[-1]) for g, w in domains.items()}
-        if prices.of(widths) <= budget_ns:
-            return widths
-    return {g: w[0] for g, w in domains.items()}
+        at_fraction = {g: _nearest(w, fraction * w[-1]) for g, w in domains.items()}
+        if prices.of(at_fraction) <= budget_ns:
+            widths = at_fraction
+            break
+    for group in sorted(domains, key=lambda g: widths[g] / domains[g][-1]):
+        wider = next((w for w in domains[group] if w > widths[group]), widths[group])
+        if prices.of(widths | {group: wider}) <= budget_ns:
+            widths |= {group: wider}
+    return widths
 
 
 def _nearest(widths: tuple[int, ...], wanted: float) -> int:
@@ -73,15 +85,34 @@ class TorchPruning:
         self._run(0.95, self._path)
 
     def at(self, budget_ns: float) -> nn.Module:
-        """The pruned model just below a latency."""
+        """The pruned model just below a latency.
+
+        Raises
+        ------
+        OutOfReachError
+            No ratio that was tried leads there.
+        """
         ratios, times = zip(*reversed(self._path), strict=True)
         ratio = float(np.interp(budget_ns, np.minimum.accumulate(times[::-1])[::-1], ratios))
+        low, high, more = 0.0, 1.0, MORE
+        kept: tuple[float, nn.Module] | None = None
         for _ in range(TRIES):
             model = self._run(ratio)
-            if self.prices.of(self.widths(model)) <= budget_ns:
-                return model
-            ratio = min(0.97, ratio + MORE)
-        raise RuntimeError(f"Torch-Pruning ({self.kind}) does not get below {budget_ns / 1e3:.1f} us")
+            used = self.prices.of(self.widths(model)) / budget_ns
+            if used > 1.0:
+                low = ratio
+            else:
+                high = min(high, ratio)
+                if kept is None or used > kept[0]:
+                    kept = used, model
+            if FULL <= used <= 1.0 or high - low < CLOSE:
+                break
+            # Latency does not fall evenly with the ratio: first above it, then between.
+            ratio = (low + high) / 2 if kept is not None else min(0.97, ratio + more)
+            more *= 2
+        if kept is None:
+            raise OutOfReachError(f"no ratio up to {ratio:.2f} gets below {budget_ns / 1e3:.1f} us")
+        return kept[1]
 
     def widths(self, model: nn.Module) -> Widths:
         """Units left of our groups."""
@@ -106,7 +137,7 @@ class TorchPruning:
             iterative_steps=STEPS,
             pruning_ratio=ratio,
             round_to=self._multiple,
-            ignored_layers=[model.head],
+            ignored_layers=[model.get_submodule("head")],
             in_channel_groups={},  # its defaults are shared by all pruners of a process
             out_channel_groups={},
             num_heads={},

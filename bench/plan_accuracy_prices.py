@@ -19,8 +19,12 @@ from hwprune.latency.predict import LatencyModel
 from hwprune.latency.table import LatencyTable
 from hwprune.planner.widths import group_widths
 from hwprune.planner.workbench import Progress, Workbench, measure_profile
-from hwprune.solve.problem import Domain, Limit, Problem, Term
+from hwprune.solve.milp import solve_milp
+from hwprune.solve.problem import Choice, Domain, Limit, Problem, Term
 from hwprune.target import Target
+
+#: Rounds of measuring what a solution uses.
+REFINEMENTS = 6
 
 
 @dataclass
@@ -74,6 +78,24 @@ class Prices:
         except KernelMissError:
             self.table = self.bench.measure_kernels(self.model.kernels(widths))
             return self.factor * self.model.predict(widths, self.table).ns
+
+    def measure(self, widths: Mapping[str, int]) -> bool:
+        """Measure the kernels of a network that were only interpolated; whether there were any."""
+        if self.bench is None or self.table is None:
+            return False
+        missing = self.model.missing(widths, self.table)
+        if missing:
+            self.table = self.bench.measure_kernels(missing)
+        return bool(missing)
+
+    def solve(self, values: Mapping[str, Sequence[float]], budget_ns: float) -> Choice:
+        """The exact plan. Its kernels are measured and it is made again, lest it lives on interpolation."""
+        choice = solve_milp(self.problem(values, budget_ns)).choice
+        for _ in range(REFINEMENTS):
+            if not self.measure(choice.widths):
+                break
+            choice = solve_milp(self.problem(values, budget_ns)).choice
+        return choice
 
     def problem(self, values: Mapping[str, Sequence[float]], budget_ns: float) -> Problem:
         """Most of ``values`` within a latency."""

@@ -15,13 +15,15 @@ def rows_with_margins(cells: Sequence[Row]) -> list[Row]:
     """One row per task, network, share and method: means and spreads over the seeds, in points.
 
     ``margin`` stands in the rows of ours: over the best of the others by their means. Only seeds for
-    which all methods are done count.
+    which all methods are done count; a method that found no plan (no accuracy) does not take part.
     """
     rows: list[Row] = []
     places = dict.fromkeys((c["task"], c["model"], c["share"]) for c in cells)
-    methods = list(dict.fromkeys(c["method"] for c in cells))
+    everybody = list(dict.fromkeys(c["method"] for c in cells))
     for task, model, share in places:
         here = [c for c in cells if (c["task"], c["model"], c["share"]) == (task, model, share)]
+        lost = {c["method"] for c in here if c["accuracy"] is None}
+        methods = [m for m in everybody if m not in lost]
         done = {m: {c["seed"]: c for c in here if c["method"] == m} for m in methods}
         seeds = sorted(set.intersection(*(set(found) for found in done.values())))
         if not seeds:

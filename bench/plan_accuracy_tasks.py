@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ def digits(seed: int) -> Task:
     """scikit-learn's handwritten digits: 1,797 real scans, 65 % / 15 % / 20 %."""
     from sklearn.datasets import load_digits
 
-    found = load_digits()
+    found: Any = load_digits()
     images = torch.tensor(found.images, dtype=torch.float32).unsqueeze(1)
     images = functional.interpolate(images, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
     images = (images - 4.88) / 6.0

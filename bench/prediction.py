@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.common import write_result
+from bench.common import Teller, write_result
 from bench.cpu_models import make
 from bench.prediction_summary import plot, summary
 from bench.prediction_timer import Timer
@@ -182,20 +182,6 @@ def one_model(
 
 def _table_if_any(bench: Workbench) -> Any:
     return bench.load_table() if (bench.directory / "manifest.json").is_file() else None
-
-
-class Teller:
-    """Progress on stderr, now and then."""
-
-    def __init__(self, name: str) -> None:
-        self._name, self._last = name, 0.0
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if time.monotonic() - self._last > 15.0:
-            self._last = time.monotonic()
-            print(
-                f"{time.strftime('%T')} {self._name}: {what[:60]} {done}/{total}", file=sys.stderr, flush=True
-            )
 
 
 def finish(options: argparse.Namespace, state: State, *, show: bool = False) -> None:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -29,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.common import torchvision_models, write_result
+from bench.common import Teller, say, torchvision_models, write_result
 from hwprune.capture import capture
 from hwprune.dependency import analyse
 from hwprune.errors import BudgetError
@@ -182,22 +181,6 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         found[f"kept_vs_{other}_median"] = statistics.median(ratios) if ratios else None
         found[f"{other}_found_nothing"] = sum("kept" not in b for _, b in against)
     return found
-
-
-def say(text: str) -> None:
-    print(f"{time.strftime('%T')} {text}", file=sys.stderr, flush=True)
-
-
-class Teller:
-    """Progress on stderr, now and then."""
-
-    def __init__(self, name: str) -> None:
-        self._name, self._last = name, 0.0
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if time.monotonic() - self._last > 15.0:
-            self._last = time.monotonic()
-            say(f"{self._name}: {what[:60]} {done}/{total}")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import torch
 from scipy.stats import spearmanr
 
 from bench.common import write_result
-from bench.plan_accuracy import Case, State, loader
+from bench.plan_accuracy_case import Case, State, loader
 from bench.plan_accuracy_tasks import NETS, TASKS
 from hwprune.importance import score, to_objective
 from hwprune.planner.curves import calibrate
@@ -41,7 +41,7 @@ Values = Mapping[str, Sequence[float]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--models", default=",".join(NETS))
     parser.add_argument("--task", default="synthetic", choices=list(TASKS))
     parser.add_argument("--budgets", default="0.5,0.33", help="shares of the dense latency")
@@ -129,7 +129,8 @@ def _total(values: Values, domains: Mapping[str, Sequence[int]], widths: Mapping
 
 
 def _rank(a: Sequence[float], b: Sequence[float]) -> float:
-    return float(spearmanr(a, b).statistic)
+    found: Any = spearmanr(a, b)
+    return float(found.statistic)
 
 
 if __name__ == "__main__":

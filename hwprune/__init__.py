@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from hwprune.edits import find_blocks, fold_dead, prune_optimizer, remove_blocks
     from hwprune.errors import HwpruneError
     from hwprune.fxpass import PrunePass
+    from hwprune.plan_check import check_plan
     from hwprune.planner.options import PlanOptions
     from hwprune.solve.compose import compose
     from hwprune.solve.plan import Plan
+    from hwprune.solve.plan_diff import diff_plans
     from hwprune.surgery.register import register_rewrite
     from hwprune.target import Target, load_target
 
@@ -46,8 +48,10 @@ __all__ = [
     "Target",
     "apply_plan",
     "bench",
+    "check_plan",
     "compile",
     "compose",
+    "diff_plans",
     "find_blocks",
     "fold_dead",
     "frontier",
@@ -69,7 +73,9 @@ _HOME = {
     "PlanOptions": "planner.options",
     "PrunePass": "fxpass",
     "Target": "target",
+    "check_plan": "plan_check",
     "compose": "solve.compose",
+    "diff_plans": "solve.plan_diff",
     "find_blocks": "edits",
     "fold_dead": "edits",
     "load_target": "target",

@@ -13,8 +13,9 @@ from torch import nn
 
 from hwprune.errors import BudgetError, BudgetMetError, UsageError
 from hwprune.frontiers import Frontier
-from hwprune.planner.fleet import Member, plan_fleet, reject_fleet_overrun
+from hwprune.planner.fleet import Member, plan_fleet
 from hwprune.planner.fleet_budgets import Budgets, budgets_of, check_names
+from hwprune.planner.fleet_result import reject_fleet_overrun
 from hwprune.planner.loop import LoopResult, reject_overrun
 from hwprune.planner.pareto import least_of, trace
 from hwprune.planner.rechecked import Judged, judge_by_loss

@@ -88,6 +88,7 @@ class Prepared:
         asked = Asked(
             budget=budget,
             floor=None if floor is None else str(floor),
+            depth=self.options.depth,
             allowed=self.goal.allowed,
             **self.asked,
         )

@@ -179,19 +179,17 @@ def _kernels(
 def _verdict(captured: Captured, deps: Dependencies, target: Target, tables: Path | None) -> Verdict | None:
     """What the latency table says that pruning can do; None where it has too few kernels for that."""
     from hwprune.errors import KernelMissError
-    from hwprune.latency.manifest import MANIFEST_NAME
     from hwprune.measure.site import LocalSite
     from hwprune.planner.verdict import judge
     from hwprune.planner.workbench import Workbench, measure_profile
 
     site, care = LocalSite(), measure_profile("quick")
     bench = Workbench.open(captured, deps, target, profile=care, tables=tables, site=site)
-    if not (bench.directory / MANIFEST_NAME).is_file():
+    table = bench.known_table()
+    if table is None:
         return None
     try:
-        return judge(
-            bench.model, bench.load_table(), target=target.name, ledger=deps.ledger, unit=target.unit
-        )
+        return judge(bench.model, table, target=target.name, ledger=deps.ledger, unit=target.unit)
     except KernelMissError:
         return None
 

@@ -107,7 +107,7 @@ Resolutions = Annotated[
     typer.Option(
         "--resolution",
         metavar="SIDES",
-        help="Input resolutions to choose from, e.g. 224,192,160 (the shorter side); needs --calibrate.",
+        help="Input resolutions to choose from, e.g. 224,192,160 (shorter side); several need --calibrate.",
         show_default=False,
     ),
 ]
@@ -171,7 +171,8 @@ def plan_options(
     from hwprune.modelspec import load_data
     from hwprune.planner.options import PlanOptions
 
-    if resolution is not None and calibrate is None:
+    sides = _sides(resolution)
+    if len(sides) > 1 and calibrate is None:
         raise UsageError(
             "--resolution is to be chosen, but nothing says what each of them costs", hint="add --calibrate"
         )
@@ -184,7 +185,7 @@ def plan_options(
         layers=dict(ranges),
         weights={name: _number(name, text) for name, text in numbers.items()},
         depth=depth,
-        resolutions=_sides(resolution),
+        resolutions=sides,
         held_out=load_data(calibrate) if calibrate else None,
         solver=solver,
     )

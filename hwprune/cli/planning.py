@@ -29,7 +29,6 @@ from hwprune.cli.common import (
     TrustPickle,
     Weights,
     Winograd,
-    complain,
     emit,
     progress_bar,
     require_directory,
@@ -214,8 +213,6 @@ def prune(
 
     require_directory(output, "plan.json")
     made = Plan.load(plan_file)
-    if made.edited:
-        complain(f"warning: {plan_file} was edited by hand; the latency it predicts may no longer hold")
     pruned = api.apply_plan(
         load_model(model, weights, trust_pickle=trust_pickle),
         example_inputs(input),

@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 #: Lines of a listing for people; ``--json`` lists everything.
 _LISTED = 10
 
-PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="Plan file.", show_default=False)]
+PlanFile = Annotated[
+    Path,
+    typer.Argument(metavar="PLAN", help="Plan file, or directory of a pruned model.", show_default=False),
+]
 
 verbs = typer.Typer()
 
@@ -54,9 +57,7 @@ def plan_command() -> type[TyperCommand]:
 @verbs.command()
 def show(plan: PlanFile, json: Json = False) -> None:
     """Show what a plan keeps, why, and what it was proven to be worth."""
-    from hwprune.solve.plan import Plan
-
-    made = Plan.load(plan)
+    made = _load(plan)
     emit({"plan": str(plan), **made.model_dump(mode="json")}, json, lambda: print_plan(made))
 
 
@@ -73,10 +74,9 @@ def diff(
 
     How long solving took is no difference. Exit code 1 when they differ.
     """
-    from hwprune.solve.plan import Plan
     from hwprune.solve.plan_diff import diff_plans
 
-    found = diff_plans(Plan.load(first), Plan.load(second))
+    found = diff_plans(_load(first), _load(second))
     data = {"first": str(first), "second": str(second), **found.to_dict()}
     emit(data, json, lambda: _print_diff(found, choice))
     if not (found.same_choice if choice else found.same):
@@ -133,11 +133,10 @@ def check(
     from hwprune.measure.sites import site_for
     from hwprune.modelspec import example_inputs, load_model
     from hwprune.plan_check import check_plan
-    from hwprune.solve.plan import Plan
 
     if output is not None:
         require_file(output)
-    made = Plan.load(plan)
+    made = _load(plan)
     resolved = resolve_target(target or made.target, threads, winograd)
     site = None if device is None else site_for(resolved, device=device, tables=tables)
     network = load_model(model, weights, trust_pickle=trust_pickle)
@@ -187,9 +186,21 @@ def print_plan(plan: Plan) -> None:
     for about, text in plan_words(plan).items():
         say(f"{about}: {text}")
     for line in plan.ledger[:_LISTED]:
-        say(f"kept: {line.name} ({line.channels} channels): {line.reason}")
+        channels = f" ({line.channels} channels)" if line.channels else ""
+        say(f"kept: {line.name}{channels}: {line.reason}")
     if len(plan.ledger) > _LISTED:
         say(f"and {len(plan.ledger) - _LISTED} more that could not be pruned")
+
+
+def _load(path: Path) -> Plan:
+    """A plan file, or the plan that a pruned model was made by."""
+    from hwprune.solve.plan import Plan
+
+    if not path.is_dir():
+        return Plan.load(path)
+    from hwprune.surgery.saved import stored_plan
+
+    return Plan.read(stored_plan(path), path)
 
 
 def _allowed(widths: str | None, floor: int | None) -> str:

@@ -25,6 +25,8 @@ NOISES = (0.01, 0.1, 1.0)
 LEAST_DEVIATION = 1e-3
 #: Relative deviation of costs of which no point could be left out.
 UNKNOWN_DEVIATION = 0.2
+#: No cost is below this share of the least that was measured.
+LEAST_SHARE = 0.3
 #: A place this far outside a face of the hull, relative to its extent, is on it.
 EDGE = 1e-6
 
@@ -82,7 +84,11 @@ class Surface:
         return self._hull.holds(np.asarray(place, np.float64))
 
     def at(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Costs and standard deviations at places, shape ``[m, d]``."""
+        """Costs and standard deviations at places, shape ``[m, d]``.
+
+        No cost is below the least that was measured, or above the greatest: between noisy points a
+        surface may swing further, to less than nothing even.
+        """
         wanted = np.asarray(places, np.float64)
         fit, scale = self._fitted, self._scale(wanted)
         features = self._features(wanted) / scale[:, None]
@@ -92,7 +98,8 @@ class Surface:
         lever = features - cross @ fit.inverse @ fit.features
         variance = 1.0 + fit.noise - np.einsum("ij,jk,ik->i", cross, fit.inverse, cross)
         variance += np.einsum("ij,jk,ik->i", lever, fit.trend_inverse, lever)
-        return mean * scale, fit.deviation * np.sqrt(np.maximum(variance, 0.0)) * scale
+        cost = np.clip(mean * scale, self.values.min(), self.values.max())
+        return cost, fit.deviation * np.sqrt(np.maximum(variance, 0.0)) * scale
 
     def _fit(self, reach: float, noise: float) -> _Fit:
         """Solve for one choice of parameters; errors of leaving one out come with the inverse."""
@@ -127,7 +134,7 @@ class Surface:
 
     def _scale(self, places: np.ndarray) -> np.ndarray:
         """A rough cost, to make everything relative; never far below what was measured."""
-        return np.maximum(self._features(places) @ self._scale_by, 0.3 * self.values.min())
+        return np.maximum(self._features(places) @ self._scale_by, LEAST_SHARE * self.values.min())
 
 
 @dataclass(frozen=True)

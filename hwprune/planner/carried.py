@@ -48,7 +48,7 @@ class CarriedWorkbench(Workbench):
         """
         sizes = {group.name: group.size for group in self.deps.groups}
         plan.check(sizes, model_fingerprint(self.captured.model))
-        return self.program_at(plan.widths)
+        return self.program_at(plan.widths, frozenset(plan.removed))
 
     def wanted(self) -> list[KernelSpec]:
         """What the next bundle should hold: kernels needed for a plan, or that one has asked for."""

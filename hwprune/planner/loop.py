@@ -123,8 +123,8 @@ class PlanningLoop:
         """Measure what every kernel family lacks, and the dense network end to end."""
         model, dense_widths = self.network.model, self.network.dense
         wanted: list[KernelSpec] = []
-        for column in self.columns:
-            other = column.network.model
+        # What pruning can do is judged at the network's own resolution, whether it is on offer or not.
+        for other in dict.fromkeys((model, *(column.network.model for column in self.columns))):
             wanted += other.specs() if self.known is None else other.unpriced(self.known)
         if self.known is None:
             wanted += model.kernels(dense_widths)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hwprune.errors import UsageError
+from hwprune.planner.joint.options import JointOptions
+from hwprune.planner.lazy import solve_lazily
 from hwprune.planner.limits_amount import Amount, parse_range
 from hwprune.solve.problem import Problem, Solution
 from hwprune.solve.solvers import check_solver, solve
@@ -37,8 +40,8 @@ class PlanOptions:
     depth
         Residual blocks may be removed, too.
     resolutions
-        Input resolutions to choose from: ``(224, 192, 160)``, the shorter side, or (height, width).
-        Needs ``held_out``, since nothing else says what a resolution costs.
+        Input resolutions to choose from: ``(224, 192, 160)``, the shorter side, or (height, width). A
+        single one is taken as it is; several need ``held_out``, since nothing else says what each costs.
     held_out
         Labelled batches that were not trained on. What widths, blocks and resolutions are worth is then
         measured by the loss on them, and the finished plan is compared with uniform widths by it.
@@ -46,6 +49,8 @@ class PlanOptions:
         ``"milp"``, ``"cpsat"`` (needs hwprune[cpsat]), or for comparison ``"greedy"``, ``"knapsack"``,
         ``"uniform"``; ``"joint"`` searches on a weight-sharing network, which it trains on ``data`` and
         judges on ``held_out``.
+    joint, checkpoint
+        Length and steps of the joint solver's search, and the file from which an interrupted one goes on.
     time_limit_s, gap
         Seconds for each solution, and the relative gap at which it is good enough.
 
@@ -71,6 +76,8 @@ class PlanOptions:
     resolutions: Sequence[int | tuple[int, int]] = ()
     held_out: Iterable[Any] | None = None
     solver: str = "milp"
+    joint: JointOptions | None = None
+    checkpoint: Path | None = None
     time_limit_s: float = 30.0
     gap: float = 1e-4
 
@@ -83,7 +90,7 @@ class PlanOptions:
                 "the joint solver needs held-out data, takes no floor and no resolutions",
                 hint="give held_out, and leave the others out",
             )
-        if self.resolutions and self.held_out is None:
+        if len(self.resolutions) > 1 and self.held_out is None:
             raise UsageError(
                 "resolutions are to be chosen from, but nothing says what each of them costs",
                 hint="give held-out data, too",
@@ -94,7 +101,10 @@ class PlanOptions:
 
     def solve(self, problem: Problem) -> Solution:
         """Solve by the solver that was asked for."""
-        return solve(problem, solver=self.solver, time_limit_s=self.time_limit_s, gap=self.gap)
+        return solve_lazily(
+            problem,
+            lambda part: solve(part, solver=self.solver, time_limit_s=self.time_limit_s, gap=self.gap),
+        )
 
     @property
     def floor_share(self) -> float | None:

@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from hwprune.errors import BudgetError, UsageError
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.table import LatencyTable
 from hwprune.planner.curves_values import Side
+from hwprune.planner.lazy import solve_lazily
+from hwprune.planner.limits import MEMORY
 from hwprune.planner.loop import PlanningLoop
 from hwprune.planner.network import Column
 from hwprune.planner.outcome import Begun, LoopResult
@@ -32,6 +35,8 @@ _log = logging.getLogger(__name__)
 
 #: Rounds of measuring what points of the curve lack; afterwards interpolated kernels are taken as they are.
 REFINEMENTS = 4
+#: Seconds for each point; what is not proven by then has a gap, which its plan states.
+POINT_S = 5.0
 
 #: Widths, removed blocks and resolution of a point.
 Key = tuple[tuple[tuple[str, int], ...], frozenset[str], Side | None]
@@ -174,7 +179,7 @@ def _solved(loop: PlanningLoop, begun: Begun, table: LatencyTable, residual: Res
     found: list[_Found] = []
     for column, problem in problems:
         reachable = [b for b in budgets if b >= least_of(problem)] if len(problems) > 1 else budgets
-        found += [_Found(column, problem, solution) for solution in frontier(problem, reachable)]
+        found += [_Found(column, problem, solution) for solution in _all_of(problem, reachable)]
         loop.solve_seconds = max([loop.solve_seconds, *(f.solution.seconds for f in found)])
     return _Solved(problems, budgets, least, _undominated(found))
 
@@ -183,7 +188,20 @@ def least_of(problem: Problem) -> float:
     """Least latency (ns) of any choice within the other limits."""
     name = problem.limits[0].name
     open_ = replace(problem.limited(math.inf), minimise=name, floor=-math.inf)
-    return solve_milp(open_).usage[name]
+    return solve_lazily(open_, partial(solve_milp, time_limit_s=POINT_S)).usage[name]
+
+
+def _all_of(problem: Problem, budgets: Sequence[float]) -> list[Solution]:
+    """The best choice at every budget that can be reached."""
+    if not any(limit.name.startswith(MEMORY) for limit in problem.limits):
+        return list(frontier(problem, budgets, time_limit_s=POINT_S))
+    found: list[Solution] = []
+    for budget in budgets:
+        try:
+            found.append(solve_lazily(problem.limited(budget), partial(solve_milp, time_limit_s=POINT_S)))
+        except BudgetError as error:
+            _log.debug("budget of %.4g ms: %s", budget / 1e6, error.message)
+    return found
 
 
 def _undominated(found: Sequence[_Found]) -> tuple[_Found, ...]:

@@ -19,7 +19,7 @@ from hwprune.solve.problem import Choice, Problem
 class Asked:
     """What a plan was asked for, as far as its file says it.
 
-    ``allowed`` are widths of groups that the user narrowed.
+    ``allowed`` are widths of groups that the user narrowed; with ``depth`` blocks could be left out.
     """
 
     criterion: str
@@ -31,6 +31,7 @@ class Asked:
     submodule: str | None = None
     inside_heads: tuple[str, ...] = ()
     prune_outputs: bool = False
+    depth: bool = False
     allowed: Mapping[str, Sequence[int]] = field(default_factory=dict[str, Sequence[int]])
 
 
@@ -91,10 +92,22 @@ def make_plan(
         fleet=fleet,
         removed_blocks=blocks,
         groups=tuple(_group(bench, result, scores, asked, name) for name in bench.deps.dense_widths),
-        ledger=tuple(
-            LedgerLine(name=r.name, channels=r.channels, reason=r.reason) for r in bench.deps.ledger
+        ledger=(
+            *(LedgerLine(name=r.name, channels=r.channels, reason=r.reason) for r in bench.deps.ledger),
+            *(_blocks_that_stay(bench, problem) if asked.depth else ()),
         ),
     )
+
+
+def _blocks_that_stay(bench: Workbench, problem: Problem) -> list[LedgerLine]:
+    """Residual blocks that no plan could leave out, and why."""
+    lines = [LedgerLine(name=f"block {r.name}", channels=0, reason=r.reason) for r in bench.blocks.declined]
+    offered = {block.name for block in problem.blocks}
+    for block in bench.removable:
+        if block.name not in offered:
+            reason = "no group of channels lies in it, and nothing says what it is worth: calibrate"
+            lines.append(LedgerLine(name=f"block {block.name}", channels=0, reason=reason))
+    return lines
 
 
 def fleet_line(bench: Workbench, result: LoopResult, *, budget: bool, weight: float | None) -> FleetLine:

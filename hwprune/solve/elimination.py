@@ -87,7 +87,7 @@ class Elimination:
         allowed
             Per factor of the model the entries that may be chosen; default all.
         """
-        tables = [np.tensordot(weights, f.layers, 1) for f in self.model.factors]
+        tables = self.model.weighted(weights)
         if allowed is not None:
             tables = [np.where(may, t, -np.inf) for t, may in zip(tables, allowed, strict=True)]
         tables += self._gates

@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 
 from hwprune.solve.formulation import Formulation, formulate
-from hwprune.solve.highs import Answer, HighsProgram
+from hwprune.solve.highs import Answer, HighsProgram, relaxed_prices
 from hwprune.solve.lagrange import Dual, Prices
 from hwprune.solve.local import Improver
 from hwprune.solve.model import Model, build_model
@@ -36,6 +36,11 @@ _CUTS = 12
 _ATTEMPTS = 30
 #: Below this many entries left, bounding again costs more than the linear program.
 _FEW = 40
+#: Above this many limits, prices begin with those of the linear relaxation.
+_SEVERAL = 3
+#: Above this many, the linear program is solved in windows below the bound, as shares of the gap.
+_MANY = 150
+_WINDOWS = (0.1, 0.25, 0.5)
 
 
 class Program(Protocol):
@@ -124,9 +129,9 @@ class Exact:
         known["floor"] = -problem.floor
         return np.array([known[row] for row in self.model.rows[1:]])
 
-    def improve(self, levels: np.ndarray, at_most: np.ndarray) -> np.ndarray:
+    def improve(self, levels: np.ndarray, at_most: np.ndarray, deadline: float) -> np.ndarray:
         """Local search from levels within the limits."""
-        return self._improver.improve(levels, at_most)
+        return self._improver.improve(levels, at_most, deadline)
 
 
 class _Run:
@@ -152,14 +157,38 @@ class _Run:
             if self._is_enough(bound):
                 return Found(self.best, min(bound, self.model.most()))
             left = _count(self.model, allowed)
-            allowed = self._allowed(prices, allowed)
+            reach = self._reach(prices)
+            allowed = self._allowed(reach, self.reached, allowed)
             now = _count(self.model, allowed)
             if now < _FEW or now > 0.8 * left or time.perf_counter() > self.deadline:
-                break
-            prices = self.dual.search(self.at_most, enough=self.reached, allowed=allowed)
+                return self._windows(allowed, reach, bound)
+            prices = self.dual.search(
+                self.at_most, enough=self.reached, allowed=allowed, deadline=self.deadline
+            )
             if prices.bound == -math.inf:
-                break
+                return Found(self.best, self.reached)
             bound = max(self.reached, min(bound, prices.bound))
+        return self._windows(allowed, None, bound)
+
+    def _windows(
+        self, allowed: list[np.ndarray] | None, reach: list[np.ndarray] | None, bound: float
+    ) -> Found:
+        """Solve the linear form of what may reach values close to the bound, then further below.
+
+        An answer within a window is the best of all: what lies outside cannot reach it. If there
+        is none, the end of the window is a new bound.
+        """
+        if reach is not None and self.reached > -math.inf and _count(self.model, allowed) > _MANY:
+            width = bound - self.reached
+            for share in _WINDOWS:
+                end = bound - share * width
+                if end <= self.reached or time.perf_counter() > self.deadline:
+                    break
+                found = self._finish(self._allowed(reach, end, allowed), math.inf)
+                bound = min(bound, max(end, found.bound))
+                if self._is_enough(bound):
+                    return Found(self.best, bound)
+            allowed = self._allowed(reach, self.reached, allowed)
         return self._finish(allowed, bound)
 
     def prices(self) -> Prices | None:
@@ -170,7 +199,13 @@ class _Run:
             size = abs(self.at_most[row - 1]) + abs(least)
             if least > self.at_most[row - 1] + 1e-9 * size:
                 return None
-        return self.dual.search(self.at_most)
+        first = None
+        if len(self.at_most) > _SEVERAL and self.deadline < math.inf:
+            # Cutting planes find their way slowly in many dimensions; the linear program does not.
+            form = formulate(self.model)
+            if form is not None and form.rows.shape[1]:
+                first = relaxed_prices(form, self.at_most, self.deadline)
+        return self.dual.search(self.at_most, first=first, deadline=self.deadline)
 
     def _take(self, levels: np.ndarray) -> bool:
         """Remember levels if they are within all limits and the best so far."""
@@ -193,7 +228,7 @@ class _Run:
             if levels.tobytes() in self.tried:
                 continue
             self.tried.add(levels.tobytes())
-            better = self.exact.improve(levels, self.at_most)
+            better = self.exact.improve(levels, self.at_most, self.deadline)
             self.tried.add(better.tobytes())
             # Sums in another order may put a choice a rounding error above a limit.
             if not self._take(better):
@@ -204,12 +239,17 @@ class _Run:
             return bound <= self.reached
         return bound - self.reached <= self.gap * max(abs(bound), 1e-12)
 
-    def _allowed(self, prices: Prices, before: list[np.ndarray] | None) -> list[np.ndarray]:
-        """Entries that a choice better than the best so far may have."""
-        if self.reached == -math.inf:
-            return [np.ones(f.shape, bool) for f in self.model.factors] if before is None else before
-        reach = self.dual.elimination.marginals(prices.swept)
-        allowed = [m + prices.offset >= self.reached for m in reach]
+    def _reach(self, prices: Prices) -> list[np.ndarray]:
+        """Per factor a bound on the objective of all choices with each entry."""
+        return [m + prices.offset for m in self.dual.elimination.marginals(prices.swept)]
+
+    def _allowed(
+        self, reach: list[np.ndarray], least: float, before: list[np.ndarray] | None
+    ) -> list[np.ndarray] | None:
+        """Entries that a choice of at least some objective may have."""
+        if least == -math.inf:
+            return before
+        allowed = [m >= least for m in reach]
         return allowed if before is None else [a & b for a, b in zip(allowed, before, strict=True)]
 
     def _finish(self, allowed: list[np.ndarray] | None, bound: float) -> Found:

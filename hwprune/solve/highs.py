@@ -30,6 +30,12 @@ class Answer:
     bound: float
 
 
+def relaxed_prices(form: Formulation, at_most: np.ndarray, deadline: float) -> np.ndarray:
+    """Prices of the limits in the linear relaxation; zeros if it has no solution."""
+    program = HighsProgram(form, at_most, relaxed=True)
+    return program.prices(deadline)
+
+
 class HighsProgram:
     """A linear form under limits, in HiGHS.
 
@@ -37,10 +43,13 @@ class HighsProgram:
     ----------
     at_most
         Limits of rows 1 and up of the model.
+    relaxed
+        Whether all variables are continuous.
     """
 
-    def __init__(self, form: Formulation, at_most: np.ndarray) -> None:
+    def __init__(self, form: Formulation, at_most: np.ndarray, *, relaxed: bool = False) -> None:
         self.form = form
+        self.relaxed = relaxed
         self.worth = _SCALE / (float(form.rows[0].sum()) or _SCALE)
         room = np.maximum(at_most - form.constant[1:], 0.0)
         top = form.rows[1:].max(axis=1, initial=0.0)
@@ -79,6 +88,15 @@ class HighsProgram:
             return Answer(None, bound)
         return Answer(self.form.decode(np.array(highs.getSolution().col_value)), bound)
 
+    def prices(self, deadline: float) -> np.ndarray:
+        """Prices of the limits, of a relaxed program."""
+        self._highs.setOptionValue("time_limit", max(0.05, deadline - time.perf_counter()))
+        self._highs.run()
+        if self._highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+            return np.zeros(len(self.limits))
+        duals = np.array(self._highs.getSolution().row_dual)[: len(self.limits)]
+        return np.maximum(-duals, 0.0) * self.scale / self.worth
+
     def forbid(self, levels: np.ndarray) -> None:
         """Rule out exactly these levels."""
         columns = self.form.columns(levels)
@@ -112,7 +130,7 @@ class HighsProgram:
         lp.a_matrix_.index_ = matrix.indices.astype(np.int32)
         lp.a_matrix_.value_ = matrix.data
         kinds = np.zeros(columns, bool)
-        kinds[: form.binary.size] = form.binary
+        kinds[: form.binary.size] = form.binary & (not self.relaxed)
         lp.integrality_ = [
             highspy.HighsVarType.kInteger if kind else highspy.HighsVarType.kContinuous for kind in kinds
         ]

@@ -13,6 +13,7 @@ elimination treats everything but the limits exactly.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -97,13 +98,19 @@ class Dual:
         *,
         enough: float = -math.inf,
         allowed: Sequence[np.ndarray] | None = None,
+        first: np.ndarray | None = None,
         sweeps: int = MAX_SWEEPS,
+        deadline: float = math.inf,
     ) -> Prices:
-        """Prices whose bound is least, nearly; stops early at a bound of ``enough``."""
+        """Prices whose bound is least, nearly; stops early at a bound of ``enough``, or in time."""
         best = self.at(np.zeros(len(at_most)), at_most, allowed)
+        if first is not None:
+            best = min(best, self.at(first, at_most, allowed), key=lambda found: found.bound)
         lines = [rows for levels, rows in self.pool.values() if _within(levels, self.model, allowed)]
         scale = self._scale(lines, at_most)
         for _ in range(sweeps):
+            if time.perf_counter() > deadline:
+                break
             prices, lowest = _lowest(lines, at_most, scale)
             if best.bound <= enough or lowest >= best.bound - 1e-9 * max(abs(best.bound), self._size * 1e-3):
                 break

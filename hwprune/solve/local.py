@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import time
+
 import numpy as np
 
 from hwprune.solve.model import Model
 
 #: Pairs of changes that are priced exactly per round, most promising first.
 PAIRS = 400
-MAX_ROUNDS = 200
+#: Single changes that are priced exactly per round.
+SINGLES = 20
+MAX_ROUNDS = 60
+ROUNDS_TIMES_LIMITS = 600
+#: Limits of which less than this share is left are looked at first.
+NEAR = 0.05
+#: Options whose limits are all looked at at once.
+CHUNK = 8
 
 
 class Improver:
@@ -24,48 +34,65 @@ class Improver:
             [i for i in model.groups if model.nodes[i].gate == b] for b in range(model.blocks)
         ]
 
-    def improve(self, levels: np.ndarray, at_most: np.ndarray) -> np.ndarray:
+    def improve(self, levels: np.ndarray, at_most: np.ndarray, deadline: float = math.inf) -> np.ndarray:
         """A choice that no change or pair of changes improves; ``levels`` must be within the limits."""
-        levels, rows = levels, self.model.price(levels[None, :])[:, 0]
-        for _ in range(MAX_ROUNDS):
-            found = self._round(levels, rows, at_most)
-            if found is None:
+        watched: set[int] = set()
+        # With many limits a round takes long, and the linear program does better.
+        for _ in range(min(MAX_ROUNDS, ROUNDS_TIMES_LIMITS // max(1, len(at_most)))):
+            better = self._round(levels, at_most, watched)
+            if better is None or time.perf_counter() > deadline:
                 break
-            levels, rows = found
+            levels = better
         return levels
 
-    def _round(
-        self, levels: np.ndarray, rows: np.ndarray, at_most: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray] | None:
+    def _round(self, levels: np.ndarray, at_most: np.ndarray, broken: set[int]) -> np.ndarray | None:
+        """A better choice; ``broken`` are limits that stood in the way before, and are added to."""
         raw, units = self.changes(levels)
         if not len(units):
             return None
-        priced = self.model.price(self.model.settle(raw))
-        deltas = priced - rows[:, None]
+        rows = self.model.price(levels[None, :])[:, 0]
+        # Limits that are far away are looked at last.
+        near = at_most - rows[1:] <= NEAR * np.abs(at_most)
+        near[[row - 1 for row in broken]] = True
+        near = np.flatnonzero(near) + 1
+        watched = np.concatenate([[0], near])
+        deltas = self.model.price(self.model.settle(raw), watched) - rows[watched][:, None]
+        room = (at_most - rows[1:])[near - 1]
         least = 1e-12 * (1.0 + abs(rows[0]))
-        fits = (priced[1:] <= at_most[:, None]).all(axis=0) & (deltas[0] > least)
-        single = max(np.flatnonzero(fits), key=lambda i: deltas[0, i], default=None)
+        single = np.flatnonzero((deltas[0] > least) & (deltas[1:] <= room[:, None]).all(axis=0))
+        single = single[np.argsort(-deltas[0, single], kind="stable")][:SINGLES]
         # Changes add up but for what the two have in common; that is found out by pricing.
-        gain = deltas[0][:, None] + deltas[0][None, :]
-        good = (gain > least) & (units[:, None] < units[None, :])
-        for row in range(1, len(rows)):
-            room = at_most[row - 1] - rows[row] + 0.02 * np.abs(deltas[row]).max()
-            good &= deltas[row][:, None] + deltas[row][None, :] <= room
+        ups, downs = np.flatnonzero(deltas[0] > least), np.flatnonzero(deltas[0] <= least)
+        gain = deltas[0, ups][:, None] + deltas[0, downs][None, :]
+        good = (gain > least) & (units[ups][:, None] != units[downs][None, :])
+        for delta, left in zip(deltas[1:], room, strict=True):
+            good &= delta[ups][:, None] + delta[downs][None, :] <= left + 0.02 * np.abs(delta).max()
         first, second = np.nonzero(good)
         best = np.argsort(-gain[first, second], kind="stable")[:PAIRS]
-        both = np.array(raw[first[best]])
+        first, second = ups[first], downs[second]
         other = raw[second[best]]
-        both = np.where(other != levels, other, both)
-        options = [] if single is None else [raw[single][None, :]]
-        options = self.model.settle(np.concatenate([*options, both]))
+        both = np.where(other != levels, other, raw[first[best]])
+        options = self.model.settle(np.concatenate([raw[single], both]))
         if not len(options):
             return None
-        prices = self.model.price(options)
-        fits = (prices[1:] <= at_most[:, None]).all(axis=0) & (prices[0] > rows[0] + least)
-        if not fits.any():
-            return None
-        winner = int(np.argmax(np.where(fits, prices[0], -np.inf)))
-        return options[winner], prices[:, winner]
+        priced = self.model.price(options, watched)
+        fits = (priced[1:] <= at_most[near - 1][:, None]).all(axis=0) & (priced[0] > rows[0] + least)
+        order = np.flatnonzero(fits)
+        return self._first(options[order[np.argsort(-priced[0, order], kind="stable")]], at_most, broken)
+
+    def _first(self, options: np.ndarray, at_most: np.ndarray, broken: set[int]) -> np.ndarray | None:
+        """The first option that keeps all limits."""
+        while len(options):
+            over = self.model.price(options[:CHUNK])[1:] > at_most[:, None]
+            keeps = ~over.any(axis=0)
+            if keeps.any():
+                return options[int(np.argmax(keeps))]
+            found = np.flatnonzero(over.any(axis=1)) + 1
+            broken.update(found.tolist())
+            options = options[CHUNK:]
+            fits = self.model.price(options, found) <= at_most[found - 1][:, None]
+            options = options[fits.all(axis=0)]
+        return None
 
     def changes(self, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """All single changes (``[changes, nodes]``, not settled), and which node each is about."""

@@ -120,17 +120,25 @@ class Model:
             levels[:, link.node] = link.table[levels[:, link.left], levels[:, link.right]]
         return levels
 
-    def price(self, levels: np.ndarray) -> np.ndarray:
-        """All rows (``[rows, choices]``) of settled levels (``[choices, nodes]``)."""
+    def price(self, levels: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+        """Rows (``[rows, choices]``; default all) of settled levels (``[choices, nodes]``)."""
         flat, starts, axes, strides = self._flat
         where = starts + (levels[:, axes] * strides).sum(axis=2)
-        return self.constant[:, None] + flat[:, where].sum(axis=2)
+        constant = self.constant
+        if rows is not None:
+            flat, constant = flat[rows], constant[rows]
+        return constant[:, None] + flat[:, where].sum(axis=2)
 
-    def parts(self, levels: np.ndarray, factors: np.ndarray) -> np.ndarray:
-        """What some factors (by number) add to all rows at settled levels."""
-        flat, starts, axes, strides = self._flat
-        where = starts[factors] + (levels[:, axes[factors]] * strides[factors]).sum(axis=2)
-        return flat[:, where].sum(axis=2)
+    def weighted(self, weights: np.ndarray) -> list[np.ndarray]:
+        """Per factor the sum of its layers, by weights of the rows."""
+        flat, starts, _, _ = self._flat
+        rows = np.flatnonzero(weights)
+        total = weights[rows] @ flat[rows]
+        sizes = [math.prod(factor.shape) for factor in self.factors]
+        return [
+            total[start : start + size].reshape(factor.shape)
+            for factor, start, size in zip(self.factors, starts.tolist(), sizes, strict=True)
+        ]
 
     def choice(self, levels: np.ndarray) -> Choice:
         """What settled levels (``[nodes]``) stand for."""

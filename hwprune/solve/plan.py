@@ -176,15 +176,26 @@ class Plan(Strict):
             A field is unknown, missing, malformed or contradicts another.
         """
         loaded = read_plan(path)
+        plan = cls.read(loaded.payload, path)
+        return plan.model_copy(update={"edited": True}) if loaded.edited else plan
+
+    @classmethod
+    def read(cls, payload: Mapping[str, Any], path: str | Path) -> Plan:
+        """A plan from JSON values that were found at ``path``.
+
+        Raises
+        ------
+        PlanError
+            A field is unknown, missing, malformed or contradicts another.
+        """
         try:
-            plan = cls.model_validate(loaded.payload)
+            return cls.model_validate(payload)
         except ValidationError as error:
             raise PlanError(
                 f"plan {path}: {describe(error, cls)}", hint="correct the field, or plan again"
             ) from error
         except PlanError as error:
             raise PlanError(f"plan {path}: {error.message}", hint=error.hint) from error
-        return plan.model_copy(update={"edited": True}) if loaded.edited else plan
 
     def check(
         self,
@@ -210,20 +221,7 @@ class Plan(Strict):
             the model is the right one, the blocks that cannot go or whose groups the plan keeps.
         """
         wrong = misfits(self.groups, self.removed, self.fingerprint, dependencies_sizes, fingerprint, blocks)
-        if not wrong:
-            return
-        lines = wrong.other_model or wrong.contradictions
-        more = f"; and {len(lines) - 4} more" if len(lines) > 4 else ""
-        if wrong.other_model:
-            raise PlanError(
-                f"this plan was made for another model ('{self.model}'): {'; '.join(lines[:4])}{more}",
-                hint="load the model the plan was made for, with the same include and exclude patterns, "
-                "or make a new plan for this one",
-            )
-        raise PlanError(
-            f"this plan does not fit the blocks of '{self.model}': {'; '.join(lines[:4])}{more}",
-            hint="correct removed_blocks and the groups that name them, or plan again",
-        )
+        wrong.refuse(self.model)
 
     def summary_rows(self) -> list[tuple[str, ...]]:
         """One row of text per group, with the columns of :data:`SUMMARY_HEADER`."""

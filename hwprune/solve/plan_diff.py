@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ from hwprune.solve.plan_group import PlanGroup
 from hwprune.solve.plan_words import amount, block_words, fleet_words, limit_words
 from hwprune.solve.ranges import format_ranges
 
+#: Characters of a list of units in a line of words; the numbers beside it are complete.
+_LONG = 40
 #: Nobody wants to know that these differ.
 _INCIDENTAL = ("solve_seconds",)
 #: Compared as what is kept, not field by field.
@@ -94,23 +96,32 @@ def _groups(first: Plan, second: Plan) -> Iterable[GroupDifference]:
         elif (one.size, one.kept_units) != (other.size, other.kept_units):
             mine, new = set(one.kept_units), set(other.kept_units)
             lost, won = format_ranges(mine - new), format_ranges(new - mine)
-            yield GroupDifference(one.name, lost, won, f"group {one.name}: {_words(one, other, lost, won)}")
+            yield GroupDifference(one.name, lost, won, f"group {one.name}: {_words(one, other)}")
     for name, other in theirs.items():
         yield GroupDifference(name, "", other.kept, f"group {name}: only in the second plan")
 
 
-def _words(one: PlanGroup, other: PlanGroup, lost: str, won: str) -> str:
+def _words(one: PlanGroup, other: PlanGroup) -> str:
     if one.size != other.size:
         return f"it has {one.size} units in the first plan, {other.size} in the second"
     if other.block is not None:
         return f"{one.width} of {one.size} units, then none: it goes with block {other.block}"
     if one.block is not None:
         return f"it goes with block {one.block}, then {other.width} of {one.size} units"
-    changes = [f"without {lost}"] * bool(lost) + [f"with {won}"] * bool(won)
+    gone, new = set(one.kept_units) - set(other.kept_units), set(other.kept_units) - set(one.kept_units)
+    changes = [f"without {_some(gone)}"] * bool(gone) + [f"with {_some(new)}"] * bool(new)
     widths = f"{one.width} of {one.size} units, then {other.width}"
     if one.width == other.width:
         widths = f"{one.width} of {one.size} units in both, but others"
     return f"{widths}: {', '.join(changes)}"
+
+
+def _some(units: Set[int]) -> str:
+    """Units as ranges, the first of many only."""
+    text = format_ranges(units)
+    if len(text) <= _LONG:
+        return text
+    return f"{text[:_LONG].rpartition(',')[0]} and others, {len(units)} in all"
 
 
 def _removed(first: Plan, second: Plan) -> list[str]:

@@ -7,10 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hwprune.errors import PlanError
 from hwprune.solve.plan_group import PlanGroup
 
 if TYPE_CHECKING:
     from hwprune.dependency.blocks import Block
+
+
+#: A message names so many.
+_NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,23 @@ class Misfits:
 
     def __bool__(self) -> bool:
         return bool(self.other_model or self.contradictions)
+
+    def refuse(self, model: str) -> None:
+        """Raise ``PlanError`` if anything does not fit a plan that is for ``model``."""
+        lines = self.other_model or self.contradictions
+        more = f"; and {len(lines) - _NAMED} more" if len(lines) > _NAMED else ""
+        what = f"{'; '.join(lines[:_NAMED])}{more}"
+        if self.other_model:
+            raise PlanError(
+                f"this plan was made for another model ('{model}'): {what}",
+                hint="load the model the plan was made for, with the same include and exclude patterns, "
+                "or make a new plan for this one",
+            )
+        if self.contradictions:
+            raise PlanError(
+                f"this plan does not fit the blocks of '{model}': {what}",
+                hint="correct removed_blocks and the groups that name them, or plan again",
+            )
 
 
 def misfits(

@@ -183,6 +183,17 @@ def load_pruned(directory: str | Path, factory: Callable[[], nn.Module]) -> Load
     return LoadedModel(model.eval(), saved.plan)
 
 
+def stored_plan(directory: str | Path) -> dict[str, Any]:
+    """What was given to :func:`save_pruned` as the plan.
+
+    Raises
+    ------
+    ArtifactError
+        The directory holds no pruned model, or its file is damaged or edited.
+    """
+    return _read(Path(directory)).plan
+
+
 def _cut(dense: nn.Module, cut: CutRecord, directory: Path) -> nn.Module:
     if cut.form == "graph":
         inputs = tuple(torch.zeros(shape, dtype=getattr(torch, dtype)) for shape, dtype in cut.inputs)

@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench import plan_accuracy
-from bench.plan_accuracy import Case, State
+from bench.plan_accuracy_case import Case, State
 from bench.plan_accuracy_peers import TorchPruning, uniform_widths
 from bench.plan_accuracy_prices import Prices
 from bench.plan_accuracy_summary import rows_with_margins, summary
@@ -50,6 +49,10 @@ def test_margins_are_over_the_best_of_the_others_and_spreads_over_the_seeds() ->
     assert found["margin_over_spread_min"] == pytest.approx(7.0 + by["tp-taylor"]["spread"])
     assert found["recheck_replaced"] == 0.5
     assert summary(rows_with_margins([_cell("ours", 0, 0.5)])[:0]) == {}
+    lost = cells[0] | {"method": "tp-taylor", "accuracy": None}
+    without = rows_with_margins([cells[0], cells[2], lost])
+    assert [row["method"] for row in without] == ["ours", "uniform"]
+    assert without[0]["margin"] == pytest.approx(10.0)
     mild = rows_with_margins([_cell(m, 0, 0.5, share=0.7) for m in ("ours", "uniform")])
     assert summary(mild)["separable_margin_at_50"] is None
 
@@ -130,7 +133,6 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
     def judge(case: Case, model: nn.Module, widths: dict[str, int]) -> dict[str, Any]:
         return {"accuracy": 0.5, "predicted": 0.5, "widths": widths}
 
-    monkeypatch.setattr(plan_accuracy, "METHODS", {"ours": method})
     monkeypatch.setattr(Case, "prepare", prepare)
     monkeypatch.setattr(Case, "_judge", judge)
     timed: list[list[str]] = []
@@ -140,7 +142,9 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
 
     def run() -> State:
         state = State.load(place, options)
-        Case("digits", "plain", 0, load_target("x86-64-avx512", threads=1), options, state).run()
+        Case("digits", "plain", 0, load_target("x86-64-avx512", threads=1), options, state).run(
+            {"ours": method}
+        )
         return state
 
     with pytest.raises(KeyboardInterrupt):
@@ -161,7 +165,6 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
 def test_plans_of_the_first_seed_are_timed_even_after_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan_accuracy, "METHODS", {"ours": None})
     monkeypatch.setattr(Case, "prepare", lambda case: setattr(case, "dense_ns", 100.0))
     timed: list[list[str]] = []
     monkeypatch.setattr(Case, "_time", lambda case, names: timed.append(names))
@@ -170,5 +173,6 @@ def test_plans_of_the_first_seed_are_timed_even_after_an_interruption(
         state.put(f"digits/plain/{seed}/0.5/ours", {"measured": None})
         state.put(f"digits/plain/{seed}/0.25/ours", {"measured": 0.2})
         target = load_target("x86-64-avx512", threads=1)
-        Case("digits", "plain", seed, target, _options(tmp_path, time=True, made_up=False), state).run()
+        options = _options(tmp_path, time=True, made_up=False)
+        Case("digits", "plain", seed, target, options, state).run({"ours": lambda case: None})  # type: ignore[arg-type]
     assert timed == [["digits/plain/0/0.5/ours"]]

@@ -12,11 +12,15 @@ from torch import nn
 from hwprune.capture import capture
 from hwprune.compile import pipeline_hash
 from hwprune.latency.fusion import fuse
+from hwprune.latency.table import LatencyTable
 from hwprune.measure.profile import profile
-from hwprune.planner.workbench import recorded
+from hwprune.planner.workbench import Workbench, recorded
 from hwprune.target import load_target
 from tests.cli.conftest import Command
+from tests.conftest import price
 from tests.measure.fakes import QUIET, InlineBuilder, InlineRunner
+from tests.planner.fakes import row
+from tests.planner.fakes import table as made_up
 
 TARGET = load_target("x86-64-avx512")
 ODD = ("tests.cli.test_inspect_kernels:Odd", "-i", "1x3x16x16", "-t", TARGET.name)
@@ -87,3 +91,20 @@ def test_without_a_table_nothing_has_a_share(hw: Command) -> None:
     found = json.loads(hw("inspect", *ODD, "--time", "--json").out)
     assert found["measured"] == 0
     assert found["fallback_share"] is None
+
+
+def test_a_table_with_all_kernels_says_what_pruning_can_save(
+    hw: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = ("tests.small:Small", "-i", "1x1x8x8", "-t", TARGET.name, "--time")
+    assert "the table lacks kernels" in hw("inspect", *small).out
+
+    def known(self: Workbench) -> LatencyTable:
+        specs = [*self.model.specs(), *self.model.kernels(self.model.dense)]
+        return made_up([row(spec, price(spec)) for spec in {s.digest(): s for s in specs}.values()])
+
+    monkeypatch.setattr(Workbench, "known_table", known)
+    found = json.loads(hw("inspect", *small, "--json").out)["verdict"]
+    assert {kernel["name"] for kernel in found["kernels"]} >= {"stem.0", "a.0", "b.0"}
+    assert 0.0 < found["saving"] < 1.0
+    assert "pruning can save at most" in hw("inspect", *small).out

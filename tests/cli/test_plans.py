@@ -74,7 +74,8 @@ def test_diff(hw: Command, planned: Path, tmp_path: Path) -> None:
     again.save(tmp_path / "again.json")
     ran = hw("plan", "diff", "plan.json", "again.json")
     assert (ran.code, ran.out) == (0, "the plans are the same\n")
-    again.model_copy(update={"predicted_ns": made.predicted_ns * 1.1}).save(tmp_path / "slower.json")
+    slower = {"predicted_ns": made.predicted_ns * 1.1, "low_ns": None, "high_ns": None}
+    again.model_copy(update=slower).save(tmp_path / "slower.json")
     ran = hw("plan", "diff", "plan.json", "slower.json")
     assert ran.code == 1 and "predicted: " in ran.out and "(+10.00%)" in ran.out
     assert hw("plan", "diff", "plan.json", "slower.json", "--choice").code == 0
@@ -173,7 +174,9 @@ def test_a_table_without_the_kernels(hw: Command, fake_device: None, tmp_path: P
     assert ran.code == 2 and "--input" in ran.err
 
 
-def test_a_block_removed_by_hand(hw: Command, planned: Path, tmp_path: Path) -> None:
+def test_a_block_removed_by_hand(
+    hw: Command, planned: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     data = json.loads(planned.read_text())
     data["payload"]["removed_blocks"] = [{"name": "a.0"}]
     planned.write_text(json.dumps(data))
@@ -185,9 +188,12 @@ def test_a_block_removed_by_hand(hw: Command, planned: Path, tmp_path: Path) -> 
     assert findings(ran.out)["model"] == ("good", "Small: 2 groups, 1 of 1 blocks removed")
     ran = hw("prune", MODEL, *INPUT, "-p", "plan.json", "--json")
     assert ran.code == 0, ran.err
-    assert "edited by hand" in ran.err
+    assert "edited by hand" in caplog.text
     groups = {g["name"]: (g["requested"], g["achieved"]) for g in json.loads(ran.out)["groups"]}
     assert groups["a.0"] == (0, 0)
+    ran = hw("plan", "diff", "plan.json", "pruned", "--json")  # the plan that a pruned model was made by
+    assert json.loads(ran.out)["same"] and ran.code == 0
+    assert "goes with a.0" in hw("plan", "show", "pruned").out
     loaded = hwprune.load(tmp_path / "pruned", Small)
     assert isinstance(loaded, nn.Module) and not any(n.startswith("a.") for n in loaded.state_dict())
 

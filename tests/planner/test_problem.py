@@ -3,81 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from functools import cache
 
 import numpy as np
 import pytest
 from torch import Tensor, nn
 
-from hwprune.capture import capture
-from hwprune.dependency import analyse
-from hwprune.errors import BudgetError, UsageError
-from hwprune.latency.kernel import KernelSpec
-from hwprune.latency.program import Program
-from hwprune.latency.table import LatencyTable
-from hwprune.measure.stats import Summary
-from hwprune.planner.loop import PlanningLoop
-from hwprune.planner.network import Column
 from hwprune.planner.prediction import predict
 from hwprune.planner.problem import build_problem
 from hwprune.planner.residual import Residual
-from hwprune.planner.workbench import Workbench, measure_profile
 from hwprune.planner.worth import Worth
 from hwprune.solve.milp import solve_milp
 from hwprune.solve.problem import Choice, Problem
-from hwprune.target import load_target
-from tests.nets import settle
 from tests.planner.brute import brute_force
-from tests.planner.fakes import row, table
-from tests.planner.residual_nets import IMAGE, Blocks, Growing, Inverted
+from tests.planner.made_network import Machine, bench, scores, worth
+from tests.planner.residual_nets import Blocks, Growing, Inverted
 
 #: Bytes and launches count for something.
 RESIDUAL = Residual(launch_ns=700.0, factor=1.1, byte_ns=0.05, shift_ns=9000.0)
-
-
-@cache
-def bench(kind: type[nn.Module], steps: int = 3) -> Workbench:
-    captured = capture(settle(kind()), IMAGE)
-    target = load_target("host", threads=1)
-    return Workbench.open(captured, analyse(captured), target, profile=measure_profile("quick"), steps=steps)
-
-
-def price(spec: KernelSpec) -> float:
-    """A product of channel counts, as loop nests cost; concatenations by what they copy."""
-    inputs = [np.prod(i.shape) for i in spec.inputs]
-    return 3000.0 + float(sum(inputs)) * (4.0 if spec.anchor == "cat" else 20.0)
-
-
-class Machine:
-    """Kernels cost what :func:`price` says, networks what ``network`` makes of their kernels."""
-
-    def __init__(self, slower: float = 1.0) -> None:
-        self.rows: dict[str, KernelSpec] = {}
-        self.slower = slower
-        self.timed: list[Mapping[str, Program]] = []
-
-    def profile(self, specs: Sequence[KernelSpec]) -> LatencyTable:
-        self.rows.update({spec.digest(): spec for spec in specs})
-        return table([row(spec, price(spec)) for spec in self.rows.values()])
-
-    def truth(self, program: Program) -> float:
-        return self.slower * sum(price(step.spec) for step in program.steps)
-
-    def time_networks(self, programs: Mapping[str, Program]) -> dict[str, Summary]:
-        self.timed.append(programs)
-        found = {name: self.truth(program) for name, program in programs.items()}
-        return {name: Summary(ns, ns, ns, ns, ns, (), 9) for name, ns in found.items()}
-
-
-def scores(found: Workbench, seed: int = 0) -> dict[str, np.ndarray]:
-    generator = np.random.default_rng(seed)
-    return {g.name: generator.exponential(1.0, g.size) for g in found.deps.groups}
-
-
-def worth(found: Workbench, blocks: Mapping[str, float] | None = None) -> Worth:
-    groups = Worth.of_scores(scores(found), found.model.domains).groups
-    return Worth(groups, dict(blocks or {}))
 
 
 def some_choices(problem: Problem, count: int = 60) -> list[Choice]:
@@ -175,126 +117,6 @@ def test_a_block_of_which_nothing_says_what_it_is_worth_is_not_on_offer():
     usage = priced.usage(priced.limits[0], without)
     predicted = predict(found.without(without.removed), without.widths, known, RESIDUAL)
     assert usage == pytest.approx(predicted.latency_ns)
-
-
-def loop(found: Workbench, machine: Machine, **options: object) -> PlanningLoop:
-    return PlanningLoop(
-        found,
-        options.pop("worth", None) or worth(found),  # pyright: ignore[reportArgumentType]
-        profile=machine.profile,
-        time_networks=machine.time_networks,
-        solve=brute_force,
-        **options,  # pyright: ignore[reportArgumentType]
-    )
-
-
-def test_a_budget_that_widths_cannot_reach_is_reached_without_blocks():
-    found, machine = bench(Blocks), Machine(slower=1.2)
-    least = {g: w[0] for g, w in found.model.domains.items()}
-    reachable = machine.truth(found.program_at(least)) / machine.truth(found.program_at(found.dense))
-    share = 0.9 * reachable
-    with pytest.raises(BudgetError):
-        loop(found, machine).run(share)
-    result = loop(found, machine, depth=True).run(share)
-    assert result.solution.removed
-    assert result.measured_ns is not None
-    assert result.measured_ns <= result.budget_ns * 1.005
-    program = machine.timed[-1]["pruned"]
-    names = {step.name for step in program.steps}
-    assert all(not any(n.startswith(f"{gone}.") for n in names) for gone in result.solution.removed)
-    assert machine.truth(program) == pytest.approx(result.measured_ns, rel=1e-6)
-    assert {step.spec.digest() for step in program.steps} <= machine.rows.keys(), "all of it was measured"
-    assert result.rounds[-1].removed == result.solution.removed
-    for group, width in result.solution.widths.items():
-        inside = any(group in b.groups for b in found.removable if b.name in result.solution.removed)
-        assert (width == 0) == inside
-
-
-def test_with_depth_a_plan_is_never_worth_less():
-    found, machine = bench(Blocks), Machine()
-    for share in (0.6, 0.45):
-        narrow = loop(found, machine).run(share, checks=0)
-        deep = loop(found, machine, depth=True).run(share, checks=0)
-        assert deep.solution.value >= narrow.solution.value - 1e-9
-
-
-def test_a_dense_block_is_planned_end_to_end():
-    found, machine = bench(Growing, steps=2), Machine(slower=1.1)
-    result = loop(found, machine).run(0.5)
-    assert result.measured_ns is not None
-    assert 0.45 * result.dense.median <= result.measured_ns <= result.budget_ns * 1.005
-    known = machine.profile([])
-    assert found.model.missing(result.solution.widths, known) == []
-    assert result.prediction.low_ns < result.predicted_ns < result.prediction.high_ns
-    assert result.prediction.interpolated == 0.0
-    # The best of all choices, by the problem's own word.
-    assert brute_force(result.problem).value == pytest.approx(result.solution.value)
-
-
-def at(kind: type[nn.Module], side: int) -> Workbench:
-    captured = capture(settle(kind()), nn.functional.interpolate(IMAGE, (side, side)))
-    target = load_target("host", threads=1)
-    return Workbench.open(captured, analyse(captured), target, profile=measure_profile("quick"), steps=3)
-
-
-def test_a_smaller_input_is_chosen_where_it_is_worth_it():
-    full, small, machine = bench(Blocks), at(Blocks, 6), Machine()
-    columns = (Column(full), Column(small, (6, 6)))
-    kept = {}
-    for lost in (1e-3, 1e6):
-        own = worth(full)
-        given = Worth(own.groups, resolutions={(6, 6): -lost})
-        result = loop(full, machine, worth=given, columns=columns).run(0.5)
-        kept[lost] = result
-        alone = {c.resolution: loop(full, machine, columns=[c]).run(0.5, checks=0) for c in columns}
-        best = max(alone[None].solution.value, alone[6, 6].solution.value - lost)
-        assert result.solution.value == pytest.approx(best)
-        assert result.measured_ns is not None
-        assert result.measured_ns <= result.budget_ns * 1.005
-    assert (kept[1e-3].resolution, kept[1e6].resolution) == ((6, 6), None)
-    assert kept[1e-3].rounds[-1].resolution == (6, 6)
-    shapes = machine.timed
-    assert {p["pruned"].input_shapes[0][2] for p in shapes if "pruned" in p} == {6, 8}
-
-
-def test_a_budget_out_of_reach_names_what_the_smallest_input_reaches():
-    full, small, machine = bench(Blocks), at(Blocks, 6), Machine()
-    columns = (Column(full), Column(small, (6, 6)))
-    given = Worth(worth(full).groups, resolutions={(6, 6): -1.0})
-    messages = {}
-    offers = {"both": columns, "one by one": columns, "small": columns[1:], "full": columns[:1]}
-    for names, chosen in offers.items():
-        planner = loop(full, machine, worth=given, columns=chosen)
-        planner.solve = solve_milp if names != "one by one" else lambda problem: solve_milp(problem)
-        with pytest.raises(BudgetError, match="cannot be reached") as caught:
-            planner.run(0.01)
-        messages[names] = caught.value.message
-    assert messages["one by one"] == messages["small"] != messages["full"]
-    assert messages["small"] in messages["both"]
-
-
-def test_the_bound_holds_for_all_resolutions():
-    full, small, machine = bench(Blocks), at(Blocks, 6), Machine()
-    columns = (Column(full), Column(small, (6, 6)))
-    given = Worth(worth(full).groups, resolutions={(6, 6): -4.0})
-    for solve in (solve_milp, lambda problem: solve_milp(problem)):
-        planner = loop(full, machine, worth=given, columns=columns)
-        planner.solve = solve
-        found = planner.run(0.5, checks=0)
-        exact = loop(full, machine, worth=given, columns=columns).run(0.5, checks=0)
-        assert found.resolution == exact.resolution
-        assert found.solution.value == pytest.approx(exact.solution.value, rel=1e-4)
-        assert found.solution.bound >= exact.solution.value - 1e-9
-
-
-def test_resolutions_without_a_price_cannot_be_compared():
-    full, small, machine = bench(Blocks), at(Blocks, 6), Machine()
-    columns = (Column(full), Column(small, (6, 6)))
-    given = Worth(worth(full).groups, resolutions={(4, 4): 0.0})
-    with pytest.raises(UsageError, match="nothing says what is lost at 6x6"):
-        loop(full, machine, worth=given, columns=columns).run(0.5)
-    result = loop(full, machine, columns=columns[1:]).run(0.5, checks=0)
-    assert result.resolution == (6, 6), "there is no choice"
 
 
 def test_values_that_were_measured_count_as_they_are():

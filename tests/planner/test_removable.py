@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import cache
 
 import pytest
 from torch import nn
 
 from hwprune.capture import capture
-from hwprune.dependency import analyse
 from hwprune.latency.fusion import fuse
-from hwprune.planner.workbench import Workbench, measure_profile
 from hwprune.surgery.blocks import remove_blocks
-from hwprune.target import load_target
-from tests.nets import settle
+from tests.planner.made_network import bench
 from tests.planner.residual_nets import IMAGE, Blocks, Doubled, Growing, Inverted, Nested
-
-
-@cache
-def bench(kind: type[nn.Module], steps: int = 3) -> Workbench:
-    captured = capture(settle(kind()), IMAGE)
-    target = load_target("host", threads=1)
-    return Workbench.open(captured, analyse(captured), target, profile=measure_profile("quick"), steps=steps)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -69,3 +70,11 @@ def test_unknown_solvers_are_refused_with_the_known_ones() -> None:
     with pytest.raises(PlanError, match="no solver 'gredy'; did you mean 'greedy'") as error:
         solve(GOOD, solver="gredy")
     assert all(name in str(error.value) for name in SOLVERS)
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    # None in the table of modules makes every import of it fail.
+    monkeypatch.setitem(sys.modules, "ortools.sat.python.cp_model", None)
+    with pytest.raises(PlanError, match="needs OR-Tools") as error:
+        solve(GOOD, solver="cpsat")
+    assert "hwprune[cpsat]" in str(error.value)

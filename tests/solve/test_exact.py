@@ -16,6 +16,7 @@ from hwprune.solve.highs import HighsProgram
 from hwprune.solve.milp import solve_exactly, solve_milp
 from hwprune.solve.model import build_model
 from hwprune.solve.problem import Problem, Solution
+from hwprune.solve.solvers import solve
 from tests.solve import instances
 from tests.solve.strategies import brute_force, choices, least, problems
 
@@ -23,13 +24,13 @@ SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 Solve = Callable[[Problem], Solution]
 
 
-def _check(solve: Solve, problem: Problem) -> None:
+def _check(solver: Solve, problem: Problem) -> None:
     best = brute_force(problem)
     if best is None:
         with pytest.raises(BudgetError):
-            solve(problem)
+            solver(problem)
         return
-    solution = solve(problem)
+    solution = solver(problem)
     assert problem.keeps(solution.choice)
     assert solution.objective == best == problem.objective(solution.choice)
     assert solution.value == problem.value(solution.choice)
@@ -38,7 +39,7 @@ def _check(solve: Solve, problem: Problem) -> None:
     assert solution.gap <= 2e-6
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=220, deadline=None, suppress_health_check=SLOW)
 @given(problems())
 def test_equals_brute_force(problem: Problem) -> None:
     _check(lambda p: solve_milp(p, gap=0.0), problem)
@@ -58,7 +59,7 @@ def _choice(problem: Problem) -> object:
 
 
 @pytest.mark.parametrize("backend", [HighsProgram, CpSatProgram])
-@settings(max_examples=120, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=50, deadline=None, suppress_health_check=SLOW)
 @given(problem=problems())
 def test_the_linear_form_alone_equals_brute_force(backend, problem: Problem) -> None:
     # Without the bounds that rule out most of it beforehand.
@@ -68,7 +69,7 @@ def test_the_linear_form_alone_equals_brute_force(backend, problem: Problem) -> 
     )
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=50, deadline=None, suppress_health_check=SLOW)
 @given(problems(plain=True))
 def test_an_unreachable_budget_names_the_least(problem: Problem) -> None:
     if brute_force(problem) is not None:
@@ -83,7 +84,7 @@ def test_an_unreachable_budget_names_the_least(problem: Problem) -> None:
     assert solve_milp(problem.limited(named)).latency_ns <= named
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=80, deadline=None, suppress_health_check=SLOW)
 @given(problems())
 def test_elimination_equals_brute_force(problem: Problem) -> None:
     model = build_model(problem)
@@ -121,7 +122,7 @@ NETWORKS = ["resnet50", "mobilenet_v2", "vgg16", "densenet121", "efficientnet_b0
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_are_solved_to_the_gap_deterministically_and_silently(name: str, capfd) -> None:
-    problem = getattr(instances, f"{name}_like")(0.4, steps=6)
+    problem = getattr(instances, f"{name}_like")(0.4, steps=5)
     one, two = solve_milp(problem), solve_milp(problem)
     assert one.gap <= 1e-4 and problem.keeps(one.choice)
     assert one.bound >= one.value and (one.choice, one.bound) == (two.choice, two.bound)
@@ -129,7 +130,7 @@ def test_networks_are_solved_to_the_gap_deterministically_and_silently(name: str
 
 
 def test_bounds_and_the_linear_form_agree_on_a_network() -> None:
-    problem = instances.resnet50_like(0.4, steps=5, depth=True)
+    problem = instances.resnet50_like(0.4, steps=4, depth=True)
     fast = solve_milp(problem, gap=1e-6)
     slow = solve_exactly(problem, HighsProgram, "x", time_limit_s=60, gap=1e-6, reduce=False)
     assert fast.value == pytest.approx(slow.value, rel=2e-6)
@@ -141,3 +142,20 @@ def test_no_time_still_gives_a_feasible_choice_and_an_honest_bound() -> None:
     hasty, proven = solve_milp(problem, time_limit_s=0.0), solve_milp(problem)
     assert problem.keeps(hasty.choice)
     assert hasty.bound >= proven.value and hasty.value <= proven.bound
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "vit_b_16"])
+def test_both_solvers_agree_on_a_network(name: str) -> None:
+    problem = getattr(instances, f"{name}_like")(0.3, steps=5)
+    one, other = (solve(problem, solver=solver, gap=1e-6) for solver in ("milp", "cpsat"))
+    assert one.solver == "milp" and other.solver == "cpsat" and other.gap <= 2e-6
+    assert other.value == pytest.approx(one.value, rel=3e-6)
+    assert problem.keeps(other.choice)
+
+
+def test_a_removable_block_is_worth_having_at_a_small_budget() -> None:
+    fixed = instances.resnet50_like(0.12, steps=5)
+    depth = instances.resnet50_like(0.12, steps=5, depth=True)
+    wide, deep = solve_milp(fixed), solve_milp(depth)
+    assert deep.removed and deep.value > wide.value
+    assert all(deep.widths[d.group] == 0 for d in depth.domains if d.block in deep.removed)

@@ -21,7 +21,7 @@ from tests.solve.strategies import brute_force, choices, problems
 CHECKS = list(HealthCheck)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=CHECKS)
+@settings(max_examples=25, deadline=None, suppress_health_check=CHECKS)
 @given(problems(), st.lists(st.floats(0, 1), min_size=1, max_size=5))
 def test_a_frontier_equals_brute_force_at_every_budget(problem: Problem, shares: list[float]) -> None:
     problem = replace(problem, minimise=None, floor=-np.inf)
@@ -41,7 +41,7 @@ def test_a_frontier_equals_brute_force_at_every_budget(problem: Problem, shares:
         assert max(reached, default=None) == value
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=CHECKS)
+@settings(max_examples=25, deadline=None, suppress_health_check=CHECKS)
 @given(st.lists(problems(), min_size=1, max_size=3))
 def test_the_best_variant_equals_brute_force(variants: list[Problem]) -> None:
     named = {str(i): replace(p, minimise=None, floor=-np.inf) for i, p in enumerate(variants)}
@@ -60,7 +60,7 @@ def test_the_best_variant_equals_brute_force(variants: list[Problem]) -> None:
 
 
 def test_a_frontier_of_a_network_is_proven_at_every_point() -> None:
-    problem = resnet50_like(1.0, steps=6)
+    problem = resnet50_like(1.0, steps=5)
     dense = problem.usage(problem.limits[0], problem.dense)
     budgets = spread_budgets(0.2 * dense, dense, 8)
     points = frontier(problem, budgets)

@@ -229,6 +229,22 @@ def test_whatever_is_edited_loads_or_is_refused(plan: Plan, tmp_path: Path, data
     assert plan_words(found) and diff_plans(plan, found).to_dict()
 
 
+def test_differences_are_told_shortly_and_kept_in_full(plan: Plan) -> None:
+    odd = PlanGroup.from_units("0", 64, range(1, 64, 2), importance_kept=0.5)
+    even = PlanGroup.from_units("0", 64, [*range(0, 64, 2), 63], importance_kept=0.5)
+    found = diff_plans(
+        plan.model_copy(update={"groups": (odd, plan.groups[2])}),
+        plan.model_copy(update={"groups": (even,), "removed_blocks": ()}),
+    )
+    assert found.choice[0] == "block b goes only in the first plan"
+    words = "group 0: 32 of 64 units, then 33: without 1,3,5,7,9,11,13,15,17,19,21,23,25,27,29 and others, "
+    assert found.choice[1].startswith(f"{words}31 in all, with 0,2,")
+    assert found.choice[2] == "group 5: only in the first plan"
+    assert found.groups[0].only_first == ",".join(map(str, range(1, 62, 2)))
+    assert not found.figures and not found.same and not found.same_choice
+    assert diff_plans(plan, plan).same
+
+
 def test_other_versions_are_refused(plan: Plan, tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     plan.save(path)

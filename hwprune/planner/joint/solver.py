@@ -90,7 +90,7 @@ class JointSolver(Generic[Key]):
     Raises
     ------
     UsageError
-        Data is missing, empty or can be read only once; the variants are not of one network.
+        Data is missing, empty or can be read only once, or is the same for both purposes.
 
     Notes
     -----
@@ -166,6 +166,8 @@ class JointSolver(Generic[Key]):
             No architecture keeps the limits; the message names the closest that can be reached.
         PlanError
             The problems do not fit the variants, have no limit, or minimise something.
+        UsageError
+            The variants are not of one network, or the checkpoint is of another search.
         RepairError
             Training fails.
         """

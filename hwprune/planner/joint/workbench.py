@@ -33,7 +33,7 @@ def joint_solver(
     ----------
     benches
         The network at every input resolution on offer, by the resolution of the loop's columns (None:
-        its own, where there is no choice).
+        its own).
     scores
         Per group one score per unit; those that the plan is made with.
     data, held_out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -90,8 +91,9 @@ def test_a_plan_keeps_its_budget_and_is_trained_for_once(factor: float) -> None:
 
 
 def test_the_loop_leaves_the_resolution_to_the_search() -> None:
-    settings = {side: setting(side) for side in (8, 12)}
-    scores = {g.name: np.arange(float(g.size)) for g in settings[12][0].deps.groups}
+    sides = ((8, 8), (12, 12))
+    settings = {side: setting(side[0]) for side in sides}
+    scores = {g.name: np.arange(float(g.size)) for g in settings[12, 12][0].deps.groups}
     solve = JointSolver(
         {side: variant for side, (variant, _) in settings.items()},
         scores,
@@ -101,14 +103,16 @@ def test_the_loop_leaves_the_resolution_to_the_search() -> None:
     )
     device = Device(1.0)
     loop = PlanningLoop(
-        settings[12][1],
-        Worth.of_scores(scores, dict.fromkeys(scores, WIDTHS), resolutions={8: 0.0, 12: 0.0}),
+        settings[12, 12][1],
+        replace(
+            Worth.of_scores(scores, dict.fromkeys(scores, WIDTHS)), resolutions=dict.fromkeys(sides, 0.0)
+        ),
         profile=device.profile,
         time_networks=device.time_networks,
         columns=[Column(network, side) for side, (_, network) in settings.items()],
         solve=solve,
     )
     result = loop.run("40%")
-    assert result.resolution == (8, 12)[solve.result.architecture.variant]
+    assert result.resolution == sides[solve.result.architecture.variant]
     assert result.measured_ns is not None
     assert result.measured_ns <= result.budget_ns * (1 + TOLERANCE)

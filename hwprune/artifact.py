@@ -263,7 +263,7 @@ def _check_version(path: str | Path, kind: str, wanted: int, found: object, olde
         )
     if found < oldest:
         raise ArtifactError(
-            f"{path} is {kind} version {found}, older than version {oldest}, the oldest that this hwprune reads",
+            f"{path} is {kind} version {found}, older than version {oldest}, which this hwprune still reads",
             hint="make the file again with this version of hwprune",
         )
 

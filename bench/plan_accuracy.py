@@ -5,11 +5,12 @@
 For each task (handwritten digits; made-up images, called synthetic), network (see
 :mod:`bench.plan_accuracy_tasks`) and seed, a network is trained and cut to shares of its latency in
 four ways: ``ours`` (the exact plan over calibrated curves, checked by its loss against the exact plans
-over Taylor scores and over a blend of both, and the uniform one), ``uniform`` (a common fraction, least
-L1 norms go), and Torch-Pruning's global magnitude and Taylor criteria in 24 steps with ``round_to`` the
-SIMD block. All are then fine-tuned in the same way, with distillation, and judged on images that nothing
-else has seen. The fine-tuning is short on purpose (10 steps): the digits are easy, and after 40 steps at
-half the latency nearly every plan is back at the dense network's accuracy.
+over scores and over a blend of both, and the uniform one; with the units that Taylor scores would keep and
+with those that BatchNorm's scales would), ``uniform`` (a common fraction, least L1 norms go), and
+Torch-Pruning's global magnitude and Taylor criteria in 24 steps with ``round_to`` the SIMD block. All are
+then fine-tuned in the same way, with distillation, and judged on images that nothing else has seen. The
+fine-tuning is short on purpose (10 steps): the digits are easy, and after 40 steps at half the latency
+nearly every plan is back at the dense network's accuracy.
 
 Latency is that of measured kernels (``--made-up``: of a formula, to try things out); the plans of the
 first seed are also built and timed end to end (not with ``--no-time``). A run that was cut off goes on

@@ -2,46 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
+import torch
 from torch import nn
 
 from bench.plan_accuracy_case import Case, Method, Plan, loader
 from bench.plan_accuracy_peers import TorchPruning, uniform_widths
-from hwprune.importance import score, to_objective
+from hwprune.importance import get, score, to_objective
 from hwprune.planner.curves import calibrate
 from hwprune.planner.curves_meter import Meter
-from hwprune.planner.curves_recheck import choose_by_loss, loss_of_choices
+from hwprune.planner.curves_recheck import Recheck, choose_by_loss, loss_of_choices
 from hwprune.planner.curves_values import blended
 from hwprune.solve.domains import domain_values, keep_best
 from hwprune.solve.problem import Choice
 from hwprune.surgery import cut_module
 
+#: Which units go at a width: no criterion is best at every width, so plans by each are made and checked.
+CRITERIA = ("taylor2019", "bn_scale")
+
 
 def ours(case: Case) -> Plan:
-    """Calibrated curves, the exact solver, and the recheck against its rivals."""
+    """Calibrated curves, the exact solver, and the recheck of plans by the loss, for each criterion."""
+    makers = {criterion: _checked(case, criterion) for criterion in CRITERIA}
+
+    def plan(budget_ns: float) -> tuple[nn.Module, dict[str, int], str]:
+        checks = {criterion: maker(budget_ns) for criterion, (_, maker) in makers.items()}
+        best = min(checks, key=lambda criterion: checks[criterion].losses[checks[criterion].name])
+        check, scores = checks[best], makers[best][0]
+        widths = dict(check.choice.widths)
+        keep = {g: keep_best(scores[g].numpy(), n) for g, n in widths.items()}
+        losses = "; ".join(
+            f"{criterion}: " + ", ".join(f"{name} {loss:.3f}" for name, loss in c.losses.items())
+            for criterion, c in checks.items()
+        )
+        return cut_module(case.model, case.deps, keep), widths, f"{check.name} by {best} ({losses})"
+
+    return plan
+
+
+def _checked(case: Case, criterion: str) -> tuple[dict[str, torch.Tensor], Callable[[float], Recheck]]:
+    """Scores by a criterion, and the best of the plans with its units for a latency."""
     train = loader(case.task.train, shuffle=True, seed=case.seed)
-    scores = score(case.captured, case.deps, "taylor2019", train, batches=16)
+    scores = score(case.captured, case.deps, criterion, train, batches=16)
     held_out = loader(case.task.held_out, 150)
     domains = case.prices.domains
     found = calibrate(case.captured, case.deps, domains, held_out, scores=scores)
-    values = to_objective(scores, "global")
+    values = to_objective(scores, get(criterion).comparability)
     sums = {g: domain_values(values[g], widths) for g, widths in domains.items()}
     meter = Meter(case.captured, case.deps, held_out)
-    evaluate = loss_of_choices(meter, scores, repair=lambda model: case.repair(model, case.options.finetune))
+    repair = partial(case.repair, steps=case.options.finetune)
+    evaluate = loss_of_choices(meter, scores, repair=repair)
 
-    def plan(budget_ns: float) -> tuple[nn.Module, dict[str, int], str]:
+    def check(budget_ns: float) -> Recheck:
         candidates = {
             "calibrated": case.prices.solve(found.values, budget_ns),
             "blend": case.prices.solve(blended(found.values, sums), budget_ns),
             "scores": case.prices.solve(sums, budget_ns),
             "uniform": Choice(uniform_widths(case.prices, budget_ns)),
         }
-        check = choose_by_loss(candidates, evaluate)
-        widths = dict(check.choice.widths)
-        keep = {g: keep_best(scores[g].numpy(), n) for g, n in widths.items()}
-        losses = ", ".join(f"{name} {loss:.3f}" for name, loss in check.losses.items())
-        return cut_module(case.model, case.deps, keep), widths, f"{check.name} ({losses})"
+        return choose_by_loss(candidates, evaluate)
 
-    return plan
+    return scores, check
 
 
 def uniform(case: Case) -> Plan:

@@ -24,7 +24,7 @@ from hwprune.planner.curves import BATCHES, calibrate
 from hwprune.planner.curves_meter import Meter
 from hwprune.planner.fleet_budgets import Budgets, budgets_of
 from hwprune.planner.goal import Goal, Offer
-from hwprune.planner.joint import joint_solver
+from hwprune.planner.joint import JointOptions, joint_solver
 from hwprune.planner.loop import PlanningLoop
 from hwprune.planner.network import Column
 from hwprune.planner.options import JOINT, PlanOptions
@@ -133,7 +133,14 @@ def prepare(
     solve = options.solve
     if options.solver == JOINT:
         solve = joint_solver(
-            {None: first}, values, data=data, held_out=options.held_out, depth=options.depth, loss=loss
+            {None: first},
+            values,
+            data=data,
+            held_out=options.held_out,
+            depth=options.depth,
+            loss=loss,
+            options=options.joint or JointOptions(seed=seed),
+            checkpoint=options.checkpoint,
         )
     elif held_out is not None:
         found = calibrate(

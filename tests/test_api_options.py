@@ -9,6 +9,7 @@ import torch
 
 import hwprune
 from hwprune.errors import BudgetError, PlanError, UsageError
+from hwprune.planner.joint import JointOptions
 from tests.nets import settle
 from tests.small import SHAPE, Small, evaluation, train
 
@@ -91,6 +92,25 @@ def test_solvers_for_comparison_come_by_name(model: Small, tables: Path):
     assert plan.value <= asked(model, tables).plan.value * (1 + 1e-9)
     with pytest.raises(PlanError, match="there is no solver 'milpp'"):
         hwprune.PlanOptions(solver="milpp")
+
+
+def test_a_joint_search_is_a_solver_like_the_others(model: Small, tables: Path, tmp_path: Path):
+    checkpoint = tmp_path / "search"
+    options = hwprune.PlanOptions(
+        solver="joint",
+        held_out=evaluation(),
+        joint=JointOptions(iterations=4, every=2, samples=1, pairs=1, candidates=1),
+        checkpoint=checkpoint,
+    )
+    pruned = hwprune.prune(
+        model, IMAGE, latency="90%", data=train(), tables=tables, checks=0, options=options
+    )
+    assert pruned.plan.solver == "joint"
+    assert pruned.plan.budget_ns is not None
+    assert pruned.plan.predicted_ns <= pruned.plan.budget_ns
+    assert checkpoint.is_file()
+    with pytest.raises(UsageError, match="needs data="):
+        hwprune.prune(model, IMAGE, latency="90%", tables=tables, checks=0, options=options)
 
 
 @pytest.mark.parametrize(

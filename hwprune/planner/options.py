@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hwprune.errors import UsageError
+from hwprune.planner.joint.options import JointOptions
 from hwprune.planner.lazy import solve_lazily
 from hwprune.planner.limits_amount import Amount, parse_range
 from hwprune.solve.problem import Problem, Solution
@@ -47,6 +49,8 @@ class PlanOptions:
         ``"milp"``, ``"cpsat"`` (needs hwprune[cpsat]), or for comparison ``"greedy"``, ``"knapsack"``,
         ``"uniform"``; ``"joint"`` searches on a weight-sharing network, which it trains on ``data`` and
         judges on ``held_out``.
+    joint, checkpoint
+        Length and steps of the joint solver's search, and the file from which an interrupted one goes on.
     time_limit_s, gap
         Seconds for each solution, and the relative gap at which it is good enough.
 
@@ -72,6 +76,8 @@ class PlanOptions:
     resolutions: Sequence[int | tuple[int, int]] = ()
     held_out: Iterable[Any] | None = None
     solver: str = "milp"
+    joint: JointOptions | None = None
+    checkpoint: Path | None = None
     time_limit_s: float = 30.0
     gap: float = 1e-4
 

@@ -81,3 +81,14 @@ def test_costs_stay_within_what_was_measured(seed: int):
     wanted = np.array(list(itertools.product(range(16, 129, 8), range(16, 129, 8))), np.float64)
     costs, _ = surface.at(wanted)
     assert values.min() <= costs.min() <= costs.max() <= values.max()
+
+
+@pytest.mark.parametrize("seed", [0, 4, 8, 11])
+def test_costs_stay_positive_however_disturbed_the_measurements_were(seed: int):
+    generator = np.random.default_rng(seed)
+    every = np.array([[16.0], [32.0], [64.0], [128.0], [256.0], [512.0]])
+    inner = generator.permutation(np.arange(1, 5))[:2]
+    places = every[np.sort(np.concatenate([[0, 5], inner]))]
+    values = places[:, 0] * np.exp(2.5 * generator.standard_normal(len(places)))
+    costs, _ = Surface(places, values).at(every)
+    assert (costs >= 0.3 * values.min() * (1 - 1e-9)).all()

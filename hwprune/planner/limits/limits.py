@@ -20,8 +20,8 @@ from hwprune.dependency.groups import Dependencies
 from hwprune.errors import BudgetError
 from hwprune.extent import Extent
 from hwprune.latency.fused import FusedGraph
-from hwprune.planner.limits_amount import Amount, describe
-from hwprune.planner.limits_sizes import Quantity, gathered
+from hwprune.planner.limits.amount import Amount, describe
+from hwprune.planner.limits.sizes import Quantity, gathered
 from hwprune.planner.removable import RemovableBlocks
 from hwprune.solve.problem import Concat, Limit, Problem
 

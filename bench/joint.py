@@ -36,11 +36,11 @@ from bench.common import write_result
 from hwprune import api
 from hwprune.artifact import atomic_write_text
 from hwprune.importance import score, to_objective
-from hwprune.planner.curves_values import Side
 from hwprune.planner.joint import JointOptions, JointSolver, joint_solver
 from hwprune.planner.loop import Begun, LoopResult, PlanningLoop
 from hwprune.planner.result import Asked, make_plan
 from hwprune.planner.workbench import Workbench, measure_profile
+from hwprune.planner.worth import Side
 from hwprune.pruned import Subject
 from hwprune.quickstart.digits import batches, load_digits_split
 from hwprune.quickstart.network import DigitsNet

@@ -11,10 +11,10 @@ from torch import nn
 from bench.plan_accuracy_case import Case, Method, Plan, loader
 from bench.plan_accuracy_peers import TorchPruning, uniform_widths
 from hwprune.importance import get, score, to_objective
-from hwprune.planner.curves import calibrate
-from hwprune.planner.curves_meter import Meter
-from hwprune.planner.curves_recheck import Recheck, choose_by_loss, loss_of_choices
-from hwprune.planner.curves_values import blended
+from hwprune.planner.curves.calibrate import calibrate
+from hwprune.planner.curves.meter import Meter
+from hwprune.planner.curves.recheck import Recheck, choose_by_loss, loss_of_choices
+from hwprune.planner.curves.values import blended
 from hwprune.solve.domains import domain_values, keep_best
 from hwprune.solve.problem import Choice
 from hwprune.surgery import cut_module

@@ -29,8 +29,8 @@ from bench.common import write_result
 from bench.plan_accuracy_case import Case, State, loader
 from bench.plan_accuracy_tasks import NETS, TASKS
 from hwprune.importance import score, to_objective
-from hwprune.planner.curves import calibrate
-from hwprune.planner.curves_meter import Meter
+from hwprune.planner.curves.calibrate import calibrate
+from hwprune.planner.curves.meter import Meter
 from hwprune.solve.domains import domain_values, keep_best
 from hwprune.solve.milp import solve_milp
 from hwprune.surgery import cut_module

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from hwprune.edits import find_blocks, fold_dead, prune_optimizer, remove_blocks
     from hwprune.errors import HwpruneError
     from hwprune.fxpass import PrunePass
-    from hwprune.plan_check import check_plan
     from hwprune.planner.options import PlanOptions
+    from hwprune.planning.check import check_plan
     from hwprune.solve.compose import compose
     from hwprune.solve.plan import Plan
     from hwprune.solve.plan_diff import diff_plans

@@ -16,11 +16,11 @@ from hwprune.delivery import compile_model
 from hwprune.measure.compare import Comparison
 from hwprune.measure.site import Site
 from hwprune.onnx_backend.module import OnnxModule
-from hwprune.planner.fleet_budgets import Budgets
+from hwprune.planner.fleet.budgets import Budgets
 from hwprune.planner.options import PlanOptions
 from hwprune.planner.workbench import Progress, measure_profile, silent
-from hwprune.planning import Targets, prepare
-from hwprune.plans import frontier, solve_for, verdict
+from hwprune.planning.plans import frontier, solve_for, verdict
+from hwprune.planning.prepare import Targets, prepare
 from hwprune.pruned import Planned, Pruned, Subject, analyse_model
 from hwprune.solve.plan import Plan
 from hwprune.surgery import load_pruned, save_pruned

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from hwprune.cli.common import print_table, say
 
 if TYPE_CHECKING:
-    from hwprune.frontiers import Frontier
     from hwprune.planner.verdict import Verdict
+    from hwprune.planning.frontiers import Frontier
 
 
 def verdict_data(verdict: Verdict) -> dict[str, Any]:

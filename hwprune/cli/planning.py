@@ -123,10 +123,10 @@ def plan(
     Kernels that the latency table lacks are measured first. Can be interrupted.
     """
     from hwprune import api
-    from hwprune.frontiers import Frontier, check_plot
     from hwprune.measure.sites import site_for
     from hwprune.modelspec import example_inputs, load_data, load_model
     from hwprune.planner.verdict import Verdict
+    from hwprune.planning.frontiers import Frontier, check_plot
     from hwprune.pruned import Planned
 
     require_apart(pareto, plot, verdict, floor)

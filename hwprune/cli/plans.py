@@ -28,7 +28,7 @@ from hwprune.cli.default_verb import with_verbs
 from hwprune.errors import PlanError, UsageError
 
 if TYPE_CHECKING:
-    from hwprune.plan_findings import PlanCheck
+    from hwprune.planning.findings import PlanCheck
     from hwprune.solve.plan import Plan
     from hwprune.solve.plan_diff import PlanDiff
 
@@ -132,7 +132,7 @@ def check(
     """
     from hwprune.measure.sites import site_for
     from hwprune.modelspec import example_inputs, load_model
-    from hwprune.plan_check import check_plan
+    from hwprune.planning.check import check_plan
 
     if output is not None:
         require_file(output)

@@ -25,8 +25,6 @@ NOISES = (0.01, 0.1, 1.0)
 LEAST_DEVIATION = 1e-3
 #: Relative deviation of costs of which no point could be left out.
 UNKNOWN_DEVIATION = 0.2
-#: No cost is below this share of the least that was measured.
-LEAST_SHARE = 0.3
 #: A place this far outside a face of the hull, relative to its extent, is on it.
 EDGE = 1e-6
 
@@ -134,7 +132,7 @@ class Surface:
 
     def _scale(self, places: np.ndarray) -> np.ndarray:
         """A rough cost, to make everything relative; never far below what was measured."""
-        return np.maximum(self._features(places) @ self._scale_by, LEAST_SHARE * self.values.min())
+        return np.maximum(self._features(places) @ self._scale_by, 0.3 * self.values.min())
 
 
 @dataclass(frozen=True)

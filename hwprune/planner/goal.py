@@ -10,9 +10,9 @@ from hwprune.capture.captured import Captured
 from hwprune.dependency.groups import Dependencies
 from hwprune.errors import BudgetError
 from hwprune.latency.fused import FusedGraph
-from hwprune.planner.limits import Needs, Sizes
-from hwprune.planner.limits_amount import Amount
-from hwprune.planner.limits_widths import Bound, allowed_widths, bounds_of, offered_widths, restricted
+from hwprune.planner.limits.amount import Amount
+from hwprune.planner.limits.limits import Needs, Sizes
+from hwprune.planner.limits.widths import Bound, allowed_widths, bounds_of, offered_widths, restricted
 from hwprune.planner.options import PlanOptions
 from hwprune.planner.removable import RemovableBlocks
 from hwprune.planner.widths import GroupWidths

@@ -27,7 +27,6 @@ from hwprune.latency.predict import KernelSum
 from hwprune.latency.program import Program
 from hwprune.latency.table import LatencyTable
 from hwprune.measure.stats import Summary
-from hwprune.planner.curves_values import Side
 from hwprune.planner.network import Column, Network
 from hwprune.planner.outcome import (
     OVERRUN,
@@ -42,7 +41,7 @@ from hwprune.planner.outcome import (
 from hwprune.planner.prediction import predict
 from hwprune.planner.problem import build_problem
 from hwprune.planner.residual import Residual
-from hwprune.planner.worth import Worth
+from hwprune.planner.worth import Side, Worth
 from hwprune.solve.budget import parse_budget
 from hwprune.solve.milp import solve_milp
 from hwprune.solve.problem import Problem, Solution

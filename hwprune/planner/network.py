@@ -8,7 +8,7 @@ from typing import Protocol
 
 from hwprune.latency.predict import LatencyModel
 from hwprune.latency.program import Program
-from hwprune.planner.curves_values import Side
+from hwprune.planner.worth import Side
 from hwprune.solve.problem import Problem
 
 NOTHING: frozenset[str] = frozenset()

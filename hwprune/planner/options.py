@@ -10,8 +10,8 @@ from typing import Any
 
 from hwprune.errors import UsageError
 from hwprune.planner.joint.options import JointOptions
-from hwprune.planner.lazy import solve_lazily
-from hwprune.planner.limits_amount import Amount, parse_range
+from hwprune.planner.limits.amount import Amount, parse_range
+from hwprune.planner.limits.lazy import solve_lazily
 from hwprune.solve.problem import Problem, Solution
 from hwprune.solve.solvers import check_solver, solve
 

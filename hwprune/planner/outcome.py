@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from hwprune.errors import BudgetError
 from hwprune.latency.table import LatencyTable
 from hwprune.measure.stats import Summary
-from hwprune.planner.curves_values import Side
 from hwprune.planner.network import Network
 from hwprune.planner.prediction import Prediction
 from hwprune.planner.residual import Residual
+from hwprune.planner.worth import Side
 from hwprune.solve.problem import Problem, Solution
 
 #: A plan that measures this much above its budget is corrected. The next measurement of it, in

@@ -17,14 +17,14 @@ import numpy as np
 from hwprune.errors import BudgetError, UsageError
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.table import LatencyTable
-from hwprune.planner.curves_values import Side
-from hwprune.planner.lazy import solve_lazily
-from hwprune.planner.limits import MEMORY
+from hwprune.planner.limits.lazy import solve_lazily
+from hwprune.planner.limits.limits import MEMORY
 from hwprune.planner.loop import PlanningLoop
 from hwprune.planner.network import Column
 from hwprune.planner.outcome import Begun, LoopResult
 from hwprune.planner.prediction import predict
 from hwprune.planner.residual import Residual
+from hwprune.planner.worth import Side
 from hwprune.solve.greedy import solve_greedy
 from hwprune.solve.milp import solve_milp
 from hwprune.solve.pareto import frontier

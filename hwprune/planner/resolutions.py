@@ -16,9 +16,9 @@ from hwprune.dependency.groups import Dependencies
 from hwprune.errors import CaptureError, UsageError
 from hwprune.latency.fusion import fuse
 from hwprune.latency.predict import LatencyModel
-from hwprune.planner.curves_values import Side
 from hwprune.planner.network import Column
 from hwprune.planner.workbench import Workbench
+from hwprune.planner.worth import Side
 
 Analyse = Callable[[Captured], Dependencies]
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hwprune.errors import UsageError
-from hwprune.planner.curves_values import Side
-from hwprune.planner.curves_values import Worth as CalibratedWorth
 from hwprune.solve.domains import domain_values
+
+#: Height and width of an input.
+Side = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,6 @@ class Worth:
             A score is not finite.
         """
         return Worth({group: domain_values(scores[group], own) for group, own in widths.items()})
-
-    @staticmethod
-    def measured(found: CalibratedWorth) -> Worth:
-        """As a calibration on held-out data has found it."""
-        return Worth(found.values, found.blocks, found.resolutions)
 
     def at_resolution(self, resolution: Side | None, *, alone: bool) -> float:
         """Importance that is kept in any case at a resolution; ``alone`` if there is no other.

@@ -16,11 +16,11 @@ from hwprune.capture import Captured, capture
 from hwprune.dependency import Dependencies, analyse
 from hwprune.dependency.blocks import Block, find_blocks
 from hwprune.errors import ArtifactError, CriterionError, PlanError, UsageError
-from hwprune.planner.curves import Calibration, calibrate
-from hwprune.planner.curves_floor import above, floors
-from hwprune.planner.curves_meter import Meter
-from hwprune.planner.curves_shape import loss_curve, probe_widths
-from hwprune.planner.curves_values import POWER, WIDTH_ITSELF, blended, worth_of
+from hwprune.planner.curves.calibrate import Calibration, calibrate
+from hwprune.planner.curves.floor import above, floors
+from hwprune.planner.curves.meter import Meter
+from hwprune.planner.curves.shape import loss_curve, probe_widths
+from hwprune.planner.curves.values import POWER, WIDTH_ITSELF, blended, worth_of
 from hwprune.repair import recalibrate_batchnorm
 from hwprune.solve.problem import Block as Removable
 from hwprune.solve.problem import Choice, Domain, Limit, Problem
@@ -233,11 +233,11 @@ def test_a_group_in_nested_blocks_counts_once_and_flat_curves_are_harmless() -> 
     inside = {"inner": ("g",), "outer": ("g", "h")}
     curves, domains = {"g": (4.0, 0.0), "h": (1.0, 0.0)}, {"g": (1, 2), "h": (1, 2)}
     worth = worth_of(curves, domains, {"inner": 9.0, "outer": 16.0}, inside, {}, power=0.5)
-    total = sum(v[-1] for v in worth.values.values()) + sum(worth.blocks.values())
+    total = sum(v[-1] for v in worth.groups.values()) + sum(worth.blocks.values())
     assert total == pytest.approx(1.0)
     assert worth.blocks["outer"] == pytest.approx((1 - WIDTH_ITSELF) * (4 - 1) / 7)
     flat = worth_of({"g": (0.0, 0.0)}, {"g": (1, 2)}, {}, {}, {(4, 4): float("inf")})
-    assert flat.values["g"] == (0.0, WIDTH_ITSELF) and np.isfinite(flat.resolutions[4, 4])
+    assert flat.groups["g"] == (0.0, WIDTH_ITSELF) and np.isfinite(flat.resolutions[4, 4])
 
 
 def test_another_resolution_costs_what_resized_images_cost() -> None:

@@ -12,8 +12,8 @@ from hwprune.capture import capture
 from hwprune.dependency import analyse
 from hwprune.dependency.blocks import find_blocks
 from hwprune.errors import PlanError
-from hwprune.planner.curves_meter import Meter
-from hwprune.planner.curves_recheck import choose_by_loss, loss_of_choices
+from hwprune.planner.curves.meter import Meter
+from hwprune.planner.curves.recheck import choose_by_loss, loss_of_choices
 from hwprune.repair import FinetuneOptions, finetune, recalibrate_batchnorm
 from hwprune.solve.domains import keep_best
 from hwprune.solve.problem import Choice

@@ -10,9 +10,9 @@ import pytest
 
 from hwprune.errors import BudgetError, PlanError, UsageError
 from hwprune.latency.kernel import KernelSpec
-from hwprune.planner.fleet import Member, plan_fleet
-from hwprune.planner.fleet_problem import MEAN, fleet_problem
-from hwprune.planner.fleet_result import FleetResult, reject_fleet_overrun
+from hwprune.planner.fleet.fleet import Member, plan_fleet
+from hwprune.planner.fleet.problem import MEAN, fleet_problem
+from hwprune.planner.fleet.result import FleetResult, reject_fleet_overrun
 from hwprune.planner.goal import Goal
 from hwprune.planner.outcome import TOLERANCE
 from hwprune.solve.domains import domain_values

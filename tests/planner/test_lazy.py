@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hwprune.errors import BudgetError
-from hwprune.planner.lazy import solve_lazily
-from hwprune.planner.limits import MEMORY
+from hwprune.planner.limits.lazy import solve_lazily
+from hwprune.planner.limits.limits import MEMORY
 from hwprune.solve.milp import solve_milp
 from hwprune.solve.problem import Choice, Domain, Limit, Problem, Solution, Term
 

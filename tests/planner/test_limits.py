@@ -16,8 +16,8 @@ from hwprune.dependency import analyse
 from hwprune.errors import BudgetError, UsageError
 from hwprune.latency.fusion import fuse
 from hwprune.latency.program import Program
-from hwprune.planner.limits import MEMORY, PARAMETERS, Sizes, peaks
-from hwprune.planner.limits_amount import Amount, describe, parse_range
+from hwprune.planner.limits.amount import Amount, describe, parse_range
+from hwprune.planner.limits.limits import MEMORY, PARAMETERS, Sizes, peaks
 from hwprune.planner.removable import removable_blocks
 from hwprune.solve.problem import Block as SolveBlock
 from hwprune.solve.problem import Choice, Concat, Domain, Problem

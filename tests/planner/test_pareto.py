@@ -14,8 +14,8 @@ import torch
 from hwprune.capture import capture
 from hwprune.dependency import analyse
 from hwprune.errors import BudgetError, UsageError
-from hwprune.frontiers import Frontier, check_plot
 from hwprune.planner.pareto import Curve, trace
+from hwprune.planning.frontiers import Frontier, check_plot
 from hwprune.solve.domains import domain_values
 from hwprune.solve.plan import Plan
 from hwprune.solve.problem import Problem, Solution

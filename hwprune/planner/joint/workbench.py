@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from hwprune.planner.curves_values import Side
 from hwprune.planner.joint.network import Variant
 from hwprune.planner.joint.options import JointOptions
 from hwprune.planner.joint.solver import JointSolver
 from hwprune.planner.workbench import Workbench
+from hwprune.planner.worth import Side
 from hwprune.repair.objective import Loss
 
 

@@ -20,9 +20,9 @@ from hwprune.importance import score, to_objective
 from hwprune.measure.runners.carry import CarriedSite
 from hwprune.measure.site import Site
 from hwprune.planner.carried import CarriedWorkbench
-from hwprune.planner.curves import BATCHES, calibrate
-from hwprune.planner.curves_meter import Meter
-from hwprune.planner.fleet_budgets import Budgets, budgets_of
+from hwprune.planner.curves.calibrate import BATCHES, calibrate
+from hwprune.planner.curves.meter import Meter
+from hwprune.planner.fleet.budgets import Budgets, budgets_of
 from hwprune.planner.goal import Goal, Offer
 from hwprune.planner.joint import JointOptions, joint_solver
 from hwprune.planner.loop import PlanningLoop
@@ -31,7 +31,7 @@ from hwprune.planner.options import JOINT, PlanOptions
 from hwprune.planner.resolutions import open_columns
 from hwprune.planner.workbench import Progress, Workbench, measure_profile, silent
 from hwprune.planner.worth import Worth
-from hwprune.prepared import Prepared, Station
+from hwprune.planning.prepared import Prepared, Station
 from hwprune.pruned import Subject
 from hwprune.solve.budget import parse_budget
 from hwprune.target import Target, load_target
@@ -154,7 +154,7 @@ def prepare(
             resolutions=[column.resolution for column in columns if column.resolution is not None],
             progress=progress,
         )
-        worth = Worth.measured(found.worth)
+        worth = found.worth
     stations = tuple(
         Station(
             bench,

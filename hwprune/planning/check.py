@@ -12,10 +12,10 @@ from torch import nn
 from hwprune.dependency.blocks import find_blocks
 from hwprune.errors import HwpruneError
 from hwprune.measure.site import Site
-from hwprune.plan_findings import Finding, PlanCheck
-from hwprune.plan_price import Pricing
 from hwprune.planner.widths import group_multiple
 from hwprune.planner.workbench import Progress, Workbench, measure_profile, silent
+from hwprune.planning.findings import Finding, PlanCheck
+from hwprune.planning.price import Pricing
 from hwprune.pruned import Subject
 from hwprune.solve.plan import Plan, model_fingerprint
 from hwprune.solve.plan_fit import misfits, other_size

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from hwprune.errors import PlanError
-
-Side = tuple[int, int]
+from hwprune.planner.worth import Side, Worth
 
 #: Changes of the loss are raised to this power before they are added. Powers from 1/2 to 1 rank plans
 #: about equally well by their loss after fine-tuning (``python -m bench.surrogates``): below, the few
@@ -21,26 +19,6 @@ WIDTH_ITSELF = 1e-3
 HOPELESS = 1e3
 
 
-@dataclass(frozen=True)
-class Worth:
-    """Values for :class:`hwprune.solve.problem.Problem`; those of the dense model add up to 1.
-
-    Attributes
-    ----------
-    values
-        Per group one value per width, 0 at the least and nondecreasing.
-    blocks
-        ``Block.value``: what a block is worth besides its groups. Below 0 where the block's own
-        groups at their least widths do more harm than its absence.
-    resolutions
-        What the model is worth less at another resolution (a ``constant_value``, 0 or below).
-    """
-
-    values: Mapping[str, tuple[float, ...]]
-    blocks: Mapping[str, float]
-    resolutions: Mapping[Side, float]
-
-
 def worth_of(
     curves: Mapping[str, Sequence[float]],
     domains: Mapping[str, Sequence[int]],
@@ -50,7 +28,7 @@ def worth_of(
     *,
     power: float = POWER,
 ) -> Worth:
-    """Turn changes of the loss into values.
+    """Turn changes of the loss into values; those of the dense model add up to 1.
 
     The order of choices is that of the sum of their changes, each raised to ``power``.
 

@@ -21,8 +21,8 @@ from hwprune.errors import BudgetError
 from hwprune.extent import Extent
 from hwprune.latency.fused import FusedGraph
 from hwprune.latency.sizes import open_shape
-from hwprune.planner.limits_amount import Amount, describe
-from hwprune.planner.limits_sizes import Quantity, gathered
+from hwprune.planner.limits.amount import Amount, describe
+from hwprune.planner.limits.sizes import Quantity, gathered
 from hwprune.planner.removable import RemovableBlocks
 from hwprune.solve.problem import Concat, Limit, Problem
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from hwprune.planner.limits import MEMORY
+from hwprune.planner.limits.limits import MEMORY
 from hwprune.solve.problem import Limit, Problem, Solution
 
 
@@ -20,7 +20,7 @@ def solve_lazily(problem: Problem, solve: Callable[[Problem], Solution]) -> Solu
     Parameters
     ----------
     problem
-        With limits named after :data:`hwprune.planner.limits.MEMORY`, or without.
+        With limits named after :data:`hwprune.planner.limits.limits.MEMORY`, or without.
     solve
         Solves a problem with some of them.
 

@@ -3,7 +3,7 @@
 Scores only say which channels to keep; how many, a sum of scores answers badly where groups differ
 in kind (a thin depthwise layer starves before anybody notices). So each group is cut, alone, to
 a few widths, repaired as the finished model will be, and its loss on held-out data is taken. Between
-those widths the change of the loss is interpolated (:mod:`hwprune.planner.curves_shape`), and the
+those widths the change of the loss is interpolated (:mod:`hwprune.planner.curves.shape`), and the
 solver gets it in the place of sums of scores. The same is done with every removable block and every
 input resolution on offer.
 """
@@ -25,11 +25,12 @@ from hwprune.dependency.blocks import Block
 from hwprune.dependency.groups import Dependencies
 from hwprune.errors import CriterionError, UsageError
 from hwprune.importance.registry import Loss
-from hwprune.planner.curves_memory import Memory, digest
-from hwprune.planner.curves_meter import Against, Meter, Repair
-from hwprune.planner.curves_shape import loss_curve, probe_widths
-from hwprune.planner.curves_values import Side, Worth, worth_of
+from hwprune.planner.curves.memory import Memory, digest
+from hwprune.planner.curves.meter import Against, Meter, Repair
+from hwprune.planner.curves.shape import loss_curve, probe_widths
+from hwprune.planner.curves.values import worth_of
 from hwprune.planner.workbench import Progress, silent
+from hwprune.planner.worth import Side, Worth
 from hwprune.solve.domains import keep_best
 
 #: Widths at which each group is measured, besides the full one.
@@ -70,7 +71,7 @@ class Calibration:
     @property
     def values(self) -> Mapping[str, tuple[float, ...]]:
         """``Domain.values`` of every group."""
-        return self.worth.values
+        return self.worth.groups
 
     @property
     def blocks(self) -> Mapping[str, float]:

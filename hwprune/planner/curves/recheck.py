@@ -16,7 +16,7 @@ import torch
 
 from hwprune.dependency.blocks import Block
 from hwprune.errors import PlanError
-from hwprune.planner.curves_meter import Meter, Repair
+from hwprune.planner.curves.meter import Meter, Repair
 from hwprune.planner.workbench import Progress, silent
 from hwprune.solve.domains import keep_best
 from hwprune.solve.problem import Choice

@@ -16,8 +16,8 @@ import numpy as np
 
 from hwprune.dependency.blocks import Block
 from hwprune.errors import BudgetError
-from hwprune.planner.curves_meter import Meter
-from hwprune.planner.curves_recheck import Recheck, choose_by_loss, loss_of_choices
+from hwprune.planner.curves.meter import Meter
+from hwprune.planner.curves.recheck import Recheck, choose_by_loss, loss_of_choices
 from hwprune.planner.loop import PlanningLoop
 from hwprune.planner.outcome import TOLERANCE, LoopResult
 from hwprune.planner.prediction import predict

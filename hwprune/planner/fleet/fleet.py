@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 from hwprune.errors import BudgetError, BudgetMetError, UsageError
 from hwprune.latency.table import LatencyTable
-from hwprune.planner.fleet_problem import fleet_problem
-from hwprune.planner.fleet_result import FleetResult
+from hwprune.planner.fleet.problem import fleet_problem
+from hwprune.planner.fleet.result import FleetResult
 from hwprune.planner.loop import MAX_REFINEMENTS, PlanningLoop
 from hwprune.planner.outcome import OVERRUN, TOLERANCE, Begun, LoopResult, Round
 from hwprune.planner.prediction import predict

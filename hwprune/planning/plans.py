@@ -12,17 +12,17 @@ import torch
 from torch import nn
 
 from hwprune.errors import BudgetError, BudgetMetError, UsageError
-from hwprune.frontiers import Frontier
-from hwprune.planner.fleet import Member, plan_fleet
-from hwprune.planner.fleet_budgets import Budgets, budgets_of, check_names
-from hwprune.planner.fleet_result import reject_fleet_overrun
+from hwprune.planner.curves.rechecked import Judged, judge_by_loss
+from hwprune.planner.fleet.budgets import Budgets, budgets_of, check_names
+from hwprune.planner.fleet.fleet import Member, plan_fleet
+from hwprune.planner.fleet.result import reject_fleet_overrun
 from hwprune.planner.loop import LoopResult, reject_overrun
 from hwprune.planner.pareto import least_of, trace
-from hwprune.planner.rechecked import Judged, judge_by_loss
 from hwprune.planner.result import fleet_line
 from hwprune.planner.verdict import Verdict
-from hwprune.planning import Targets, prepare
-from hwprune.prepared import Prepared
+from hwprune.planning.frontiers import Frontier
+from hwprune.planning.prepare import Targets, prepare
+from hwprune.planning.prepared import Prepared
 from hwprune.pruned import Planned
 
 _log = logging.getLogger(__name__)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from hwprune.errors import KernelMissError, TableError
 from hwprune.latency.table import LatencyTable
-from hwprune.plan_findings import Finding, PlanCheck
 from hwprune.planner.prediction import Prediction, predict
 from hwprune.planner.residual import Residual
 from hwprune.planner.workbench import Workbench
+from hwprune.planning.findings import Finding, PlanCheck
 from hwprune.solve.plan import Plan
 from hwprune.solve.plan_words import amount
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hwprune.planner.carried import CarriedWorkbench
-from hwprune.planner.curves_meter import Meter
+from hwprune.planner.curves.meter import Meter
 from hwprune.planner.goal import Goal
 from hwprune.planner.loop import Begun, LoopResult, PlanningLoop
 from hwprune.planner.options import PlanOptions

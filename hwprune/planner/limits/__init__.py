@@ -1,0 +1,1 @@
+"""Limits beside latency: parameters, memory, and the widths of layers."""

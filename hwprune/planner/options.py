@@ -6,14 +6,16 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hwprune.errors import UsageError
-from hwprune.planner.joint.options import JointOptions
 from hwprune.planner.limits.amount import Amount, parse_range
 from hwprune.planner.limits.lazy import solve_lazily
 from hwprune.solve.problem import Problem, Solution
 from hwprune.solve.solvers import check_solver, solve
+
+if TYPE_CHECKING:
+    from hwprune.planner.joint.options import JointOptions
 
 #: The solver that needs the model and its data.
 JOINT = "joint"

@@ -73,7 +73,7 @@ _HOME = {
     "PlanOptions": "planner.options",
     "PrunePass": "fxpass",
     "Target": "target",
-    "check_plan": "plan_check",
+    "check_plan": "planning.check",
     "compose": "solve.compose",
     "diff_plans": "solve.plan_diff",
     "find_blocks": "edits",

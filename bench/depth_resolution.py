@@ -11,13 +11,15 @@ original, compiled (its outputs compared with PyTorch's) and timed end to end ag
 dense latency at the model's own resolution; its predicted latency, from the residual of the dense network
 at its own resolution alone, against the measured one, before anything is corrected.
 
-Weights are random, and the filters of every convolution scaled by gamma distributed factors, so that
-importance is spread as unevenly as in trained networks.
+Weights are random; the filters of every convolution are scaled by gamma distributed factors, the
+BatchNorms by such factors of a size of their own, so that importance is spread as unevenly as in trained
+networks. Widths alone and blocks are compared on one problem: the same table, residual, budget and scores.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,8 @@ from hwprune.planner.loop import PlanningLoop
 from hwprune.planner.options import PlanOptions
 from hwprune.planner.resolutions import open_columns
 from hwprune.planner.workbench import Workbench, measure_profile
+from hwprune.solve.problem import Problem
+from hwprune.solve.solvers import solve
 from hwprune.target import load_target
 
 
@@ -63,11 +67,16 @@ def main() -> None:
 
 
 def spread(name: str, seed: int) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
-    """A model whose filters differ in weight."""
+    """A model whose filters differ in weight, and whose BatchNorms differ in scale, as those of blocks do."""
     model, inputs = make(name, seed)
     random = np.random.default_rng(seed)
     with torch.no_grad():
         for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                factors = random.gamma(
+                    random.uniform(0.5, 2.0), random.lognormal(0.0, 1.0), module.num_features
+                )
+                module.weight *= torch.from_numpy(factors).float()
             if isinstance(module, nn.Conv2d):
                 factors = random.gamma(random.uniform(0.5, 2.0), 1.0, module.out_channels)
                 module.weight *= torch.from_numpy(factors).float().reshape(-1, 1, 1, 1)
@@ -79,7 +88,7 @@ def with_blocks(name: str, options: argparse.Namespace) -> dict[str, Any]:
     model, inputs = spread(name, options.seed)
     ask: dict[str, Any] = {
         "latency": options.depth_share,
-        "criterion": "l2",
+        "criterion": "bn_scale",
         "profile": options.profile,
         "tables": options.tables,
         "threads": options.threads,
@@ -87,13 +96,12 @@ def with_blocks(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "progress": Teller(name),
     }
     row: dict[str, Any] = {"model": name, "share": options.depth_share}
-    try:
-        widths = hwprune.plan(model, inputs, options.target, options=PlanOptions(), checks=0, **ask)
-        row["kept_widths_alone"] = widths.plan.value
-    except BudgetError as error:
-        row["widths_alone"] = error.message
     planned = hwprune.plan(model, inputs, options.target, options=PlanOptions(depth=True), **ask)
     result = planned.loop
+    try:
+        row["kept_widths_alone"] = solve(widths_alone(result.problem), time_limit_s=60.0).value
+    except BudgetError as error:
+        row["widths_alone"] = error.message
     say(f"{name}: {len(planned.plan.removed)} blocks go, {result.measured_ns} ns of {result.budget_ns}")
     pruned = planned.subject.cut(planned.plan, planned)
     target = load_target(options.target, threads=options.threads)
@@ -108,6 +116,20 @@ def with_blocks(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "measured_ms": None if result.measured_ns is None else result.measured_ns / 1e6,
         "rounds": [[r.predicted_ns / 1e6, r.measured_ns / 1e6] for r in result.rounds],
     }
+
+
+def widths_alone(problem: Problem) -> Problem:
+    """The same problem, but all blocks stay."""
+    return replace(
+        problem,
+        domains=tuple(replace(d, block=None) for d in problem.domains),
+        limits=tuple(
+            replace(limit, terms=tuple(replace(t, block=None) for t in limit.terms))
+            for limit in problem.limits
+        ),
+        blocks=(),
+        constant_value=problem.constant_value + sum(block.value for block in problem.blocks),
+    )
 
 
 def at_resolutions(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -171,9 +171,7 @@ class PlanningLoop:
             repeated = any(rounds[-1].is_of(earlier) for earlier in rounds[:-1])
             if good or latency is None or len(rounds) >= checks or repeated:
                 break
-            points = [*residual.points, (self._kernels(attempt, table), measured)]
-            sums, times = zip(*points, strict=True)
-            residual = Residual.fit(sums, times).through_last()
+            residual = residual.with_point(self._kernels(attempt, table), measured)
         assert best is not None
         name = best.problem.limits[0].name
         usage = {**best.solution.usage, name: best.prediction.latency_ns}
@@ -272,12 +270,16 @@ class PlanningLoop:
         gap = (bound - best.objective) / max(abs(bound), 1e-12)
         return column, problem, replace(best, bound=bound, gap=gap)
 
+    def timed(self, programs: Mapping[str, Program], dense: Summary) -> dict[str, float]:
+        """Latencies (ns) of networks, corrected by how far the dense one drifted from ``dense``."""
+        times = self.time_networks({"dense": self.network.program_at(self.network.dense), **programs})
+        pace = dense.median / times["dense"].median
+        return {name: times[name].median * pace for name in programs}
+
     def _check(self, attempt: Attempt, dense: Summary) -> float:
-        """Measured latency of a solution, corrected by how far the dense network has drifted."""
         solution = attempt.solution
         pruned = attempt.network.program_at(solution.widths, solution.removed)
-        times = self.time_networks({"dense": self.network.program_at(self.network.dense), "pruned": pruned})
-        measured = times["pruned"].median * dense.median / times["dense"].median
+        measured = self.timed({"pruned": pruned}, dense)["pruned"]
         predicted = attempt.prediction.latency_ns
         logger.info("predicted %.3f ms, measured %.3f ms", predicted / 1e6, measured / 1e6)
         return measured

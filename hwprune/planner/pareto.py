@@ -248,19 +248,18 @@ def _timed(
     count = min(checks, len(solved.points))
     picks = sorted(set(np.rint(np.linspace(0, len(solved.points) - 1, count)).astype(int).tolist()))
     chosen = [solved.points[i] for i in picks]
-    programs = {"dense": loop.network.program_at(loop.network.dense)}
-    for number, found in enumerate(chosen):
-        solution = found.solution
-        programs[f"point {number}"] = found.column.network.program_at(solution.widths, solution.removed)
-    times = loop.time_networks(programs)
-    pace = begun.dense.median / times["dense"].median
+    programs = {
+        f"point {number}": found.column.network.program_at(found.solution.widths, found.solution.removed)
+        for number, found in enumerate(chosen)
+    }
+    times = loop.timed(programs, begun.dense)
     sums, nanoseconds = [point[0] for point in residual.points], [point[1] for point in residual.points]
     measured: dict[Key, float] = {}
     for number, found in enumerate(chosen):
         solution = found.solution
-        measured[_key(solution, found.column.resolution)] = times[f"point {number}"].median * pace
+        measured[_key(solution, found.column.resolution)] = times[f"point {number}"]
         sums.append(found.column.network.without(solution.removed).predict(solution.widths, table))
-        nanoseconds.append(times[f"point {number}"].median * pace)
+        nanoseconds.append(times[f"point {number}"])
     return measured, Residual.fit(sums, nanoseconds)
 
 

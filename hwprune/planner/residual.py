@@ -82,6 +82,11 @@ class Residual:
         points = tuple((s, float(m)) for s, m in zip(sums, measured, strict=True))
         return Residual(float(launch), float(factor), float(byte_ns), float(spread), 0.0, points)
 
+    def with_point(self, kernels: KernelSum, measured_ns: float) -> Residual:
+        """Fitted to one more network, and then exact for it."""
+        sums, times = zip(*self.points, (kernels, measured_ns), strict=True)
+        return Residual.fit(sums, times).through_last()
+
     def through_last(self) -> Residual:
         """Corrected until it is exact for the network that was measured last.
 

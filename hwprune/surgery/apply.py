@@ -51,23 +51,35 @@ def cut_graph(captured: Captured, deps: Dependencies, keep: Mapping[str, Sequenc
     source = captured.graph
     tensors = graph_tensors(source)
     cuts = select(deps, keep, {name: tuple(value.shape) for name, value in tensors.items()})
-    widths = widths_of(deps, keep)
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in source.graph.nodes:
-        copies[node] = graph.node_copy(node, lambda n: copies[n])
-        if node.name in deps.extents:
-            copies[node].meta["hwprune_sizes"] = sizes_at(deps.extents[node.name], widths)
-        if node.name in deps.pieces:
-            copies[node].meta["hwprune_pieces"] = sizes_at(deps.pieces[node.name], widths)
-    graph.set_codegen(source.graph._codegen)  # pyright: ignore[reportPrivateUsage] - keeps input and output trees
-    for node in graph.nodes:
-        rewrite_constants(node)
+    graph, _ = graph_at(captured, deps, widths_of(deps, keep))
     root = other_attributes(source) | {name: _cut(value, cuts.get(name)) for name, value in tensors.items()}
     result = TrainableGraph(root, graph, class_name=type(source).__name__)
     result.eval()
     _refresh(result)
     return result
+
+
+def graph_at(
+    captured: Captured, deps: Dependencies, widths: Mapping[str, int]
+) -> tuple[fx.Graph, dict[str, fx.Node]]:
+    """A copy of the graph whose constants follow the widths, and its nodes by their names in the original.
+
+    ``meta["hwprune_sizes"]`` of a node says which shape it will have; ``meta["val"]`` is still the
+    original's.
+    """
+    source = captured.graph.graph
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in source.nodes:
+        copies[node] = graph.node_copy(node, lambda n: copies[n])
+        if node.name in deps.extents:
+            copies[node].meta["hwprune_sizes"] = sizes_at(deps.extents[node.name], widths)
+        if node.name in deps.pieces:
+            copies[node].meta["hwprune_pieces"] = sizes_at(deps.pieces[node.name], widths)
+    graph.set_codegen(source._codegen)  # pyright: ignore[reportPrivateUsage] - keeps input and output trees
+    for node in graph.nodes:
+        rewrite_constants(node)
+    return graph, {node.name: copy for node, copy in copies.items()}
 
 
 def graph_tensors(graph: fx.GraphModule) -> dict[str, torch.Tensor]:

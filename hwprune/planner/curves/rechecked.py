@@ -114,12 +114,8 @@ def _measured(loop: PlanningLoop, result: LoopResult, rival: Solution, *, checks
     prediction = predict(left, rival.widths, table, result.residual)
     measured = None
     if checks:
-        programs = {
-            "dense": loop.network.program_at(loop.network.dense),
-            "pruned": loop.network.program_at(rival.widths, rival.removed),
-        }
-        times = loop.time_networks(programs)
-        measured = times["pruned"].median * result.dense.median / times["dense"].median
+        program = loop.network.program_at(rival.widths, rival.removed)
+        measured = loop.timed({"pruned": program}, result.dense)["pruned"]
     latency = prediction.latency_ns if measured is None else measured
     if latency > limit.at_most * (1 + TOLERANCE):
         return None

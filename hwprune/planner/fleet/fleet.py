@@ -220,13 +220,8 @@ def _result(state: _State, problem: Problem, solution: Solution, *, timed: bool)
     rounds: tuple[Round, ...] = ()
     own = problem.limit(f"latency on {state.member.name}")
     if timed and state.member.checks:
-        times = loop.time_networks(
-            {
-                "dense": loop.network.program_at(loop.network.dense),
-                "pruned": loop.network.program_at(solution.widths, solution.removed),
-            }
-        )
-        measured = times["pruned"].median * begun.dense.median / times["dense"].median
+        program = loop.network.program_at(solution.widths, solution.removed)
+        measured = loop.timed({"pruned": program}, begun.dense)["pruned"]
         rounds = (Round(prediction.latency_ns, measured, dict(solution.widths), solution.removed),)
     return LoopResult(
         solution=solution,
@@ -248,9 +243,7 @@ def _correct(state: _State, solution: Solution, result: LoopResult) -> None:
     if result.measured_ns is None:
         return
     left = state.member.loop.network.without(solution.removed)
-    points = [*state.residual.points, (left.predict(solution.widths, state.table), result.measured_ns)]
-    sums, times = zip(*points, strict=True)
-    state.residual = Residual.fit(sums, times).through_last()
+    state.residual = state.residual.with_point(left.predict(solution.widths, state.table), result.measured_ns)
 
 
 def _mean_of(results: Sequence[LoopResult], weights: Sequence[float] | None) -> float | None:

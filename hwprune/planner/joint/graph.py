@@ -12,8 +12,7 @@ from hwprune.capture.captured import Captured
 from hwprune.capture.trainable import TrainableGraph
 from hwprune.dependency.blocks import Block
 from hwprune.dependency.groups import Dependencies
-from hwprune.surgery.apply import other_attributes, sizes_at
-from hwprune.surgery.constants import rewrite_constants
+from hwprune.surgery.apply import graph_at, other_attributes
 
 #: ``train``: BatchNorm on the batch, dropout on. ``probe``: BatchNorm on the batch, all else as in
 #: evaluation, so that two architectures differ by nothing but their shape. ``eval``: evaluation.
@@ -42,20 +41,8 @@ def architecture_graph(
         Parameters and buffers by name, of any shape; the graph refers to them.
     """
     source = captured.graph
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in source.graph.nodes:
-        copies[node] = graph.node_copy(node, lambda n: copies[n])
-        if node.name in deps.extents:
-            copies[node].meta["hwprune_sizes"] = sizes_at(deps.extents[node.name], widths)
-        if node.name in deps.pieces:
-            copies[node].meta["hwprune_pieces"] = sizes_at(deps.pieces[node.name], widths)
-    graph.set_codegen(source.graph._codegen)  # pyright: ignore[reportPrivateUsage] - keeps input and output trees
-    for node in graph.nodes:
-        rewrite_constants(node)
-    _bypass(
-        graph, {node.name: copy for node, copy in copies.items()}, [b for b in blocks if b.name in removed]
-    )
+    graph, nodes = graph_at(captured, deps, widths)
+    _bypass(graph, nodes, [b for b in blocks if b.name in removed])
     root: dict[str, object] = {**other_attributes(source), **tensors}
     result = TrainableGraph(root, graph, class_name=type(source).__name__)
     result.train(mode == "train")

@@ -67,9 +67,11 @@ def describe_files(root: Path, architecture: str, cores: int) -> Device:
     architecture
         As ``uname -m`` says it.
     cores
-        Cores that measurements may use.
+        Cores that measurements may use. The name counts the machine's own, since a kernel on one
+        core takes as long whatever else a container may use.
     """
     text = _text(root / "proc/cpuinfo") or ""
+    listed = len(re.findall(r"^processor\s*:", text, re.MULTILINE))
     info = _first_processor(text)
     flags = sorted(flags_in(text))
     flags_hash = hashlib.sha256(" ".join(flags).encode()).hexdigest()[:8]
@@ -79,7 +81,7 @@ def describe_files(root: Path, architecture: str, cores: int) -> Device:
     load = (_text(root / "proc/loadavg") or "").split()[:3]
     one, five, fifteen = [float(value) for value in load] if len(load) == 3 else (0.0, 0.0, 0.0)
     return Device(
-        slug=_slug(cpu, family, cores, flags_hash),
+        slug=_slug(cpu, family, listed or cores, flags_hash),
         cpu=cpu,
         architecture=architecture,
         family=family,

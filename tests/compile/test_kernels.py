@@ -6,6 +6,7 @@ import pytest
 
 from hwprune.compile import compile_program
 from hwprune.latency.kernel import OP_KINDS, KernelSpec
+from hwprune.measure.device import usable_cores
 from hwprune.target import load_target
 from tests.compile.programs import (
     data,
@@ -199,6 +200,8 @@ def test_scalar_code_has_no_lanes_to_pack():
 
 
 def test_two_threads_give_the_same():
+    if len(usable_cores()) < 2:
+        pytest.skip("needs two cores")
     target = load_target("host").model_copy(update={"threads": 2})
     specs = [
         conv(1, 32, 12, 12, 64, 3),  # by rows

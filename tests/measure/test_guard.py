@@ -4,7 +4,7 @@ import re
 import pytest
 
 from hwprune.latency.kernel import KernelInput, KernelOp, KernelSpec
-from hwprune.measure.device import describe_device, device_slug, measuring_cores, usable_cores
+from hwprune.measure.device import describe_device, describe_files, device_slug, measuring_cores, usable_cores
 from hwprune.measure.guard import CoreTimes, disturbance, drift, load_warning, parse_stat, read_core_times
 from hwprune.measure.rotation import copies_for, sentinel_spec
 from tests.measure.fakes import conv, linear
@@ -59,9 +59,18 @@ def test_device_is_stable_and_safe_as_a_file_name():
     device = describe_device()
     assert device.slug == device_slug()
     assert re.fullmatch(r"[a-z0-9-]+", device.slug)
-    assert f"{device.cores}c" in device.slug
     assert device.cores == len(usable_cores())
     assert device.to_dict()["slug"] == device.slug
+
+
+def test_a_container_with_fewer_cores_is_the_same_kind_of_machine(tmp_path):
+    (tmp_path / "proc").mkdir()
+    listed = "".join(f"processor\t: {i}\nmodel name\t: Some CPU\nflags\t: sse avx2\n\n" for i in range(4))
+    (tmp_path / "proc/cpuinfo").write_text(listed)
+    whole, part = (describe_files(tmp_path, "x86_64", cores) for cores in (4, 1))
+    assert whole.slug == part.slug
+    assert "-4c-" in part.slug
+    assert part.cores == 1
 
 
 def test_last_cores_are_measured_on():

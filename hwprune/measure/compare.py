@@ -21,6 +21,7 @@ from hwprune.errors import MeasureError, UsageError
 from hwprune.measure.contenders import Contender, load_arrays, save_arrays
 from hwprune.measure.device import measuring_cores, usable_cores
 from hwprune.measure.guard import disturbance, load_warning, read_core_times
+from hwprune.measure.network import LOADS, one_load
 from hwprune.measure.process import WorkerProcess
 from hwprune.measure.stats import Summary, ratio_interval, summarise
 from hwprune.measure.stopping import QUICK, MeasureProfile
@@ -68,12 +69,20 @@ class Comparison:
 
 
 @dataclass
+class _Entrant:
+    """What is known of a contender over all its loads."""
+
+    outputs: list[np.ndarray]
+    samples_ns: list[float] = field(default_factory=list[float])
+    loads: list[int] = field(default_factory=list[int])
+
+
+@dataclass(frozen=True)
 class _Runner:
     name: str
     worker: WorkerProcess
-    outputs: list[np.ndarray]
-    number: int = 1
-    samples_ns: list[float] = field(default_factory=list[float])
+    number: int
+    samples_ns: list[float]
 
 
 def compare(
@@ -97,7 +106,8 @@ def compare(
     threads
         Threads of each.
     profile
-        ``rounds``, ``samples_per_round`` and ``sample_s`` count here.
+        ``rounds``, ``samples_per_round`` and ``sample_s`` count here. The rounds are shared among
+        ``LOADS`` processes of each contender, one after the other (see :mod:`hwprune.measure.network`).
     seed
         Of the order in each round, and of the bootstrap.
     reference
@@ -124,34 +134,42 @@ def compare(
     cores = measuring_cores(threads)
     warnings = [w for w in (load_warning(len(usable_cores())),) if w]
     failed: dict[str, str] = {}
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwprune-compare-")))
-        save_arrays(folder / "inputs.npz", list(inputs))
-        runners: list[_Runner] = []
-        for name, contender in contenders.items():
-            worker = stack.enter_context(WorkerProcess(cores, threads, f"contender '{name}'"))
-            try:
-                runners.append(_prepare(name, contender, worker, folder, threads, profile))
-            except MeasureError as error:
-                failed[name] = error.message
-                _log.warning("contender '%s' cannot run: %s", name, error.message)
-        warnings += [
-            f"outputs of '{r.name}' are not finite" for r in runners if not _finite(r.outputs)
-        ]  # told, not fatal: what a contender computes is its owner's business
-        before = read_core_times(cores, None)
-        _rounds(runners, failed, profile, seed, progress)
-        after = read_core_times(cores, None)
-        if before is not None and after is not None:
-            stolen = disturbance(before, after).steal
-            if stolen > profile.max_disturbance:
-                warnings.append(f"the hypervisor took {stolen:.0%} of the cores' time")
-    runners = [r for r in runners if r.name not in failed]
-    if not runners or (reference is not None and reference in failed):
-        who = f"the reference '{reference}'" if runners else "no contender"
+    entrants: dict[str, _Entrant] = {}
+    profile = one_load(profile)
+    before = read_core_times(cores, None)
+    with tempfile.TemporaryDirectory(prefix="hwprune-compare-") as folder:
+        save_arrays(Path(folder) / "inputs.npz", list(inputs))
+        for load in range(LOADS):
+            entered = {name: c for name, c in contenders.items() if name not in failed}
+            with ExitStack() as stack:
+                runners: list[_Runner] = []
+                for name, contender in entered.items():
+                    worker = stack.enter_context(WorkerProcess(cores, threads, f"contender '{name}'"))
+                    try:
+                        runners.append(
+                            _prepare(name, contender, worker, Path(folder), threads, profile, entrants)
+                        )
+                    except MeasureError as error:
+                        failed[name] = error.message
+                        _log.warning("contender '%s' cannot run: %s", name, error.message)
+                _rounds(runners, failed, profile, seed + load, load, progress)
+            for runner in runners:
+                entrants[runner.name].samples_ns += runner.samples_ns
+                entrants[runner.name].loads.append(len(runner.samples_ns))
+    after = read_core_times(cores, None)
+    if before is not None and after is not None:
+        stolen = disturbance(before, after).steal
+        if stolen > profile.max_disturbance:
+            warnings.append(f"the hypervisor took {stolen:.0%} of the cores' time")
+    entrants = {name: entrant for name, entrant in entrants.items() if name not in failed}
+    # Told, not fatal: what a contender computes is its owner's business.
+    warnings += [f"outputs of '{n}' are not finite" for n, e in entrants.items() if not _finite(e.outputs)]
+    if not entrants or (reference is not None and reference in failed):
+        who = f"the reference '{reference}'" if entrants else "no contender"
         raise MeasureError(f"{who} could be timed: " + "; ".join(f"{n}: {e}" for n, e in failed.items()))
-    base = next((r for r in runners if r.name == reference), runners[0])
-    standings = tuple(_standing(r, base, seed) for r in runners)
-    return Comparison(base.name, threads, seed, profile.name, standings, failed, tuple(warnings))
+    base = reference or next(iter(entrants))
+    standings = tuple(_standing(name, e, entrants[base], seed) for name, e in entrants.items())
+    return Comparison(base, threads, seed, profile.name, standings, failed, tuple(warnings))
 
 
 def _prepare(
@@ -161,17 +179,20 @@ def _prepare(
     folder: Path,
     threads: int,
     profile: MeasureProfile,
+    entrants: dict[str, _Entrant],
 ) -> _Runner:
-    """Load, take outputs, find the number of runs per sample."""
+    """Load, take outputs at the first load, find the number of runs per sample."""
     timeout_s = profile.job_timeout_s + 60.0  # importing a framework can take long
     given: dict[str, Any] = {"inputs": str(folder / "inputs.npz"), "threads": threads}
     worker.request(
         {"do": "load", "engine": contender.engine, "arguments": {**contender.arguments, **given}}, timeout_s
     )
-    path = folder / f"outputs-{worker.pid}.npz"
-    worker.request({"do": "outputs", "path": str(path)}, timeout_s)
+    if name not in entrants:
+        path = folder / f"outputs-{worker.pid}.npz"
+        worker.request({"do": "outputs", "path": str(path)}, timeout_s)
+        entrants[name] = _Entrant(load_arrays(path))
     answer = worker.request({"do": "calibrate", "sample_s": profile.sample_s}, timeout_s)
-    return _Runner(name, worker, load_arrays(path), int(answer["number"]))
+    return _Runner(name, worker, int(answer["number"]), [])
 
 
 def _rounds(
@@ -179,10 +200,12 @@ def _rounds(
     failed: dict[str, str],
     profile: MeasureProfile,
     seed: int,
+    load: int,
     progress: Callable[[int, int, str], None] | None,
 ) -> None:
     generator = np.random.default_rng(seed)
-    total, done = profile.rounds * len(runners), 0
+    turns = profile.rounds * len(runners)
+    total, done = LOADS * turns, load * turns
     for _ in range(profile.rounds):
         for index in generator.permutation(len(runners)):
             runner = runners[index]
@@ -194,20 +217,23 @@ def _rounds(
             message = {"do": "time", "number": runner.number, "repeat": profile.samples_per_round + 1}
             try:
                 answer = runner.worker.request(message, profile.job_timeout_s)
-                runner.samples_ns += [float(s) for s in answer["samples_ns"][1:]]
+                runner.samples_ns.extend(float(s) for s in answer["samples_ns"][1:])
             except MeasureError as error:
                 failed[runner.name] = error.message
             if progress is not None:
                 progress(done, total, runner.name)
 
 
-def _standing(runner: _Runner, base: _Runner, seed: int) -> Standing:
-    summary = summarise(runner.samples_ns, seed=seed)
-    ratio = Ratio(*ratio_interval(runner.samples_ns, base.samples_ns, seed=seed))
-    if runner is base:
-        ratio = Ratio(1.0, 1.0, 1.0)
-    error = max_relative_error(runner.outputs, base.outputs)
-    return Standing(runner.name, summary, tuple(runner.samples_ns), ratio, error)
+def _standing(name: str, entrant: _Entrant, base: _Entrant, seed: int) -> Standing:
+    summary = summarise(entrant.samples_ns, seed=seed, passes=entrant.loads)
+    ratio = Ratio(1.0, 1.0, 1.0)
+    if entrant is not base:
+        found = ratio_interval(
+            entrant.samples_ns, base.samples_ns, seed=seed, passes=entrant.loads, reference_passes=base.loads
+        )
+        ratio = Ratio(*found)
+    error = max_relative_error(entrant.outputs, base.outputs)
+    return Standing(name, summary, tuple(entrant.samples_ns), ratio, error)
 
 
 def _finite(outputs: Sequence[np.ndarray]) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hwprune.measure.device import measuring_cores
@@ -12,6 +13,13 @@ from hwprune.measure.process import WorkerProcess
 from hwprune.measure.runners.local import DEFAULT_ENGINE
 from hwprune.measure.stats import Summary, summarise
 from hwprune.measure.stopping import MeasureProfile
+
+#: Times that every network is loaded anew: where the system puts its buffers changes the latency of a
+#: small one by several percent (measured: a standard deviation of 2 to 3 % at 0.7 ms).
+LOADS = 3
+#: A network's sample lasts at least this long. After a pause the core's clock and caches need some
+#: milliseconds to recover.
+SAMPLE_S = 0.01
 
 #: ``ask(name, number, repeat)``: nanoseconds per run of a network, ``repeat`` means of ``number`` runs.
 AskNetwork = Callable[[str, int, int], list[float]]
@@ -28,7 +36,8 @@ def time_libraries(
     """Time built networks in turn, so that the machine's drift hits all of them alike.
 
     Each network has a worker process of its own, all pinned to the same cores; only one runs at a
-    time, in an order drawn anew for each of the profile's rounds.
+    time, in an order drawn anew for each of the profile's rounds. The rounds are shared among
+    ``LOADS`` processes for each network, one after the other.
 
     Parameters
     ----------
@@ -47,6 +56,20 @@ def time_libraries(
     """
     cores = measuring_cores(threads)
     timeout = profile.job_timeout_s + 60.0
+    part = one_load(profile)
+    parts = [_one_load(libraries, cores, threads, part, seed + i, engine, timeout) for i in range(LOADS)]
+    return summarise_loads(parts, seed)
+
+
+def _one_load(
+    libraries: Mapping[str, Path],
+    cores: list[int],
+    threads: int,
+    profile: MeasureProfile,
+    seed: int,
+    engine: str,
+    timeout: float,
+) -> dict[str, list[float]]:
     workers: dict[str, WorkerProcess] = {}
 
     def ask(name: str, number: int, repeat: int) -> list[float]:
@@ -60,8 +83,23 @@ def time_libraries(
             load = {"do": "load", "engine": engine, "arguments": {"path": str(path)}}
             workers[name].request(load, timeout)
             numbers[name] = runs_per_sample(ask(name, 1, 3), profile)
-        samples = take_turns(numbers, ask, profile, seed)
-        return {name: summarise(values, seed=seed) for name, values in samples.items()}
+        return take_turns(numbers, ask, profile, seed)
+
+
+def one_load(profile: MeasureProfile) -> MeasureProfile:
+    """What one of ``LOADS`` loads takes of a profile's rounds, with samples as long as networks need."""
+    rounds = -(-profile.rounds // LOADS)
+    return replace(profile, rounds=rounds, sample_s=max(profile.sample_s, SAMPLE_S))
+
+
+def summarise_loads(parts: Sequence[Mapping[str, list[float]]], seed: int) -> dict[str, Summary]:
+    """One summary for each network from the samples of its loads; the interval covers their scatter."""
+    return {
+        name: summarise(
+            [ns for part in parts for ns in part[name]], seed=seed, passes=[len(part[name]) for part in parts]
+        )
+        for name in parts[0]
+    }
 
 
 def runs_per_sample(first_ns: list[float], profile: MeasureProfile) -> int:

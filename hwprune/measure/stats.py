@@ -146,14 +146,21 @@ def summarise(
 
 
 def ratio_interval(
-    samples: Sequence[float], reference: Sequence[float], confidence: float = 0.95, seed: int = 0
+    samples: Sequence[float],
+    reference: Sequence[float],
+    confidence: float = 0.95,
+    seed: int = 0,
+    *,
+    passes: Sequence[int] = (),
+    reference_passes: Sequence[int] = (),
 ) -> tuple[float, float, float]:
     """Ratio of two medians and its bootstrap interval: (ratio, low, high).
 
-    Both series are drawn independently.
+    Both series are drawn independently; ``passes`` as for :func:`bootstrap_medians`.
     """
     above = np.asarray(samples, dtype=np.float64)
     below = np.asarray(reference, dtype=np.float64)
-    draws = bootstrap_medians(above, seed) / bootstrap_medians(below, seed + 1)
+    draws = bootstrap_medians(above, seed, passes=passes)
+    draws = draws / bootstrap_medians(below, seed + 1, passes=reference_passes)
     low, high = percentile_interval(draws, confidence)
     return float(np.median(above) / np.median(below)), low, high

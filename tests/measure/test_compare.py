@@ -15,6 +15,7 @@ from hwprune.measure.contenders import (
     torch_contender,
 )
 from hwprune.measure.export import onnx_export, save_exported
+from hwprune.measure.network import LOADS, one_load
 from tests.measure.fakes import FAST
 
 X = [np.linspace(-2, 4, 12, dtype=np.float32).reshape(3, 4)]
@@ -47,8 +48,10 @@ def test_ratios_and_errors_against_the_reference(fakes):  # type: ignore[no-unty
     assert result["twice"].summary.median == pytest.approx(4e5)
     assert result["base"].max_rel_error == 0.0
     assert result["twice"].max_rel_error == pytest.approx(0.1, rel=1e-5)  # 0.4 of a largest value of 4
-    # rounds x samples; the first of every turn is thrown away
-    assert len(result["base"].samples_ns) == FAST.rounds * FAST.samples_per_round
+    # loads x rounds x samples; the first of every turn is thrown away
+    rounds = LOADS * one_load(FAST).rounds
+    assert FAST.rounds <= rounds < FAST.rounds + LOADS
+    assert len(result["base"].samples_ns) == rounds * FAST.samples_per_round
 
 
 def test_those_that_fail_are_reported_and_the_others_go_on(fakes):  # type: ignore[no-untyped-def]

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hwprune.errors import DeviceLostError
-from hwprune.measure.network import runs_per_sample, take_turns
-from hwprune.measure.runners.rpc import RpcRunner
-from hwprune.measure.stats import Summary, summarise
+from hwprune.measure.network import LOADS, one_load, runs_per_sample, summarise_loads, take_turns
+from hwprune.measure.runners.rpc import Ask, RpcRunner
+from hwprune.measure.stats import Summary
 from hwprune.measure.stopping import MeasureProfile
 
 #: Sending and loading a network may take this long, beside the time limit of a measurement.
@@ -49,6 +49,7 @@ def _on_one(
     libraries: Mapping[str, Path], runner: RpcRunner, profile: MeasureProfile, seed: int
 ) -> dict[str, Summary]:
     limit = profile.job_timeout_s + LOAD_S
+    profile = one_load(profile)
     numbers: dict[str, int] = {}
     expected_s = 0.0
     for name, path in libraries.items():
@@ -60,11 +61,13 @@ def _on_one(
         expected_s += runs * min(first) * 1e-9
     names = list(libraries)
     paths = [str(path) for path in libraries.values()]
-    with runner.session("RemoteNetworks", 3 * expected_s + limit, paths=paths) as ask:
+    parts: list[dict[str, list[float]]] = []
+    for load in range(LOADS):
+        with runner.session("RemoteNetworks", 3 * expected_s + limit, paths=paths) as ask:
 
-        def time(name: str, number: int, repeat: int) -> list[float]:
-            answer = ask("turn", index=names.index(name), number=number, repeat=repeat)
-            return [float(ns) for ns in answer["samples_ns"]]
+            def time(name: str, number: int, repeat: int, ask: Ask = ask) -> list[float]:
+                answer = ask("turn", index=names.index(name), number=number, repeat=repeat)
+                return [float(ns) for ns in answer["samples_ns"]]
 
-        samples = take_turns(numbers, time, profile, seed)
-    return {name: summarise(values, seed=seed) for name, values in samples.items()}
+            parts.append(take_turns(numbers, time, profile, seed + load))
+    return summarise_loads(parts, seed)

@@ -41,7 +41,7 @@ class RegularizedSparsity(Criterion):
     name: ClassVar[str] = "regularized_sparsity"
     data_need: ClassVar[DataNeed] = "none"
     comparability: ClassVar[Comparability] = "normalised"
-    paper: ClassVar[str] = "Bao et al., Channel Pruning Based on Regularized Sparsity, ICSIP 2019"
+    paper: ClassVar[str] = "Bao et al., channel pruning by regularised sparsity, ICSIP 2019"
     formula: ClassVar[str] = "mean over producers of (1 − share of |w| < ½·std(W)) + 0.1·‖w‖²/max‖w‖²"
     origin: ClassVar[Origin] = "abstract"
     cost: ClassVar[str] = "reads the weights once"

@@ -209,8 +209,6 @@ def test_filters_of_zeros_do_not_set_the_scale_of_the_others() -> None:
 
 @pytest.mark.parametrize("name", NETS)
 def test_every_structure_is_scored(name: str) -> None:
-    if name == "grouped":
-        pytest.skip("covered below: a grouped convolution with BatchNorm")
     captured, deps = analysed(settle(NETS[name]()))
     for value in score(captured, deps, "bn_distribution").values():
         assert bool((value >= 0).all()) and float(value.sum()) > 0

@@ -86,6 +86,27 @@ def test_blocks_and_a_calibrated_objective(model: Small, tables: Path):
     assert pruned.max_rel_error <= 1e-4
 
 
+def test_floors_against_starvation_hold_in_the_plan(tables: Path):
+    def planned(latency: str, most_harm: float | None) -> hwprune.Plan:
+        options = hwprune.PlanOptions(held_out=evaluation(), most_harm=most_harm)
+        trained = Small()
+        settle(trained, 1)
+        found = hwprune.plan(
+            trained, IMAGE, latency=latency, data=train(), tables=tables, checks=0, options=options
+        )
+        return found.plan
+
+    free = planned("80%", None)
+    assert all(group.floor is None for group in free.groups)
+    loose = planned("80%", 1e6)
+    assert [g.kept for g in loose.groups] == [g.kept for g in free.groups]
+    assert all(group.floor == 16 for group in loose.groups)  # the least width on offer
+    # A hair of harm leaves nothing but the full widths, so that no budget can be met.
+    with pytest.raises(BudgetError) as caught:
+        planned("80%", 1e-9)
+    assert caught.value.hint is not None and "--most-harm" in caught.value.hint
+
+
 def test_solvers_for_comparison_come_by_name(model: Small, tables: Path):
     plan = asked(model, tables, solver="uniform").plan
     assert plan.solver == "uniform"

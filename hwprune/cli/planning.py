@@ -47,6 +47,7 @@ from hwprune.cli.plan_options import (
     Latencies,
     LayerLimit,
     Memory,
+    MostHarm,
     OnlyVerdict,
     Parameters,
     Pareto,
@@ -89,6 +90,7 @@ def plan(
     depth: Depth = False,
     resolution: Resolutions = None,
     calibrate: Calibrate = None,
+    most_harm: MostHarm = None,
     solver: Solver = "milp",
     weights: Weights = None,
     trust_pickle: TrustPickle = False,
@@ -139,6 +141,7 @@ def plan(
         depth=depth,
         resolution=resolution,
         calibrate=calibrate,
+        most_harm=most_harm,
         solver=solver,
     )
     output = output or Path("frontier.json" if pareto else "plan.json")

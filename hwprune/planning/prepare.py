@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from hwprune.dependency import analyse
 from hwprune.errors import BudgetMetError, UsageError
 from hwprune.importance import get as get_criterion
 from hwprune.importance import score, to_objective
+from hwprune.importance.registry import Loss
 from hwprune.measure.runners.carry import CarriedSite
 from hwprune.measure.site import Site
 from hwprune.planner.carried import CarriedWorkbench
@@ -37,7 +38,6 @@ from hwprune.pruned import Subject
 from hwprune.solve.budget import parse_budget
 from hwprune.target import Target, load_target
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 #: One target, or those of a fleet.
 Targets = str | Path | Target | Sequence[str | Path | Target]
 

@@ -128,7 +128,7 @@ def plan(
     from hwprune.measure.sites import site_for
     from hwprune.modelspec import example_inputs, load_data, load_model
     from hwprune.planner.verdict import Verdict
-    from hwprune.planning.frontiers import Frontier, check_plot
+    from hwprune.planning.frontiers import Frontier, check_place, check_plot
     from hwprune.pruned import Planned
 
     require_apart(pareto, plot, verdict, floor)
@@ -146,6 +146,8 @@ def plan(
     )
     output = output or Path("frontier.json" if pareto else "plan.json")
     require_file(output)
+    if pareto is not None:
+        check_place(output, pareto)
     if plot is not None:
         check_plot(plot)
         require_file(plot)

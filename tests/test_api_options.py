@@ -67,17 +67,26 @@ def test_least_latency_with_a_floor(model: Small, tables: Path):
     assert 0 <= plan.gap <= 1e-3
 
 
-def test_blocks_and_a_calibrated_objective(model: Small, tables: Path):
-    trained = Small()
-    pruned = hwprune.prune(
-        trained,
-        IMAGE,
-        latency="75%",
-        data=train(),
-        tables=tables,
-        checks=0,
-        options=hwprune.PlanOptions(depth=True, held_out=evaluation()),
-    )
+def test_blocks_and_a_calibrated_objective_that_is_remembered(model: Small, tables: Path, tmp_path: Path):
+    trained, checkpoint, told = Small(), tmp_path / "losses.json", list[str]()
+
+    def calibrated() -> hwprune.Pruned:
+        return hwprune.prune(
+            trained,
+            IMAGE,
+            latency="75%",
+            data=train(),
+            tables=tables,
+            checks=0,
+            options=hwprune.PlanOptions(depth=True, held_out=evaluation(), checkpoint=checkpoint),
+            progress=lambda what, done, total: told.append(what),
+        )
+
+    pruned = calibrated()
+    assert any(what.startswith("calibrate") for what in told)
+    losses = checkpoint.read_bytes()
+    assert calibrated().plan.groups == pruned.plan.groups
+    assert checkpoint.read_bytes() == losses
     plan = pruned.plan
     assert plan.rechecked is not None
     assert plan.rechecked.examples == 32

@@ -129,6 +129,15 @@ MostHarm = Annotated[
         show_default=False,
     ),
 ]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="With --calibrate: keep what was measured on held-out data (with --solver joint the state of "
+        "its search) in this file; the same command then goes on after an interruption.",
+        show_default=False,
+    ),
+]
 Solver = Annotated[
     str,
     typer.Option(
@@ -169,6 +178,7 @@ def plan_options(
     resolution: str | None = None,
     calibrate: str | None = None,
     most_harm: float | None = None,
+    checkpoint: Path | None = None,
     solver: str = "milp",
 ) -> PlanOptions:
     """What the options ask for.
@@ -188,6 +198,8 @@ def plan_options(
         )
     if most_harm is not None and calibrate is None:
         raise UsageError("--most-harm is about a loss that nobody measures", hint="add --calibrate")
+    if checkpoint is not None and calibrate is None:
+        raise UsageError("--checkpoint keeps losses that nobody measures", hint="add --calibrate")
     ranges = _pairs(limits, "limit on layers", "--limit 'layer1.*=50%..100%'")
     numbers = _pairs(weights, "weight", "--weight host=2")
     return PlanOptions(
@@ -200,6 +212,7 @@ def plan_options(
         resolutions=sides,
         held_out=load_data(calibrate) if calibrate else None,
         most_harm=most_harm,
+        checkpoint=checkpoint,
         solver=solver,
     )
 

@@ -40,6 +40,7 @@ from hwprune.cli.frontiers import show_frontier, show_verdict, verdict_data
 from hwprune.cli.plan_options import (
     Calibrate,
     CarriedDevice,
+    Checkpoint,
     Checks,
     Criterion,
     Depth,
@@ -91,6 +92,7 @@ def plan(
     resolution: Resolutions = None,
     calibrate: Calibrate = None,
     most_harm: MostHarm = None,
+    checkpoint: Checkpoint = None,
     solver: Solver = "milp",
     weights: Weights = None,
     trust_pickle: TrustPickle = False,
@@ -142,6 +144,7 @@ def plan(
         resolution=resolution,
         calibrate=calibrate,
         most_harm=most_harm,
+        checkpoint=checkpoint,
         solver=solver,
     )
     output = output or Path("frontier.json" if pareto else "plan.json")

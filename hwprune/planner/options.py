@@ -55,7 +55,8 @@ class PlanOptions:
         ``"uniform"``; ``"joint"`` searches on a weight-sharing network, which it trains on ``data`` and
         judges on ``held_out``.
     joint, checkpoint
-        Length and steps of the joint solver's search, and the file from which an interrupted one goes on.
+        Length and steps of the joint solver's search; and a file in which its state, or the losses on
+        ``held_out``, are kept as they come: what was interrupted goes on from there.
     time_limit_s, gap
         Seconds for each solution, and the relative gap at which it is good enough.
 
@@ -103,6 +104,11 @@ class PlanOptions:
             )
         if self.most_harm is not None:
             self._check_floors(self.most_harm)
+        if self.checkpoint is not None and self.held_out is None:
+            raise UsageError(
+                "a checkpoint of nothing: without held-out data no losses are measured",
+                hint="give held_out, or leave checkpoint out",
+            )
         for name, value in (("time_limit_s", self.time_limit_s), ("gap", self.gap)):
             if not (math.isfinite(value) and value > 0):
                 raise UsageError(f"{name} is {value}", hint="give a number above zero")

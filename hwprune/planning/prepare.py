@@ -153,6 +153,7 @@ def prepare(
             scores=values,
             blocks=() if blocks is None else blocks.blocks,
             resolutions=[column.resolution for column in columns if column.resolution is not None],
+            memory=options.checkpoint,
             progress=progress,
         )
         worth = found.worth

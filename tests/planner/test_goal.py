@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,11 +101,12 @@ def test_floors_against_starvation_narrow_what_the_user_allows():
     [
         ({"most_harm": 0.5}, "nobody measures"),
         ({"most_harm": 0.5, "held_out": [1], "solver": "joint"}, "nobody measures"),
+        ({"checkpoint": Path("kept.json")}, "checkpoint of nothing"),
         ({"most_harm": 0.0, "held_out": [1]}, "most_harm is 0.0"),
         ({"most_harm": float("nan"), "held_out": [1]}, "most_harm is nan"),
     ],
 )
-def test_floors_that_nothing_says_anything_about(options: dict[str, Any], match: str):
+def test_what_needs_held_out_data(options: dict[str, Any], match: str):
     with pytest.raises(UsageError, match=match):
         PlanOptions(**options)
 

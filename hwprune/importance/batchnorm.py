@@ -13,7 +13,7 @@ from hwprune.dependency.groups import ChannelGroup, Dependencies, Member
 from hwprune.errors import CriterionError
 from hwprune.importance.batches import Batch
 from hwprune.importance.magnitude import filter_norm
-from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss, register
+from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss, Origin, register
 from hwprune.importance.units import parameters_of, sum_by_unit
 
 _log = logging.getLogger(__name__)
@@ -34,6 +34,9 @@ class BatchNormScale(Criterion):
     paper: ClassVar[str] = (
         "Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017"
     )
+    formula: ClassVar[str] = "Σ|γ| over the group's BatchNorms"
+    origin: ClassVar[Origin] = "authors"
+    cost: ClassVar[str] = "reads the weights once"
 
     def score(
         self,

@@ -10,13 +10,15 @@ import torch
 from hwprune.capture.captured import Captured
 from hwprune.dependency.groups import ChannelGroup, Dependencies
 from hwprune.importance.batches import Batch
-from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss, register
+from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss, Origin, register
 from hwprune.importance.units import members_with_role, parameters_of, sum_by_unit
 
 
 class _FilterNorm(Criterion):
     data_need: ClassVar[DataNeed] = "none"
     comparability: ClassVar[Comparability] = "normalised"
+    origin: ClassVar[Origin] = "authors"
+    cost: ClassVar[str] = "reads the weights once"
     power: ClassVar[int]
 
     def score(
@@ -74,6 +76,7 @@ class L1(_FilterNorm):
     name: ClassVar[str] = "l1"
     power: ClassVar[int] = 1
     paper: ClassVar[str] = "Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017"
+    formula: ClassVar[str] = "Σ|w| over the unit's filters; each producer divided by its mean, then summed"
 
 
 @register
@@ -83,3 +86,4 @@ class L2(_FilterNorm):
     name: ClassVar[str] = "l2"
     power: ClassVar[int] = 2
     paper: ClassVar[str] = "Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017 (the L2 variant)"
+    formula: ClassVar[str] = "√Σw² over the unit's filters; each producer divided by its mean, then summed"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from typing import ClassVar, Literal, get_args
 
@@ -18,14 +17,13 @@ from hwprune.importance.gatespace import GateSpace, Vectors, twice_differentiabl
 from hwprune.importance.modes import in_mode
 from hwprune.importance.momentum import Momentum
 from hwprune.importance.products import NormProducts, WeightProducts
-from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss, register
+from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss, Origin, register
 from hwprune.importance.silence import reject_silence
 
 Form = Literal["consumers", "gate", "weight", "bn", "full_gradient", "second_order"]
 #: Scores of one minibatch.
 _OfBatch = Callable[[Batch], Vectors]
 
-_log = logging.getLogger(__name__)
 #: At most so many examples in one graph that is differentiated twice.
 MICRO_BATCH = 16
 
@@ -79,6 +77,11 @@ class Taylor2019(Criterion):
     data_need: ClassVar[DataNeed] = "labelled"
     comparability: ClassVar[Comparability] = "global"
     paper: ClassVar[str] = "Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019"
+    formula: ClassVar[str] = (
+        "mean over batches of (∂L/∂z)², z a factor on the unit at every layer that reads it"
+    )
+    origin: ClassVar[Origin] = "authors"
+    cost: ClassVar[str] = "one forward and one backward pass a batch"
 
     def __init__(
         self,

@@ -6,11 +6,17 @@ A module that defines criteria is imported here, which registers them.
 from hwprune.importance.batchnorm import BatchNormScale
 from hwprune.importance.description import Description, describe, descriptions
 from hwprune.importance.gates import with_gates
+from hwprune.importance.gradient_matrix import GradientMatrix
 from hwprune.importance.magnitude import L1, L2
 from hwprune.importance.objective import to_objective
+from hwprune.importance.oracle import true_loss_change
+from hwprune.importance.redundancy import gradient_redundancy
 from hwprune.importance.registry import Criterion, available, get, register
 from hwprune.importance.scoring import score
+from hwprune.importance.snip import Snip
+from hwprune.importance.sosp import SospH, SospI
 from hwprune.importance.taylor import Taylor2019
+from hwprune.importance.taylor2017 import Taylor2017
 
 __all__ = [
     "L1",
@@ -18,13 +24,20 @@ __all__ = [
     "BatchNormScale",
     "Criterion",
     "Description",
+    "GradientMatrix",
+    "Snip",
+    "SospH",
+    "SospI",
+    "Taylor2017",
     "Taylor2019",
     "available",
     "describe",
     "descriptions",
     "get",
+    "gradient_redundancy",
     "register",
     "score",
     "to_objective",
+    "true_loss_change",
     "with_gates",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -104,7 +104,7 @@ class GateSpace:
 
 
 @contextmanager
-def twice_differentiable() -> Iterator[None]:
+def twice_differentiable() -> Generator[None]:
     """Attention is computed by operators that can be differentiated twice."""
     with sdpa_kernel(SDPBackend.MATH):
         yield

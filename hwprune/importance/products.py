@@ -66,18 +66,22 @@ class ParameterProducts(ABC):
         weighted = {name: grads[name].double() * w.detach().double() for name, w in self._leaves.items()}
         return weighted, {name: grads[name].double() for name in self._gates}
 
-    def squares(self, loss: Tensor) -> dict[str, Tensor]:
-        """Per group the sum of squared products, ``[size]``; see the class for what is squared."""
+    def scores(self, loss: Tensor) -> dict[str, Tensor]:
+        """Per group what :meth:`summed` makes of its products, ``[size]``."""
         weighted, gated = self.products(loss)
-        found = {name: value**2 for name, value in gated.items()}
+        found = {name: self.of_gate(value) for name, value in gated.items()}
         for name, members in self.members.items():
             if members:
                 found[name] = self.summed(weighted, members, self.sizes[name])
         return found
 
+    def of_gate(self, value: Tensor) -> Tensor:
+        """The score of a gate's derivative."""
+        return value**2
+
     @abstractmethod
     def summed(self, weighted: dict[str, Tensor], members: Sequence[Member], size: int) -> Tensor:
-        """Squares of one group."""
+        """The score of one group."""
 
 
 class WeightProducts(ParameterProducts):
@@ -116,6 +120,29 @@ class NormProducts(ParameterProducts):
         for m in members:
             by_norm.setdefault(m.node, []).append(sum_by_unit(weighted[m.param], m.dim, m.runs, size))
         return torch.stack([torch.stack(parts).sum(0) ** 2 for parts in by_norm.values()]).sum(0)
+
+
+class MassProducts(ParameterProducts):
+    """Absolute products of every weight that makes or reads a unit, biases included."""
+
+    form: ClassVar[str] = "mass"
+
+    def chosen(self, captured: Captured, group: ChannelGroup) -> list[Member]:
+        layers = {m.node for m in group.members if m.role == "producer"}
+        return list(
+            {
+                (m.param, m.dim): m
+                for m in group.members
+                if m.role in ("producer", "consumer") or (m.role == "channelwise" and m.node in layers)
+            }.values()
+        )
+
+    def of_gate(self, value: Tensor) -> Tensor:
+        return value.abs()
+
+    def summed(self, weighted: dict[str, Tensor], members: Sequence[Member], size: int) -> Tensor:
+        parts = [sum_by_unit(weighted[m.param].abs(), m.dim, m.runs, size) for m in members]
+        return torch.stack(parts).sum(0)
 
 
 class _Substituted(nn.Module):

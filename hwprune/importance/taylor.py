@@ -128,9 +128,7 @@ class Taylor2019(Criterion):
         if self.form in ("weight", "bn"):
             kind = WeightProducts if self.form == "weight" else NormProducts
             products = kind(captured, deps, self.name)
-            return lambda batch: products.squares(
-                batch_loss(products.model, batch, loss, criterion=self.name)
-            )
+            return lambda batch: products.scores(batch_loss(products.model, batch, loss, criterion=self.name))
         space = GateSpace(captured, deps, "gate" if self.form == "gate" else "consumers")
         if self.form in ("gate", "consumers"):
             return lambda batch: _squared(

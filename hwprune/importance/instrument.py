@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-import warnings
 from collections.abc import Callable, Sequence
 
 from torch import fx, nn
 
 from hwprune.capture.captured import Captured
+from hwprune.capture.copies import quiet_copy
 from hwprune.capture.trainable import TrainableGraph
 from hwprune.importance.places import Place
 
@@ -22,10 +21,7 @@ class CopiedGraph:
 
     def __init__(self, captured: Captured) -> None:
         source = captured.graph
-        with warnings.catch_warnings():
-            # torch's own copying of the calling convention warns about torch's own deprecations.
-            warnings.simplefilter("ignore", FutureWarning)
-            graph = copy.deepcopy(source.graph)
+        graph = quiet_copy(source.graph)
         self.module = TrainableGraph(source, graph, class_name="Instrumented")
         for module in self.module.modules():
             for name, parameter in module.named_parameters(recurse=False):

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwprune.cli.common import (
+    INPUT_HELP,
+    MODEL_HELP,
     Exclude,
     Include,
-    Inputs,
     InsideHeads,
     Json,
-    Model,
     PruneOutputs,
     Submodule,
     Tables,
@@ -25,6 +25,7 @@ from hwprune.cli.common import (
     print_table,
     say,
 )
+from hwprune.cli.criteria import show_criteria
 from hwprune.cli.frontiers import show_verdict, verdict_data
 from hwprune.target import Target, available, load_target
 
@@ -64,8 +65,12 @@ def targets(
 
 
 def inspect(
-    model: Model,
-    input: Inputs,
+    model: Annotated[
+        str | None, typer.Argument(help=MODEL_HELP + " Not with --criteria.", show_default=False)
+    ] = None,
+    input: Annotated[
+        list[str] | None, typer.Option("--input", "-i", help=INPUT_HELP, show_default=False)
+    ] = None,
     weights: Weights = None,
     trust_pickle: TrustPickle = False,
     target: TargetName = "host",
@@ -75,6 +80,10 @@ def inspect(
     submodule: Submodule = None,
     inside_heads: InsideHeads = None,
     prune_outputs: PruneOutputs = False,
+    criteria: Annotated[
+        bool,
+        typer.Option("--criteria", help="List the importance criteria instead; needs no model."),
+    ] = False,
     kernels: Annotated[
         bool, typer.Option("--kernels", help="Also list the fused kernels: rule, tiling, work.")
     ] = False,
@@ -90,6 +99,12 @@ def inspect(
     json: Json = False,
 ) -> None:
     """Show the channel groups and residual blocks of a model, what cannot go and why, and its kernels."""
+    if criteria:
+        show_criteria(json)
+        return
+    if model is None or not input:
+        param = "'MODEL'" if model is None else "'--input' / '-i'"
+        raise typer.BadParameter("missing; only --criteria needs none", param_hint=param)
     from hwprune.api import analyse_model
     from hwprune.dependency.blocks import find_blocks
     from hwprune.modelspec import example_inputs, load_model

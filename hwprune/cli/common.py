@@ -25,19 +25,16 @@ _PIPE_COLUMNS = 200
 out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
 err = Console(stderr=True, highlight=False)
 
-Model = Annotated[
-    str,
-    typer.Argument(
-        help="Factory of the dense model, takes no arguments: package.module:factory or file.py:factory.",
-        show_default=False,
-    ),
-]
+MODEL_HELP = "Factory of the dense model, takes no arguments: package.module:factory or file.py:factory."
+INPUT_HELP = "Shape of an input as it will be deployed, batch first, e.g. 1x3x224x224; once per input."
+
+Model = Annotated[str, typer.Argument(help=MODEL_HELP, show_default=False)]
 Inputs = Annotated[
     list[str],
     typer.Option(
         "--input",
         "-i",
-        help="Shape of an input as it will be deployed, batch first, e.g. 1x3x224x224; once per input.",
+        help=INPUT_HELP,
     ),
 ]
 Weights = Annotated[

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-import warnings
-
 import torch
 from torch import fx, nn
 
 from hwprune.capture.captured import Captured
+from hwprune.capture.copies import quiet_copy
 from hwprune.dependency.groups import ChannelGroup, Dependencies, Tap
 from hwprune.errors import CriterionError
 from hwprune.importance.units import unit_of_position
@@ -41,10 +39,7 @@ def with_gates(captured: Captured, deps: Dependencies) -> tuple[fx.GraphModule, 
         A group has no tap.
     """
     source = captured.graph
-    with warnings.catch_warnings():
-        # torch's own copying of the calling convention warns about torch's own deprecations.
-        warnings.simplefilter("ignore", FutureWarning)
-        graph = copy.deepcopy(source.graph)
+    graph = quiet_copy(source.graph)
     # A copied graph keeps the order of its nodes.
     twin: dict[str, fx.Node] = {
         old.name: new for old, new in zip(source.graph.nodes, graph.nodes, strict=True)

@@ -17,6 +17,9 @@ from hwprune.importance.batches import Batch
 
 DataNeed = Literal["none", "unlabelled", "labelled"]
 Comparability = Literal["global", "normalised", "within_group"]
+#: Whose method it is: what the authors publish; their method for single weights in a form for whole
+#: units; our reading of an abstract, where nothing more could be read; or nobody's (random order).
+Origin = Literal["authors", "adapted", "abstract", "none"]
 #: A loss: ``(outputs, targets) -> scalar tensor``.
 Loss = Callable[[Any, Any], torch.Tensor]
 
@@ -37,13 +40,24 @@ class Criterion(ABC):
         ``"normalised"``, one scale once each group is divided by its mean; ``"within_group"``,
         ranks inside a group only.
     paper
-        Where it comes from.
+        Where it comes from: authors, title, venue and year.
+    formula
+        The score of a unit with the default parameters, on one line of plain text.
+    origin
+        ``"authors"``: as published, in a paper or in the authors' code; ``"adapted"``: published for
+        single weights, ours is the form for whole units; ``"abstract"``: our reading of the abstract;
+        ``"none"``: no paper stands behind it.
+    cost
+        What scoring takes, in forward and backward passes and what is held in memory.
     """
 
     name: ClassVar[str]
     data_need: ClassVar[DataNeed]
     comparability: ClassVar[Comparability]
     paper: ClassVar[str]
+    formula: ClassVar[str] = ""
+    origin: ClassVar[Origin] = "none"
+    cost: ClassVar[str] = ""
 
     @abstractmethod
     def score(
@@ -81,6 +95,22 @@ def available(*, data_need: DataNeed | None = None) -> tuple[str, ...]:
     return tuple(sorted(n for n, c in _registry.items() if data_need in (None, c.data_need)))
 
 
+def find(name: str) -> type[Criterion]:
+    """The class of the criterion of this name.
+
+    Raises
+    ------
+    UsageError
+        No criterion has this name.
+    """
+    found = _registry.get(name)
+    if found is None:
+        near = difflib.get_close_matches(name, _registry, n=2)
+        asked = f"did you mean {' or '.join(near)}? " if near else ""
+        raise UsageError(f"unknown criterion {name!r}", hint=f"{asked}there are {', '.join(available())}")
+    return found
+
+
 def get(name: str, **params: Any) -> Criterion:
     """Make the criterion of this name.
 
@@ -96,11 +126,7 @@ def get(name: str, **params: Any) -> Criterion:
     UsageError
         No criterion has this name, or it has no such parameter.
     """
-    found = _registry.get(name)
-    if found is None:
-        near = difflib.get_close_matches(name, _registry, n=2)
-        asked = f"did you mean {' or '.join(near)}? " if near else ""
-        raise UsageError(f"unknown criterion {name!r}", hint=f"{asked}there are {', '.join(available())}")
+    found = find(name)
     known = [key for key in inspect.signature(found).parameters if key not in ("args", "kwargs")]
     unknown = [key for key in params if key not in known]
     if unknown:

@@ -16,7 +16,7 @@ from hwprune.importance.batches import Batch
 from hwprune.importance.data import batch_loss
 from hwprune.importance.gates import with_gates
 from hwprune.importance.modes import in_mode
-from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss, register
+from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss, Origin, register
 from hwprune.importance.units import parameters_of, sum_by_unit
 
 Form = Literal["gate", "consumers"]
@@ -50,6 +50,9 @@ class Taylor2019(Criterion):
     data_need: ClassVar[DataNeed] = "labelled"
     comparability: ClassVar[Comparability] = "global"
     paper: ClassVar[str] = "Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019"
+    formula: ClassVar[str] = "mean over batches of (Σ w·∂L/∂w)² over the consumers' weights for the unit"
+    origin: ClassVar[Origin] = "authors"
+    cost: ClassVar[str] = "one forward and one backward pass a batch"
 
     def __init__(self, form: Form = "consumers") -> None:
         if form not in ("gate", "consumers"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -62,5 +63,5 @@ def _pieces(batch: Batch, count: int) -> list[Batch]:
             {name: cut(value, start, stop) for name, value in batch.named.items()},
             None,
         )
-        for start, stop in zip(edges, edges[1:], strict=False)
+        for start, stop in itertools.pairwise(edges)
     ]

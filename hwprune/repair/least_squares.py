@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import torch
 from torch import fx
 
 from hwprune.importance.batches import Batch
-from hwprune.importance.gram import Gram
-from hwprune.importance.streams import Consumer, Positions, Rows, inputs_at, outputs_at, spots_of
-from hwprune.repair.places import Place, find_places, tensor_at
-from hwprune.repair.regression import Fit, Ridge, fit_rows, fit_scales, fit_sums
+from hwprune.repair.places import Norm, Place, find_places, tensor_at
+from hwprune.repair.regression import Fit, Ridge
+from hwprune.repair.sampler import Fitting, Sampler
 from hwprune.repair.walk import Walk
 
 _log = logging.getLogger(__name__)
 
-Method = Literal["least_squares", "scales"]
 Told = Callable[[str, int, int], None]
-
-#: More inputs than this: sums of their products would not fit, the rows themselves are kept.
-_WIDEST = 6144
-#: Rows kept in that case, and rows summed in the other.
-_ROWS_KEPT, _ROWS_SUMMED = 4096, 20_000
 
 
 @dataclass(frozen=True)
@@ -51,37 +42,6 @@ class LayerFit:
     before: float
     after: float
     corrected: bool
-
-
-@dataclass(frozen=True)
-class Fitting:
-    """How layers are fitted.
-
-    Attributes
-    ----------
-    method
-        ``"least_squares"`` of whole weights, or ``"scales"``: one factor per input channel.
-    ridge
-        See :class:`hwprune.repair.regression.Ridge`.
-    positions
-        Positions per example. None: as many as it takes for four rows per column, 10 at least.
-    residual
-        Correct the last layer of a residual branch for the error of its shortcut.
-    every_layer
-        Fit layers that lost no input channel, too.
-    seed
-        Of the positions.
-    memory_bytes
-        What activations between two layers may take.
-    """
-
-    method: Method = "least_squares"
-    ridge: Ridge = Ridge()  # noqa: RUF009 - frozen
-    positions: int | None = None
-    residual: bool = True
-    every_layer: bool = False
-    seed: int = 0
-    memory_bytes: float = 1e9
 
 
 def reconstruct(
@@ -125,9 +85,12 @@ def reconstruct(
     fits: list[LayerFit] = []
     for number, place in enumerate(places):
         told(f"fit {place.consumer.weight}", number, len(places))
-        fits.append(
-            _fit(place, nodes[place.node.name], original, pruned, kept, (before, now), batches, fitting)
-        )
+        source = nodes[place.node.name]
+        fits.append(_fit(place, source, original, pruned, kept, (before, now), batches, fitting))
+        # Channels that are scaled are still far from their targets, and their BatchNorm's statistics
+        # too: layers behind must be fitted to what they will read.
+        if fitting.method == "scales" and place.norm is not None:
+            _renormalise(pruned, place, place.norm, now)
     told("fit", len(places), len(places))
     return tuple(fits)
 
@@ -150,7 +113,7 @@ def _fit(
     consumer = place.consumer
     weight = tensor_at(pruned, consumer.weight)
     shape = (consumer.groups, weight.shape[0] // consumer.groups, weight[0].numel())
-    sampler = _Sampler(place, pruned, kept.get(consumer.weight), fitting, shape[2])
+    sampler = Sampler(place, pruned, kept.get(consumer.weight), fitting, shape[2])
     corrects = fitting.residual and place.other is not None and place.other in walks[0].order
     sampler.corrects = corrects and walks[0].order[str(place.other)] < walks[0].order[source.name]
     examples = sum(max(1, batch.size) for batch in batches)
@@ -183,6 +146,44 @@ def _fit(
 
 
 @torch.no_grad()
+def _renormalise(graph: fx.GraphModule, place: Place, norm: Norm, walk: Walk) -> None:
+    """Mean and variance of a layer's new outputs into the BatchNorm that reads them."""
+    moments = Moments()
+    for values in walk.until(place.node.name, after=True):
+        moments.add(values[place.node.name])
+    tensor_at(graph, norm.mean).copy_(moments.mean)
+    tensor_at(graph, norm.variance).copy_(moments.variance)
+
+
+class Moments:
+    """Mean and variance of channels (dimension 1) over batches, in double precision."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._pivot = self._first = self._second = torch.zeros(0, dtype=torch.float64)
+
+    def add(self, output: torch.Tensor) -> None:
+        channels = output.double().transpose(0, 1).flatten(1)
+        if self._count == 0:
+            self._pivot = channels.mean(1)
+            self._first = self._second = torch.zeros_like(self._pivot)
+        channels = channels - self._pivot[:, None]
+        self._first = self._first + channels.sum(1)
+        self._second = self._second + channels.square().sum(1)
+        self._count += channels.shape[1]
+
+    @property
+    def mean(self) -> torch.Tensor:
+        return self._pivot + self._first / self._count
+
+    @property
+    def variance(self) -> torch.Tensor:
+        """Unbiased."""
+        spread = self._second - self._first.square() / self._count
+        return spread.clamp_min(0.0) / max(1, self._count - 1)
+
+
+@torch.no_grad()
 def _write(graph: fx.GraphModule, place: Place, fit: Fit, before: torch.Tensor) -> None:
     weight = tensor_at(graph, place.consumer.weight)
     weight.copy_(fit.weight.reshape(weight.shape))
@@ -190,84 +191,3 @@ def _write(graph: fx.GraphModule, place: Place, fit: Fit, before: torch.Tensor) 
         tensor = tensor_at(graph, place.sink.name)
         shift = (fit.bias - before).flatten().to(tensor.dtype)
         tensor.add_(shift if place.sink.kind == "bias" else -shift)
-
-
-class _Sampler:
-    """Collects the rows of one layer: as sums, or as they are where it has more inputs than rows."""
-
-    def __init__(
-        self, place: Place, pruned: fx.GraphModule, kept: torch.Tensor | None, fitting: Fitting, columns: int
-    ) -> None:
-        self.corrects = False
-        self.count = 0
-        self._place, self._kept, self._columns, self._fitting = place, kept, columns, fitting
-        self._gram = Gram()
-        self._rows: list[Rows] = []
-        self._summed: bool | None = None
-        self._factor = _output_scale(pruned, place)
-
-    def add(
-        self,
-        number: int,
-        size: int,
-        examples: int,
-        output: torch.Tensor,
-        wanted: Mapping[str, Any],
-        values: Mapping[str, Any],
-    ) -> None:
-        """Take in one batch: ``wanted`` are values of the original, ``values`` of the pruned network."""
-        consumer, node = self._place.consumer, self._place.node
-        each = self._fitting.positions or max(10, math.ceil(4 * self._columns / examples))
-        each = max(1, min(each, _ROWS_SUMMED // examples))
-        first = output.shape[0] if output.ndim > 1 else 1
-        at = Positions(each, self._fitting.seed).draw(
-            node.name, number, first, spots_of(consumer, output), size
-        )
-        target = self._of(consumer, output, at)
-        if self.corrects:
-            name = str(self._place.other)
-            missing = self._of(consumer, wanted[name], at) - outputs_at(consumer, values[name], at)
-            target = target + missing * self._factor
-        rows = Rows(
-            _precise(inputs_at(consumer, node, values[self._place.input], at, output.shape[2:])),
-            _precise(target).unflatten(1, (consumer.groups, -1)),
-        )
-        if self._summed is None:
-            whole = len(rows) * examples / size
-            self._summed = self._fitting.method == "scales" or (self._columns <= min(whole, _WIDEST))
-        if self._summed:
-            self._gram.add(rows)
-            self.count += len(rows)
-        elif self.count < _ROWS_KEPT:
-            self._rows.append(rows)
-            self.count += len(rows)
-
-    def fit(self, weight: torch.Tensor, bias: torch.Tensor, ridge: Ridge, method: Method) -> Fit:
-        if method == "scales":
-            return fit_scales(self._gram, weight, bias, self._place.consumer.kernel, ridge)
-        if self._summed:
-            return fit_sums(self._gram, weight, bias, ridge)
-        rows = Rows(torch.cat([r.x for r in self._rows]), torch.cat([r.y for r in self._rows]))
-        return fit_rows(rows, weight, bias, ridge)
-
-    def _of(self, consumer: Consumer, whole: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-        """Rows of a tensor of the original, in the channels that are left."""
-        rows = outputs_at(consumer, whole, at)
-        return rows if self._kept is None else rows[:, self._kept.to(rows.device)]
-
-
-def _precise(rows: torch.Tensor) -> torch.Tensor:
-    """Sums of products in half precision would be worth nothing."""
-    return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
-
-
-def _output_scale(graph: fx.GraphModule, place: Place) -> torch.Tensor | float:
-    """What a difference behind the BatchNorm is in front of it; 0 where nothing gets through."""
-    norm = place.norm
-    if norm is None:
-        return 1.0
-    spread = (tensor_at(graph, norm.variance).detach() + norm.eps).sqrt()
-    if norm.scale is None:
-        return spread
-    scale = tensor_at(graph, norm.scale).detach()
-    return torch.where(scale.abs() > 1e-6 * spread, spread / scale, 0.0)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from hwprune.errors import RepairError
@@ -87,7 +88,7 @@ class Walk:
                 node = self.nodes[number]
                 if node.op == "call_function":
                     self.nodes_run += 1
-                    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: self._value(n, values))
+                    args, kwargs = map_arg((node.args, node.kwargs), lambda n: self._value(n, values))
                     assert callable(node.target)
                     values[node] = node.target(*args, **kwargs)
                 elif node.op not in ("placeholder", "get_attr"):

@@ -199,6 +199,14 @@ def _fit(
             mine = owned.get(name)
             if mine is not None and not torch.equal(mine, value):
                 mine.copy_(value)
+    short = [fit.weight for fit in fits if fit.rows < fit.columns]
+    if short and options.method == "least_squares":
+        _log.warning(
+            "%d layers (the first is %s) have fewer sampled positions than inputs, so that the ridge decides "
+            "on part of their weights: more examples or positions would tell more",
+            len(short),
+            short[0],
+        )
     if not fits:
         _log.warning("no layer of the model lost input channels that a fit could make up for")
     return fits

@@ -49,9 +49,10 @@ class Walk:
         placeholders = [node for node in self.nodes if node.op == "placeholder"]
         # Stored values by node, each batch's after all nodes before ``_at``.
         self._at = 0
-        self._stored: list[dict[fx.Node, Any]] = [
-            dict(zip(placeholders, bind(graph, batch), strict=True)) for batch in batches
-        ]
+        self._stored: list[dict[fx.Node, Any]] = []
+        for batch in batches:
+            self._stored.append(dict(zip(placeholders, bind(graph, batch), strict=True)))
+            _check_sizes(self._stored[-1])
         self.nodes_run = 0
 
     def __len__(self) -> int:
@@ -107,6 +108,20 @@ class Walk:
         if node.op == "get_attr":
             return operator.attrgetter(str(node.target))(self._graph)
         return values[node]
+
+
+def _check_sizes(values: dict[fx.Node, Any]) -> None:
+    for node, value in values.items():
+        like = node.meta.get("val")
+        if not isinstance(value, torch.Tensor) or not isinstance(like, torch.Tensor):
+            continue
+        if value.shape[1:] != like.shape[1:]:
+            wanted = ", ".join(["batch", *map(str, like.shape[1:])])
+            raise RepairError(
+                f"the data for the repair have shape {tuple(value.shape)} for input {node.name}, and the model "
+                f"was captured for ({wanted})",
+                hint="only the batch size may differ from the example inputs",
+            )
 
 
 def _bytes(values: dict[fx.Node, Any]) -> int:

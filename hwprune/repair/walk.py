@@ -118,8 +118,8 @@ def _check_sizes(values: dict[fx.Node, Any]) -> None:
         if value.shape[1:] != like.shape[1:]:
             wanted = ", ".join(["batch", *map(str, like.shape[1:])])
             raise RepairError(
-                f"the data for the repair have shape {tuple(value.shape)} for input {node.name}, and the model "
-                f"was captured for ({wanted})",
+                f"the data for the repair have shape {tuple(value.shape)} for input {node.name}, "
+                f"and the model was captured for ({wanted})",
                 hint="only the batch size may differ from the example inputs",
             )
 

@@ -209,12 +209,9 @@ def test_little_memory_costs_time_and_changes_nothing() -> None:
                 assert len(list(walk.until(node.name, after=True))) == 3
         runs.append(walk.nodes_run)
     assert runs[0] < runs[1] < runs[2]
-    assert runs[0] == 3 * sum(
-        n.op == "call_function"
-        for n in captured.graph.graph.nodes
-        if walk.order[n.name]
-        <= max(walk.order[m.name] for m in captured.graph.graph.nodes if "conv" in m.name)
-    )
+    nodes = list(captured.graph.graph.nodes)
+    last = max(number for number, node in enumerate(nodes) if "conv" in node.name)
+    assert runs[0] == 3 * sum(node.op == "call_function" for node in nodes[: last + 1])
 
 
 def test_a_walk_sees_what_a_forward_pass_sees() -> None:
@@ -280,27 +277,24 @@ def test_ctrl_c_and_failures_leave_the_model_as_it_was() -> None:
     cut = cut_module(model, deps, keep)
     before = {name: value.clone() for name, value in cut.state_dict().items()}
 
+    asked: list[object] = []
+
     def interrupt(what: str, done: int, total: int) -> None:
-        if what == moment or done == moment:
+        if what in asked or done in asked:
             raise KeyboardInterrupt
 
     for moment in (2, "recalibrate"):
+        asked[:] = [moment]
         with pytest.raises(KeyboardInterrupt):
             repair_cut(cut, Origin(model, captured, deps, keep), data, progress=interrupt)
         assert all(torch.equal(value, before[name]) for name, value in cut.state_dict().items())
     bad = [data[0], torch.full_like(data[0], torch.inf)]
-    for batches, message in ((bad, "not finite"), ([], "empty"), ([data[0][:, :2]], "conv")):
-        with pytest.raises((RepairError, RuntimeError), match=message):
+    for batches, message in ((bad, "not finite"), ([], "empty"), ([data[0][:, :2]], "captured for")):
+        with pytest.raises(RepairError, match=message):
             repair_cut(cut, Origin(model, captured, deps, keep), batches)
         assert all(torch.equal(value, before[name]) for name, value in cut.state_dict().items())
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(
-            captured.graph.state_dict().values(),
-            _opened(model, data[0])[0].graph.state_dict().values(),
-            strict=True,
-        )
-    )
+    again = _opened(model, data[0])[0].graph.state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in captured.graph.state_dict().items())
 
 
 def test_few_examples_are_no_reason_to_fail(caplog: pytest.LogCaptureFixture) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from hwprune.benchmark import bench_bundle
 from hwprune.compile import CompiledModule
 from hwprune.delivery import compile_model
+from hwprune.importance.registry import Loss
 from hwprune.measure.compare import Comparison
 from hwprune.measure.site import Site
 from hwprune.onnx_backend.module import OnnxModule
@@ -27,7 +28,6 @@ from hwprune.surgery import load_pruned, save_pruned
 from hwprune.target import Target, load_target
 
 _log = logging.getLogger(__name__)
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 __all__ = [
     "PlanOptions",

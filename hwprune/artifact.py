@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,7 +171,9 @@ def atomic_write_chunks(path: str | Path, chunks: Iterable[bytes | memoryview]) 
 
 
 @contextmanager
-def atomic_directory(path: str | Path, marker: str) -> Generator[Path]:
+def atomic_directory(
+    path: str | Path, marker: str, *, replaces: Collection[str] | None = None
+) -> Generator[Path]:
     """Fill a temporary sibling directory that becomes ``path`` when the block succeeds.
 
     On any failure, a keyboard interrupt included, the sibling is removed and whatever was at
@@ -185,6 +187,9 @@ def atomic_directory(path: str | Path, marker: str) -> Generator[Path]:
     marker
         Name of a file that every directory of this kind holds. An empty one is made if the block
         did not write it.
+    replaces
+        Names of files in the old directory that are ours to replace, those that the block writes among
+        them. Whatever else it holds is then taken over, so that any directory may be filled.
 
     Raises
     ------
@@ -192,7 +197,7 @@ def atomic_directory(path: str | Path, marker: str) -> Generator[Path]:
         ``path`` exists and is not ours to replace, or the place cannot be written.
     """
     path = _real(Path(path))
-    _check_replaceable(path, marker)
+    _check_replaceable(path, marker, replaces)
     temporary = _sibling(path)
     try:
         temporary.mkdir(parents=True)
@@ -201,7 +206,9 @@ def atomic_directory(path: str | Path, marker: str) -> Generator[Path]:
     try:
         yield temporary
         (temporary / marker).touch()
-        _check_replaceable(path, marker)
+        _check_replaceable(path, marker, replaces)
+        if replaces is not None and path.is_dir():
+            _take_over(path, temporary, replaces)
         _swap_in(temporary, path)
     except OSError as error:
         raise _unwritable(path, error) from error
@@ -268,12 +275,24 @@ def _check_version(path: str | Path, kind: str, wanted: int, found: object, olde
         )
 
 
-def _check_replaceable(path: Path, marker: str) -> None:
+def _take_over(old: Path, new: Path, replaces: Collection[str]) -> None:
+    """Copy what is not ours into the new directory."""
+    for entry in old.iterdir():
+        if entry.name in replaces:
+            continue
+        place = new / entry.name
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.copytree(entry, place, symlinks=True)
+        else:
+            shutil.copy2(entry, place, follow_symlinks=False)
+
+
+def _check_replaceable(path: Path, marker: str, replaces: Collection[str] | None) -> None:
     try:
         if not path.exists():
             return
         directory = path.is_dir()
-        foreign = directory and not (path / marker).is_file() and any(path.iterdir())
+        foreign = directory and not (path / marker).is_file() and any(path.iterdir()) and replaces is None
     except OSError as error:
         raise _unwritable(path, error) from error
     if not directory:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from hwprune.capture import Captured, capture
+from hwprune.capture.copies import quiet_copy
 from hwprune.dependency import Refusal, analyse, blocks
 from hwprune.pruned import Pruned
 from hwprune.surgery.blocks import choose_blocks
@@ -142,7 +142,7 @@ def fold_dead(model: nn.Module, example_inputs: Sequence[torch.Tensor] | torch.T
     deps = analyse(captured)
     dead = find_dead(captured, deps)
     if not dead.units:
-        return Folded(copy.deepcopy(model), {}, dead.ledger, 0.0)
+        return Folded(quiet_copy(model), {}, dead.ledger, 0.0)
     smaller, reason, error = fold(captured, deps, dead)
     ledger = dead.ledger if reason is None else (*dead.ledger, Refusal("model", 0, reason))
     return Folded(smaller, dead.units, ledger, error)

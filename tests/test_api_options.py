@@ -67,23 +67,53 @@ def test_least_latency_with_a_floor(model: Small, tables: Path):
     assert 0 <= plan.gap <= 1e-3
 
 
-def test_blocks_and_a_calibrated_objective(model: Small, tables: Path):
-    trained = Small()
-    pruned = hwprune.prune(
-        trained,
-        IMAGE,
-        latency="75%",
-        data=train(),
-        tables=tables,
-        checks=0,
-        options=hwprune.PlanOptions(depth=True, held_out=evaluation()),
-    )
+def test_blocks_and_a_calibrated_objective_that_is_remembered(model: Small, tables: Path, tmp_path: Path):
+    trained, checkpoint, told = Small(), tmp_path / "losses.json", list[str]()
+
+    def calibrated() -> hwprune.Pruned:
+        return hwprune.prune(
+            trained,
+            IMAGE,
+            latency="75%",
+            data=train(),
+            tables=tables,
+            checks=0,
+            options=hwprune.PlanOptions(depth=True, held_out=evaluation(), checkpoint=checkpoint),
+            progress=lambda what, done, total: told.append(what),
+        )
+
+    pruned = calibrated()
+    assert any(what.startswith("calibrate") for what in told)
+    losses = checkpoint.read_bytes()
+    assert calibrated().plan.groups == pruned.plan.groups
+    assert checkpoint.read_bytes() == losses
     plan = pruned.plan
     assert plan.rechecked is not None
     assert plan.rechecked.examples == 32
     assert plan.rechecked.loss > 0
     assert plan.predicted_ns <= plan.budget_ns
     assert pruned.max_rel_error <= 1e-4
+
+
+def test_floors_against_starvation_hold_in_the_plan(tables: Path):
+    def planned(latency: str, most_harm: float | None) -> hwprune.Plan:
+        options = hwprune.PlanOptions(held_out=evaluation(), most_harm=most_harm)
+        trained = Small()
+        settle(trained, 1)
+        found = hwprune.plan(
+            trained, IMAGE, latency=latency, data=train(), tables=tables, checks=0, options=options
+        )
+        return found.plan
+
+    free = planned("80%", None)
+    assert all(group.floor is None for group in free.groups)
+    loose = planned("80%", 1e6)
+    assert [g.kept for g in loose.groups] == [g.kept for g in free.groups]
+    assert all(group.floor == 16 for group in loose.groups)  # the least width on offer
+    # A hair of harm leaves nothing but the full widths, so that no budget can be met.
+    with pytest.raises(BudgetError) as caught:
+        planned("80%", 1e-9)
+    assert caught.value.hint is not None and "--most-harm" in caught.value.hint
 
 
 def test_solvers_for_comparison_come_by_name(model: Small, tables: Path):

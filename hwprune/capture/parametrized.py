@@ -7,13 +7,13 @@ is what is exported and cut. It computes the same; in training it learns the wei
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
 from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
+
+from hwprune.capture.copies import quiet_copy
 
 
 def plain_copy(model: nn.Module) -> nn.Module:
@@ -56,7 +56,7 @@ def deep_copy(model: nn.Module) -> nn.Module:
         for value in vars(module).values()
         if isinstance(value, torch.Tensor) and value.grad_fn is not None
     }
-    return copy.deepcopy(model, detached)
+    return quiet_copy(model, detached)
 
 
 def _forget_loading(module: nn.Module) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from hwprune.capture.copies import quiet_copy
 from hwprune.capture.diagnose import explain_run_failure, first_lines
 from hwprune.errors import CaptureError, UsageError
 
@@ -164,7 +165,7 @@ def private_copy(model: nn.Module) -> nn.Module:
         The model cannot be copied.
     """
     try:
-        return copy.deepcopy(model).eval()
+        return quiet_copy(model).eval()
     except Exception as error:
         raise CaptureError(
             f"{type(model).__name__} cannot be copied: {first_lines(error)}",

@@ -7,6 +7,7 @@ from typing import Any, Self
 import torch
 from torch import fx, nn
 
+from hwprune.capture.copies import silent_about_trees
 from hwprune.errors import UsageError
 
 # Where the training flag sits among the positional arguments of an operator.
@@ -37,6 +38,10 @@ class TrainableGraph(fx.GraphModule):
     def __init__(self, root: nn.Module | dict[str, Any], graph: fx.Graph, class_name: str) -> None:
         super().__init__(root, graph, class_name)
         self.register_forward_pre_hook(_check_sizes)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        with silent_about_trees():
+            return super().__deepcopy__(memo)  # pyright: ignore[reportReturnType] - of this class
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode in every node that has one.

@@ -120,6 +120,24 @@ Calibrate = Annotated[
         show_default=False,
     ),
 ]
+MostHarm = Annotated[
+    float | None,
+    typer.Option(
+        metavar="LOSS",
+        help="With --calibrate: most that a group, cut alone, may add to that loss; narrower widths are "
+        "then not on offer (a floor against starvation).",
+        show_default=False,
+    ),
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="With --calibrate: keep what was measured on held-out data (with --solver joint the state of "
+        "its search) in this file; the same command then goes on after an interruption.",
+        show_default=False,
+    ),
+]
 Solver = Annotated[
     str,
     typer.Option(
@@ -159,6 +177,8 @@ def plan_options(
     depth: bool = False,
     resolution: str | None = None,
     calibrate: str | None = None,
+    most_harm: float | None = None,
+    checkpoint: Path | None = None,
     solver: str = "milp",
 ) -> PlanOptions:
     """What the options ask for.
@@ -176,6 +196,10 @@ def plan_options(
         raise UsageError(
             "--resolution is to be chosen, but nothing says what each of them costs", hint="add --calibrate"
         )
+    if most_harm is not None and calibrate is None:
+        raise UsageError("--most-harm is about a loss that nobody measures", hint="add --calibrate")
+    if checkpoint is not None and calibrate is None:
+        raise UsageError("--checkpoint keeps losses that nobody measures", hint="add --calibrate")
     ranges = _pairs(limits, "limit on layers", "--limit 'layer1.*=50%..100%'")
     numbers = _pairs(weights, "weight", "--weight host=2")
     return PlanOptions(
@@ -187,6 +211,8 @@ def plan_options(
         depth=depth,
         resolutions=sides,
         held_out=load_data(calibrate) if calibrate else None,
+        most_harm=most_harm,
+        checkpoint=checkpoint,
         solver=solver,
     )
 

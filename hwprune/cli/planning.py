@@ -40,6 +40,7 @@ from hwprune.cli.frontiers import show_frontier, show_verdict, verdict_data
 from hwprune.cli.plan_options import (
     Calibrate,
     CarriedDevice,
+    Checkpoint,
     Checks,
     Criterion,
     Depth,
@@ -47,6 +48,7 @@ from hwprune.cli.plan_options import (
     Latencies,
     LayerLimit,
     Memory,
+    MostHarm,
     OnlyVerdict,
     Parameters,
     Pareto,
@@ -89,6 +91,8 @@ def plan(
     depth: Depth = False,
     resolution: Resolutions = None,
     calibrate: Calibrate = None,
+    most_harm: MostHarm = None,
+    checkpoint: Checkpoint = None,
     solver: Solver = "milp",
     weights: Weights = None,
     trust_pickle: TrustPickle = False,
@@ -126,7 +130,7 @@ def plan(
     from hwprune.measure.sites import site_for
     from hwprune.modelspec import example_inputs, load_data, load_model
     from hwprune.planner.verdict import Verdict
-    from hwprune.planning.frontiers import Frontier, check_plot
+    from hwprune.planning.frontiers import Frontier, check_place, check_plot
     from hwprune.pruned import Planned
 
     require_apart(pareto, plot, verdict, floor)
@@ -139,10 +143,14 @@ def plan(
         depth=depth,
         resolution=resolution,
         calibrate=calibrate,
+        most_harm=most_harm,
+        checkpoint=checkpoint,
         solver=solver,
     )
     output = output or Path("frontier.json" if pareto else "plan.json")
     require_file(output)
+    if pareto is not None:
+        check_place(output, pareto)
     if plot is not None:
         check_plot(plot)
         require_file(plot)

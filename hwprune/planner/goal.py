@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from hwprune.capture.captured import Captured
 from hwprune.dependency.groups import Dependencies
-from hwprune.errors import BudgetError
+from hwprune.errors import BudgetError, PlanError
 from hwprune.latency.fused import FusedGraph
 from hwprune.planner.limits.amount import Amount
 from hwprune.planner.limits.limits import Needs, Sizes
@@ -75,7 +75,7 @@ class Goal:
     """Limits and objective of a plan. A goal is called with a problem and returns the one to solve.
 
     ``counter`` is needed where parameters or memory are limited; ``floor`` is a share (0..1) of the
-    importance that the whole model has.
+    importance that the whole model has; ``least`` are widths of groups against starvation.
     """
 
     allowed: Mapping[str, Sequence[int]] = field(default_factory=dict[str, Sequence[int]])
@@ -83,6 +83,7 @@ class Goal:
     parameters: Amount | None = None
     memory: Amount | None = None
     floor: float | None = None
+    least: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @staticmethod
     def of(
@@ -92,14 +93,20 @@ class Goal:
         offer: Offer,
         options: PlanOptions,
         blocks: RemovableBlocks | None = None,
+        least: Mapping[str, int] | None = None,
     ) -> Goal:
-        """The goal that options ask for; ``blocks`` are those that may be removed."""
+        """The goal that options ask for.
+
+        ``blocks`` are those that may be removed, ``least`` the widths against starvation
+        (:func:`hwprune.planner.curves.floor.floors`).
+        """
         return Goal(
             offer.allowed,
             Counter(captured, deps, fused, blocks),
             options.parameters_amount,
             options.memory_amount,
             options.floor_share,
+            least or {},
         )
 
     def __call__(self, problem: Problem) -> Problem:
@@ -109,10 +116,13 @@ class Goal:
         ------
         BudgetError
             A limit or the floor is out of reach; the message says what can be reached.
+        PlanError
+            The limits on layers leave a group nothing above its floor.
         """
         whole = problem.value(problem.dense)
-        if self.allowed:
-            problem = restricted(problem, self.allowed)
+        allowed = self._widths(problem)
+        if allowed:
+            problem = restricted(problem, allowed)
         if self.counter is not None and (self.parameters or self.memory):
             problem = self.counter.sizes(problem.concats).limited(problem, self.parameters, self.memory)
         if self.floor is None:
@@ -128,6 +138,20 @@ class Goal:
                 hint="ask for less, or widen the limits",
             )
         return replace(problem, minimise=problem.limits[0].name, floor=least)
+
+    def _widths(self, problem: Problem) -> dict[str, Sequence[int]]:
+        """Widths that both the user and the floors allow, for the groups that either narrows."""
+        found = dict(self.allowed)
+        for group, least in self.least.items():
+            before = found.get(group, problem.domain(group).widths)
+            found[group] = tuple(width for width in before if width >= least)
+            if not found[group]:
+                raise PlanError(
+                    f"group {group!r} may have at most {max(before)} units by the limits on layers, "
+                    f"but below {least} it does more harm than was allowed",
+                    hint="widen the limit on its layers, or allow more harm (most_harm, --most-harm)",
+                )
+        return found
 
     @property
     def dense_needs(self) -> Needs | None:

@@ -238,37 +238,25 @@ class PlanningLoop:
         self, table: LatencyTable, residual: Residual, budget: float, *, only_measured: bool
     ) -> tuple[Column, Problem, Solution]:
         """The best solution over all resolutions; of equals the first."""
-        problems = {
-            column.resolution: (
-                column,
-                self.problem(table, residual, budget, column=column, only_measured=only_measured),
-            )
-            for column in self.columns
-        }
-        if isinstance(self.solve, ChoosesResolution):
-            best, solution = self.solve.best_of({key: problem for key, (_, problem) in problems.items()})
-            return *problems[best], solution
-        if self.solve is solve_milp and len(problems) > 1:
-            variant = best_of({key: problem for key, (_, problem) in problems.items()})
-            return *problems[variant.key], variant.solution
-        found: list[tuple[Column, Problem, Solution]] = []
+        columns: dict[Side | None, Column] = {column.resolution: column for column in self.columns}
+        problems: dict[Side | None, Problem] = {}
         failures: list[tuple[float, BudgetError]] = []
-        for column, problem in problems.values():
+        for key, column in columns.items():
             try:
-                found.append((column, problem, self.solve(problem)))
+                problems[key] = self.problem(
+                    table, residual, budget, column=column, only_measured=only_measured
+                )
             except BudgetError as failure:
-                side = column.resolution
-                failures.append((math.inf if side is None else math.prod(side), failure))
-        if not found:
+                failures.append((math.inf if key is None else math.prod(key), failure))
+        together = isinstance(self.solve, ChoosesResolution)
+        if failures and (together or not problems):
             # Of the smallest input, the least that can be reached is what can be reached at all.
             raise min(failures, key=lambda each: each[0])[1]
-        column, problem, best = max(found, key=lambda each: each[2].objective)
-        if len(found) == 1:
-            return column, problem, best
-        # What no other resolution can do better than is part of the proof.
-        bound = max(solution.bound for _, _, solution in found)
-        gap = (bound - best.objective) / max(abs(bound), 1e-12)
-        return column, problem, replace(best, bound=bound, gap=gap)
+        if isinstance(self.solve, ChoosesResolution):
+            best, solution = self.solve.best_of(problems)
+        else:
+            best, solution = best_of(problems, self.solve, name=_input_of)
+        return columns[best], problems[best], solution
 
     def timed(self, programs: Mapping[str, Program], dense: Summary) -> dict[str, float]:
         """Latencies (ns) of networks, corrected by how far the dense one drifted from ``dense``."""
@@ -287,6 +275,10 @@ class PlanningLoop:
     def _kernels(self, attempt: Attempt, table: LatencyTable) -> KernelSum:
         solution = attempt.solution
         return attempt.network.without(solution.removed).predict(solution.widths, table)
+
+
+def _input_of(resolution: Side | None) -> str:
+    return "the input as it is" if resolution is None else "the input of {}x{}".format(*resolution)
 
 
 def _round(attempt: Attempt, measured: float) -> Round:

@@ -47,12 +47,16 @@ class PlanOptions:
     held_out
         Labelled batches that were not trained on. What widths, blocks and resolutions are worth is then
         measured by the loss on them, and the finished plan is compared with uniform widths by it.
+    most_harm
+        Most that a group, cut alone and repaired, may add to the loss on ``held_out``: narrower widths of
+        it are not on offer, however much they save. A floor against starvation for every group.
     solver
         ``"milp"``, ``"cpsat"`` (needs hwprune[cpsat]), or for comparison ``"greedy"``, ``"knapsack"``,
         ``"uniform"``; ``"joint"`` searches on a weight-sharing network, which it trains on ``data`` and
         judges on ``held_out``.
     joint, checkpoint
-        Length and steps of the joint solver's search, and the file from which an interrupted one goes on.
+        Length and steps of the joint solver's search; and a file in which its state, or the losses on
+        ``held_out``, are kept as they come: what was interrupted goes on from there.
     time_limit_s, gap
         Seconds for each solution, and the relative gap at which it is good enough.
 
@@ -77,6 +81,7 @@ class PlanOptions:
     depth: bool = False
     resolutions: Sequence[int | tuple[int, int]] = ()
     held_out: Iterable[Any] | None = None
+    most_harm: float | None = None
     solver: str = "milp"
     joint: JointOptions | None = None
     checkpoint: Path | None = None
@@ -97,9 +102,27 @@ class PlanOptions:
                 "resolutions are to be chosen from, but nothing says what each of them costs",
                 hint="give held-out data, too",
             )
+        if self.most_harm is not None:
+            self._check_floors(self.most_harm)
+        if self.checkpoint is not None and self.held_out is None:
+            raise UsageError(
+                "a checkpoint of nothing: without held-out data no losses are measured",
+                hint="give held_out, or leave checkpoint out",
+            )
         for name, value in (("time_limit_s", self.time_limit_s), ("gap", self.gap)):
             if not (math.isfinite(value) and value > 0):
                 raise UsageError(f"{name} is {value}", hint="give a number above zero")
+
+    def _check_floors(self, most: float) -> None:
+        if not (math.isfinite(most) and most > 0):
+            raise UsageError(
+                f"most_harm is {most}", hint="give a change of the held-out loss above 0, such as 0.5"
+            )
+        if self.held_out is None or self.solver == JOINT:
+            raise UsageError(
+                "most_harm is read off losses that nobody measures here",
+                hint="give held_out and a solver other than joint, or leave most_harm out",
+            )
 
     def solve(self, problem: Problem) -> Solution:
         """Solve by the solver that was asked for."""

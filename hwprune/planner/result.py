@@ -19,7 +19,8 @@ from hwprune.solve.problem import Choice, Problem
 class Asked:
     """What a plan was asked for, as far as its file says it.
 
-    ``allowed`` are widths of groups that the user narrowed; with ``depth`` blocks could be left out.
+    ``allowed`` are widths of groups that the user narrowed, ``least`` floors against starvation; with
+    ``depth`` blocks could be left out.
     """
 
     criterion: str
@@ -33,6 +34,7 @@ class Asked:
     prune_outputs: bool = False
     depth: bool = False
     allowed: Mapping[str, Sequence[int]] = field(default_factory=dict[str, Sequence[int]])
+    least: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 def make_plan(
@@ -145,6 +147,7 @@ def _group(
         importance_kept=float(own[list(units)].sum()) / total if total > 0 else float(not gone),
         block=home if gone else None,
         allowed=asked.allowed.get(name),
+        floor=asked.least.get(name),
     )
 
 

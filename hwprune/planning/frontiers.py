@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hwprune.artifact import atomic_write_text, write_json
-from hwprune.errors import UsageError
+from hwprune.artifact import (
+    atomic_directory,
+    atomic_write_bytes,
+    atomic_write_text,
+    load_json,
+    write_json,
+)
+from hwprune.errors import ArtifactError, UsageError
 from hwprune.planner.pareto import Curve
 from hwprune.report.frontier import FrontierData, draw_frontier
 from hwprune.solve.plan import Plan
+from hwprune.solve.plan_file import KIND as PLAN_KIND
 
 KIND, VERSION = "hwprune.frontier", 1
 
@@ -27,21 +35,38 @@ class Frontier:
 
     def plan_paths(self, path: Path) -> list[Path]:
         """Where :meth:`save` puts the plans: ``frontier.json`` has them in ``frontier/``."""
-        directory = path.with_suffix("") if path.suffix else path.with_name(f"{path.name}-plans")
-        return [directory / f"{number:02d}.json" for number in range(1, len(self.plans) + 1)]
+        return [_directory(path) / name for name in _names(len(self.plans))]
 
     def save(self, path: str | Path) -> None:
-        """Write the JSON file at ``path``, after the plan files beside it.
+        """Write the JSON file at ``path`` and the plan files beside it: all of them, or nothing.
+
+        Plans of an earlier frontier at this path are replaced, also where there were more of them;
+        other files in their directory stay.
 
         Raises
         ------
         ArtifactError
-            A file cannot be written.
+            A file cannot be written, or one that is no plan has the name of a plan.
         """
         path = Path(path)
-        for plan, place in zip(self.plans, self.plan_paths(path), strict=True):
-            plan.save(place)
-        write_json(path, KIND, VERSION, self.data(path))
+        check_place(path, len(self.plans))
+        places = self.plan_paths(path)
+        earlier = _plans_of(path) | {place.name for place in places}
+        before = path.read_bytes() if path.is_file() else None
+        said = False
+        try:
+            with atomic_directory(_directory(path), places[0].name, replaces=earlier) as fresh:
+                for plan, place in zip(self.plans, places, strict=True):
+                    plan.save(fresh / place.name)
+                said = True
+                write_json(path, KIND, VERSION, self.data(path))
+        except BaseException:
+            # The old plans are still there, so what is said about them must be, too.
+            if said and before is not None:
+                atomic_write_bytes(path, before)
+            elif said:
+                path.unlink(missing_ok=True)
+            raise
 
     def data(self, path: Path) -> dict[str, Any]:
         """What the JSON file says; latencies in the ``unit`` of the plans, whatever the names say."""
@@ -105,6 +130,54 @@ class Frontier:
             dense=curve.dense_ns * scale,
             unit=unit,
         )
+
+
+def check_place(path: Path, count: int) -> None:
+    """Refuse a place where ``count`` plans cannot be put, before the work behind them.
+
+    Raises
+    ------
+    ArtifactError
+        A file has the name of their directory, or one that is no plan has the name of a plan.
+    """
+    directory = _directory(path)
+    if directory.exists() and not directory.is_dir():
+        raise ArtifactError(
+            f"the plans of {path} belong into {directory}, which is a file", hint="choose another output path"
+        )
+    for name in _names(count):
+        place = directory / name
+        if place.exists() and not _is_plan(place):
+            raise ArtifactError(
+                f"{place} is no plan, so no plan takes its place",
+                hint="move that file away, or choose another output path",
+            )
+
+
+def _directory(path: Path) -> Path:
+    return path.with_suffix("") if path.suffix else path.with_name(f"{path.name}-plans")
+
+
+def _names(count: int) -> list[str]:
+    return [f"{number:02d}.json" for number in range(1, count + 1)]
+
+
+def _plans_of(path: Path) -> set[str]:
+    """Names of the plans that an earlier frontier at this path has in its directory."""
+    try:
+        payload = load_json(path, KIND, VERSION).payload
+        listed = [path.parent / point["plan"] for point in payload["points"]]
+    except (ArtifactError, KeyError, TypeError):
+        return set()
+    return {place.name for place in listed if place.parent == _directory(path)}
+
+
+def _is_plan(path: Path) -> bool:
+    try:
+        load_json(path, PLAN_KIND, sys.maxsize, oldest=0)
+    except ArtifactError:
+        return False
+    return True
 
 
 def check_plot(path: Path) -> None:

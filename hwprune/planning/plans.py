@@ -56,7 +56,7 @@ def solve_for(prepared: Prepared, latency: Budgets) -> Planned:
     except BudgetMetError:
         raise
     except BudgetError as error:
-        raise BudgetError(f"{error.message}; {said.text}", hint=error.hint) from error
+        raise BudgetError(f"{error.message}; {said.text}", hint=_hint(prepared, error)) from error
     asked = _least_asked(prepared) if budget is None else str(budget)
     judged = _judged(prepared, result)
     if judged is not None:
@@ -189,6 +189,14 @@ def _judged(prepared: Prepared, result: LoopResult) -> Judged | None:
         checks=prepared.checks,
         progress=bench.progress,
     )
+
+
+def _hint(prepared: Prepared, error: BudgetError) -> str | None:
+    """What else may help where floors against starvation were asked for."""
+    if not prepared.goal.least:
+        return error.hint
+    floors = "floors against starvation narrow what can be chosen: allow more harm (most_harm, --most-harm)"
+    return f"{error.hint}; {floors}" if error.hint else floors
 
 
 def _least_asked(prepared: Prepared) -> str:

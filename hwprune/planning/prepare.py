@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,12 @@ from hwprune.dependency import analyse
 from hwprune.errors import BudgetMetError, UsageError
 from hwprune.importance import get as get_criterion
 from hwprune.importance import score, to_objective
+from hwprune.importance.registry import Loss
 from hwprune.measure.runners.carry import CarriedSite
 from hwprune.measure.site import Site
 from hwprune.planner.carried import CarriedWorkbench
 from hwprune.planner.curves.calibrate import BATCHES, calibrate
+from hwprune.planner.curves.floor import floors
 from hwprune.planner.curves.meter import Meter
 from hwprune.planner.fleet.budgets import Budgets, budgets_of
 from hwprune.planner.goal import Goal, Offer
@@ -36,7 +38,6 @@ from hwprune.pruned import Subject
 from hwprune.solve.budget import parse_budget
 from hwprune.target import Target, load_target
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 #: One target, or those of a fleet.
 Targets = str | Path | Target | Sequence[str | Path | Target]
 
@@ -127,9 +128,9 @@ def prepare(
         benches.append(bench)
     first = benches[0]
     blocks = first.blocks if options.depth else None
-    goal = Goal.of(captured, deps, first.fused, offer, options, blocks)
-    columns = _columns(first, offer, options, analysis)
+    columns = _columns(first, options, analysis)
     worth: Worth | dict[str, np.ndarray] = values
+    least: dict[str, int] = {}
     solve = options.solve
     if options.solver == JOINT:
         solve = joint_solver(
@@ -152,9 +153,14 @@ def prepare(
             scores=values,
             blocks=() if blocks is None else blocks.blocks,
             resolutions=[column.resolution for column in columns if column.resolution is not None],
+            memory=options.checkpoint,
             progress=progress,
         )
         worth = found.worth
+        if options.most_harm is not None:
+            least = floors(found.curves, first.model.domains, options.most_harm)
+    goal = Goal.of(captured, deps, first.fused, offer, options, blocks, least)
+    columns = tuple(_shaped(column, offer, options, least) for column in columns)
     stations = tuple(
         Station(
             bench,
@@ -186,21 +192,21 @@ def resolve(target: Targets, threads: int | None = None) -> tuple[Target, ...]:
     return tuple(t if isinstance(t, Target) else load_target(t, threads=threads) for t in each)
 
 
-def _columns(
-    bench: Workbench, offer: Offer, options: PlanOptions, analysis: dict[str, Any]
-) -> tuple[Column, ...]:
-    """The network at every resolution on offer, each with its own limits."""
+def _columns(bench: Workbench, options: PlanOptions, analysis: dict[str, Any]) -> tuple[Column, ...]:
+    """The network at every resolution on offer."""
     if not options.resolutions:
         return ()
     chosen = {name: value for name, value in analysis.items() if name != "submodule"}
-    found: list[Column] = []
-    for column in open_columns(bench, options.resolutions, lambda captured: analyse(captured, **chosen)):
-        there = column.network
-        assert isinstance(there, Workbench)
-        blocks = there.blocks if options.depth else None
-        goal = Goal.of(there.captured, there.deps, there.fused, offer, options, blocks)
-        found.append(replace(column, shape=goal))
-    return tuple(found)
+    return open_columns(bench, options.resolutions, lambda captured: analyse(captured, **chosen))
+
+
+def _shaped(column: Column, offer: Offer, options: PlanOptions, least: Mapping[str, int]) -> Column:
+    """A resolution with its own limits."""
+    there = column.network
+    assert isinstance(there, Workbench)
+    blocks = there.blocks if options.depth else None
+    goal = Goal.of(there.captured, there.deps, there.fused, offer, options, blocks, least)
+    return replace(column, shape=goal)
 
 
 def _check_budgets(latency: Budgets, targets: Sequence[Target]) -> None:

@@ -90,6 +90,7 @@ class Prepared:
             floor=None if floor is None else str(floor),
             depth=self.options.depth,
             allowed=self.goal.allowed,
+            least=self.goal.least,
             **self.asked,
         )
         text = None if verdict is None else verdict.text

@@ -11,7 +11,8 @@ from torch import nn
 
 from hwprune.errors import RepairError
 from hwprune.importance.modes import in_mode
-from hwprune.repair.objective import Loss, Objective
+from hwprune.importance.registry import Loss
+from hwprune.repair.objective import Objective
 from hwprune.repair.options import FinetuneOptions
 from hwprune.repair.progress import FinetuneReport
 from hwprune.repair.rng import rng_state, set_rng_state

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,11 +10,9 @@ from torch import nn
 
 from hwprune.errors import RepairError
 from hwprune.importance.batches import Batch, logits_of
+from hwprune.importance.registry import Loss
 from hwprune.repair.distill import distillation_loss
 from hwprune.repair.options import FinetuneOptions
-
-#: A task loss: ``(outputs, targets) -> scalar tensor``.
-Loss = Callable[[Any, Any], torch.Tensor]
 
 
 class Objective:

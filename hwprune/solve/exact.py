@@ -103,7 +103,6 @@ class Exact:
         gap: float,
         deadline: float,
         starts: Sequence[np.ndarray] = (),
-        cutoff: float = -math.inf,
     ) -> Found:
         """Best choice for a problem that differs from the model's at most in its limits.
 
@@ -113,15 +112,8 @@ class Exact:
             By ``time.perf_counter``.
         starts
             Settled levels to begin with; those that break a limit are left out.
-        cutoff
-            Only choices of a greater objective are looked for. If there is none, the bound is this.
         """
-        return _Run(self, problem, gap, deadline, cutoff).run(starts)
-
-    def bound(self, problem: Problem) -> float:
-        """Quick bound on the objective; minus infinity if a limit cannot be kept."""
-        prices = _Run(self, problem, 0.0, math.inf, -math.inf).prices()
-        return -math.inf if prices is None else prices.bound
+        return _Run(self, problem, gap, deadline).run(starts)
 
     def limits(self, problem: Problem) -> np.ndarray:
         """Limits of rows 1 and up."""
@@ -135,12 +127,12 @@ class Exact:
 
 
 class _Run:
-    def __init__(self, exact: Exact, problem: Problem, gap: float, deadline: float, cutoff: float) -> None:
+    def __init__(self, exact: Exact, problem: Problem, gap: float, deadline: float) -> None:
         self.exact, self.model, self.dual = exact, exact.model, exact.dual
         self.problem, self.gap, self.deadline = problem, gap, deadline
         self.at_most = exact.limits(problem)
         self.best: np.ndarray | None = None
-        self.reached = cutoff
+        self.reached = -math.inf
         self.tried: set[bytes] = set()
 
     def run(self, starts: Sequence[np.ndarray]) -> Found:

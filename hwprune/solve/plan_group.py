@@ -31,7 +31,8 @@ class PlanGroup(Strict):
     allowed
         Widths (units) that the user allowed, as ranges; ``None``: all.
     floor
-        Least width (units) against starvation, or ``None``.
+        Least width (units) at which the group, cut alone, did no more harm to the held-out loss than
+        was allowed (a floor against starvation); ``None`` where none was asked for.
     """
 
     name: str = Field(min_length=1)

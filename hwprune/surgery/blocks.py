@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import fx, nn
@@ -62,6 +62,21 @@ def bypassed(captured: Captured, blocks: Sequence[Block]) -> fx.GraphModule:
     """
     graph = _edited(captured, blocks, _bypass)
     return fx.GraphModule(captured.graph, graph)
+
+
+def bypass_in(graph: fx.Graph, nodes: Mapping[str, fx.Node], blocks: Sequence[Block]) -> None:
+    """Take blocks out of a graph itself, which is changed.
+
+    Parameters
+    ----------
+    graph
+        A copy of the captured graph, perhaps cut already.
+    nodes
+        Its nodes by the names of those that they are copies of, in the order of the captured graph.
+    blocks
+        Blocks of the captured graph.
+    """
+    _edit_in(graph, nodes, blocks, _bypass)
 
 
 def _bypass(graph: fx.Graph, sum_: fx.Node, shortcut: fx.Node, _branch: fx.Node) -> None:
@@ -149,7 +164,11 @@ def _edited(captured: Captured, blocks: Sequence[Block], edit: Edit) -> fx.Graph
     for node in source.graph.nodes:
         copies[node] = graph.node_copy(node, lambda n: copies[n])
     graph.set_codegen(source.graph._codegen)  # pyright: ignore[reportPrivateUsage] - keeps input and output trees
-    nodes = {node.name: copy for node, copy in copies.items()}
+    _edit_in(graph, {node.name: copy for node, copy in copies.items()}, blocks, edit)
+    return graph
+
+
+def _edit_in(graph: fx.Graph, nodes: Mapping[str, fx.Node], blocks: Sequence[Block], edit: Edit) -> None:
     order = {name: number for number, name in enumerate(nodes)}
     # Operands are looked up anew: removing an earlier block may have replaced a shortcut.
     for block in sorted(blocks, key=lambda b: order[b.sum]):
@@ -159,7 +178,6 @@ def _edited(captured: Captured, blocks: Sequence[Block], edit: Edit) -> fx.Graph
     # A dropout counts as one that has an effect; that of a branch that is gone has none.
     gone = {nodes[name] for block in blocks for name in block.nodes}
     graph.eliminate_dead_code(lambda node: node.is_impure() and node not in gone)
-    return graph
 
 
 def _rewritten(captured: Captured, blocks: Sequence[Block], edit: Edit) -> TrainableGraph:

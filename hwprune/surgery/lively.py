@@ -6,12 +6,11 @@ hides whatever happens before it: any cut of such a model would pass verificatio
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
 
 from hwprune.capture.captured import Captured
+from hwprune.capture.copies import quiet_copy
 from hwprune.capture.parametrized import plain_copy
 
 _SILENT = 0.05  # a live weight times the square root of its fan-in is near one
@@ -36,7 +35,7 @@ def lively(captured: Captured) -> Captured | None:
             )
     if not values:
         return None
-    graph, model = copy.deepcopy(captured.graph), plain
+    graph, model = quiet_copy(captured.graph), plain
     for module in (graph, model):
         _fill(module, {name: values[key] for name, key in names.items() if key in values})
     return Captured(graph, model, captured.example_inputs)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 from torch import fx, nn
 
+from hwprune.capture.copies import quiet_copy
 from hwprune.capture.diagnose import first_lines
 from hwprune.capture.part import Part, Structure, as_called
 from hwprune.dependency.groups import Dependencies
@@ -61,7 +61,7 @@ def replace_module(model: nn.Module, path: str, smaller: nn.Module) -> nn.Module
         new = dict(after(remove_duplicate=False))
         memo |= {id(value): new[name] for name, value in before(remove_duplicate=False) if name in new}
     memo[id(old)] = smaller
-    whole = copy.deepcopy(model, memo)
+    whole = quiet_copy(model, memo)
     for parameter in whole.parameters():
         parameter.grad = None
     return whole
@@ -162,11 +162,11 @@ def _reference(model: nn.Module, part: Part, masked: nn.Module, example_inputs: 
     old = model.get_submodule(part.path)
     _keep_attributes(masked, old)
     called = masked if part.structure is None else _AsCalled(masked, part.structure)
-    whole = copy.deepcopy(model, {id(old): called})
+    whole = quiet_copy(model, {id(old): called})
     try:
         outputs_of(whole, example_inputs)
     except Exception:  # called again at another size, which a graph does not take: mask by name
-        twin = copy.deepcopy(model)
+        twin = quiet_copy(model)
         twin.get_submodule(part.path).load_state_dict(masked.state_dict(), strict=False)
         return twin
     return whole

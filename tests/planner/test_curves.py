@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from hwprune.dependency import Dependencies, analyse
 from hwprune.dependency.blocks import Block, find_blocks
 from hwprune.errors import ArtifactError, CriterionError, PlanError, UsageError
 from hwprune.planner.curves.calibrate import Calibration, calibrate
-from hwprune.planner.curves.floor import above, floors
+from hwprune.planner.curves.floor import floors
+from hwprune.planner.curves.memory import KEPT, Memory
 from hwprune.planner.curves.meter import Meter
 from hwprune.planner.curves.shape import loss_curve, probe_widths
 from hwprune.planner.curves.values import POWER, WIDTH_ITSELF, blended, worth_of
@@ -271,8 +273,6 @@ def test_floors_keep_groups_from_ruining_the_model_alone() -> None:
     curves = {"a": (0.9, 0.2, 0.0), "b": (0.1, 0.0), "c": (5.0, 0.0)}
     floor = floors(curves, domains, 0.5)
     assert floor == {"a": 16, "b": 8, "c": 16}
-    assert above(domains, floor) == {"a": (16, 24), "b": (8, 16), "c": (16,)}
-    assert above({"a": (8, 16)}, {"a": 99}) == {"a": (16,)}
     with pytest.raises(UsageError, match="loss change of 0"):
         floors(curves, domains, 0.0)
 
@@ -325,6 +325,34 @@ def test_an_interrupted_calibration_goes_on_and_ends_the_same(tmp_path: Path) ->
     ):
         arguments = {"data": data, **options, **changed}
         assert calibrate(captured, deps, domains, memory=memory, **arguments).losses == whole.losses
+    # Nor is anything forgotten over it: the first calibration is still known.
+    assert calibrate(captured, deps, domains, data, memory=memory, **options).losses == 1
+
+
+def test_losses_of_one_name_are_told_apart_and_old_calibrations_are_forgotten(tmp_path: Path) -> None:
+    path = tmp_path / "losses.json"
+    captured, deps = prepared("plain")
+    domains, scores = dict(list(_domains(deps).items())[:1]), _scores(deps)
+    for factor in (1.0, 2.0):
+        found = calibrate(
+            captured,
+            deps,
+            domains,
+            _data(5, 1),
+            lambda outputs, target, factor=factor: factor * F.cross_entropy(outputs, target),
+            scores=scores,
+            memory=path,
+        )
+        assert found.losses > 1
+    for number in range(KEPT + 3):
+        Memory(path, f"key {number}").put("a=1", float(number))
+    assert Memory(path, "key 3").get("a=1") == 3.0
+    assert Memory(path, "key 2").get("a=1") is None
+    size = path.stat().st_size
+    Memory(path, "key 99").put("a=1", 0.0)
+    assert path.stat().st_size <= size + 8
+    Memory(path, "key 98").put("worst", math.inf)
+    assert Memory(path, "key 98").get("worst") == math.inf
 
 
 def test_a_file_of_another_kind_is_not_overwritten(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
 from hwprune.capture import capture
 from hwprune.dependency import analyse
-from hwprune.errors import BudgetError, UsageError
+from hwprune.errors import BudgetError, PlanError, UsageError
 from hwprune.latency.fusion import fuse
 from hwprune.planner.goal import Goal, Offer
 from hwprune.planner.options import PlanOptions
@@ -26,9 +29,9 @@ TARGET = Target(
 )
 
 
-def shaped(options: PlanOptions) -> tuple[Problem, Goal]:
+def shaped(options: PlanOptions, least: dict[str, int] | None = None) -> tuple[Problem, Goal]:
     offer = Offer.of(CAPTURED, DEPS, [TARGET], options)
-    goal = Goal.of(CAPTURED, DEPS, fuse(CAPTURED.graph), offer, options)
+    goal = Goal.of(CAPTURED, DEPS, fuse(CAPTURED.graph), offer, options, least=least)
     domains = tuple(
         Domain(g.name, offer.widths[g.name].widths, tuple(w / 128 for w in offer.widths[g.name].widths))
         for g in DEPS.groups
@@ -75,6 +78,37 @@ def test_a_floor_that_limits_on_layers_leave_out_of_reach():
         shaped(PlanOptions(floor="95%", layers={"a.*": "..50%"}))
     problem, _ = shaped(PlanOptions(floor="75%", layers={"a.*": "..50%"}))
     assert problem.keeps(Choice({"stem.0": 64, "a.0": 32}))
+
+
+def test_floors_against_starvation_narrow_what_the_user_allows():
+    problem, _ = shaped(PlanOptions(), {"stem.0": 48, "a.0": 16})
+    assert [d.widths for d in problem.domains] == [(48, 64), (16, 32, 48, 64)]
+    # What is left is priced and valued as before.
+    assert problem.usage(problem.limits[0], Choice({"stem.0": 48, "a.0": 32})) == 3.0 + 48 + 32
+    assert problem.value(Choice({"stem.0": 48, "a.0": 64})) == pytest.approx(112 / 128)
+    problem, goal = shaped(PlanOptions(layers={"a.*": "25%..75%"}), {"stem.0": 64, "a.0": 32})
+    assert [d.widths for d in problem.domains] == [(64,), (32, 48)]
+    # The user's own limits are told apart from the floors.
+    assert goal.allowed == {"a.0": (16, 32, 48)}
+    with pytest.raises(
+        PlanError, match=r"group 'a.0' may have at most 32 units .* below 48 it does more harm"
+    ):
+        shaped(PlanOptions(layers={"a.*": "..50%"}), {"a.0": 48})
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"most_harm": 0.5}, "nobody measures"),
+        ({"most_harm": 0.5, "held_out": [1], "solver": "joint"}, "nobody measures"),
+        ({"checkpoint": Path("kept.json")}, "checkpoint of nothing"),
+        ({"most_harm": 0.0, "held_out": [1]}, "most_harm is 0.0"),
+        ({"most_harm": float("nan"), "held_out": [1]}, "most_harm is nan"),
+    ],
+)
+def test_what_needs_held_out_data(options: dict[str, Any], match: str):
+    with pytest.raises(UsageError, match=match):
+        PlanOptions(**options)
 
 
 @pytest.mark.parametrize("floor", ["0%", "101%", "much", float("nan"), True, -0.5])

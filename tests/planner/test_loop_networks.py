@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from hwprune.errors import BudgetError, UsageError
 from hwprune.planner.network import Column
 from hwprune.planner.worth import Worth
+from hwprune.solve.cpsat import solve_cpsat
 from hwprune.solve.milp import solve_milp
+from hwprune.solve.problem import Problem
 from tests.planner.brute import brute_force
 from tests.planner.made_network import Machine, bench, loop, worth
 from tests.planner.residual_nets import Blocks, Growing
@@ -76,31 +80,44 @@ def test_a_smaller_input_is_chosen_where_it_is_worth_it():
     assert {p["pruned"].input_shapes[0][2] for p in shapes if "pruned" in p} == {6, 8}
 
 
+def test_a_limit_that_one_input_cannot_keep_leaves_the_others():
+    full, small, machine = bench(Blocks), bench(Blocks, side=6), Machine()
+
+    def refuse(problem: Problem) -> Problem:
+        raise BudgetError("the memory is not enough")
+
+    columns = [Column(full, shape=refuse), Column(small, (6, 6))]
+    given = Worth(worth(full).groups, resolutions={(6, 6): -1.0})
+    assert loop(full, machine, worth=given, columns=columns).run(0.5, checks=0).resolution == (6, 6)
+    columns[1] = Column(small, (6, 6), shape=refuse)
+    with pytest.raises(BudgetError, match="the memory is not enough"):
+        loop(full, machine, worth=given, columns=columns).run(0.5, checks=0)
+
+
 def test_a_budget_out_of_reach_names_what_the_smallest_input_reaches():
     full, small, machine = bench(Blocks), bench(Blocks, side=6), Machine()
     columns = (Column(full), Column(small, (6, 6)))
     given = Worth(worth(full).groups, resolutions={(6, 6): -1.0})
     messages = {}
-    offers = {"both": columns, "one by one": columns, "small": columns[1:], "full": columns[:1]}
-    for names, chosen in offers.items():
+    for names, chosen in {"both": columns, "small": columns[1:], "full": columns[:1]}.items():
         planner = loop(full, machine, worth=given, columns=chosen)
-        planner.solve = solve_milp if names != "one by one" else lambda problem: solve_milp(problem)
+        planner.solve = solve_milp
         with pytest.raises(BudgetError, match="cannot be reached") as caught:
             planner.run(0.01)
         messages[names] = caught.value.message
-    assert messages["one by one"] == messages["small"] != messages["full"]
-    assert messages["small"] in messages["both"]
+    assert messages["both"].endswith(f"the input of 6x6 comes closest: {messages['small']}")
+    assert messages["small"] != messages["full"]
 
 
 def test_the_bound_holds_for_all_resolutions():
     full, small, machine = bench(Blocks), bench(Blocks, side=6), Machine()
     columns = (Column(full), Column(small, (6, 6)))
     given = Worth(worth(full).groups, resolutions={(6, 6): -4.0})
-    for solve in (solve_milp, lambda problem: solve_milp(problem)):
+    exact = loop(full, machine, worth=given, columns=columns).run(0.5, checks=0)
+    for solve in (partial(solve_milp, gap=0.0), solve_cpsat):
         planner = loop(full, machine, worth=given, columns=columns)
         planner.solve = solve
         found = planner.run(0.5, checks=0)
-        exact = loop(full, machine, worth=given, columns=columns).run(0.5, checks=0)
         assert found.resolution == exact.resolution
         assert found.solution.value == pytest.approx(exact.solution.value, rel=1e-4)
         assert found.solution.bound >= exact.solution.value - 1e-9

@@ -13,7 +13,7 @@ import torch
 
 from hwprune.capture import capture
 from hwprune.dependency import analyse
-from hwprune.errors import BudgetError, UsageError
+from hwprune.errors import ArtifactError, BudgetError, UsageError
 from hwprune.planner.pareto import Curve, trace
 from hwprune.planning.frontiers import Frontier, check_plot
 from hwprune.solve.domains import domain_values
@@ -130,15 +130,20 @@ def test_a_method_that_fails_at_a_budget_has_no_point_there():
     assert curve.rivals == {"never": ()}
 
 
-def test_the_frontier_on_disk_is_plans_and_a_file_about_them(tmp_path: Path):
-    curve = traced(Device(bilinear), count=3)
+def saved_frontier(count: int = 3) -> Frontier:
+    curve = traced(Device(bilinear), count=count)
     captured = capture(Small(), torch.zeros(SHAPE))
     plan = plan_for(captured.model, analyse(captured), {})
     plans = tuple(
         plan.model_copy(update={"predicted_ns": p.predicted_ns, "value": p.solution.value})
         for p in curve.points
     )
-    frontier = Frontier(plans, curve)
+    return Frontier(plans, curve)
+
+
+def test_the_frontier_on_disk_is_plans_and_a_file_about_them(tmp_path: Path):
+    frontier = saved_frontier()
+    plans = frontier.plans
     frontier.save(tmp_path / "out" / "front.json")
     data = json.loads((tmp_path / "out" / "front.json").read_text())
     assert data["format"] == "hwprune.frontier"
@@ -158,3 +163,75 @@ def test_the_frontier_on_disk_is_plans_and_a_file_about_them(tmp_path: Path):
     pytest.importorskip("matplotlib")
     frontier.plot(tmp_path / "front.svg")
     assert "<svg" in (tmp_path / "front.svg").read_text()
+
+
+def first_of(frontier: Frontier, count: int) -> Frontier:
+    curve = replace(frontier.curve, points=frontier.curve.points[:count])
+    return replace(frontier, plans=frontier.plans[:count], curve=curve)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+def test_a_shorter_frontier_leaves_no_plans_of_a_longer_one_and_nothing_else_goes(tmp_path: Path):
+    path, longer = tmp_path / "front.json", saved_frontier(5)
+    longer.save(path)
+    assert len(longer.plans) == 5
+    (tmp_path / "front" / "notes.txt").write_text("mine")
+    (tmp_path / "front" / "best").mkdir()
+    longer.plans[1].save(tmp_path / "front" / "best" / "01.json")
+    longer.plans[1].save(tmp_path / "front" / "77.json")  # a plan, but not one that the frontier knows
+    first_of(longer, 2).save(path)
+    names = {"front.json", "front/01.json", "front/02.json"}
+    assert set(contents(tmp_path)) == names | {"front/notes.txt", "front/best/01.json", "front/77.json"}
+    assert Plan.load(tmp_path / "front" / "01.json") == longer.plans[0]
+    assert (tmp_path / "front" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("step", ["plan", "file", "swap"])
+def test_a_frontier_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: type[BaseException], step: str
+):
+    path, frontier = tmp_path / "front.json", saved_frontier(3)
+    first_of(frontier, 1).save(path)
+    before = contents(tmp_path)
+
+    def fail(*_: object, **__: object) -> None:
+        raise fault
+
+    with monkeypatch.context() as patch:
+        if step == "plan":
+            done: list[Path] = []
+            save = Plan.save
+            patch.setattr(
+                Plan, "save", lambda self, to: fail() if done else done.append(to) or save(self, to)
+            )
+        elif step == "file":
+            patch.setattr("hwprune.planning.frontiers.write_json", fail)
+        else:
+            patch.setattr("hwprune.artifact._swap_in", fail)
+        with pytest.raises((KeyboardInterrupt, ArtifactError)):
+            frontier.save(path)
+    assert contents(tmp_path) == before
+    path.unlink()
+    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, ArtifactError)):
+        patch.setattr("hwprune.artifact._swap_in", fail)
+        frontier.save(path)
+    assert not path.exists()
+    frontier.save(path)
+    assert len(contents(tmp_path)) == 4
+
+
+def test_a_place_where_something_else_lies_is_refused(tmp_path: Path):
+    frontier = saved_frontier(2)
+    (tmp_path / "front").write_text("a file")
+    with pytest.raises(ArtifactError, match=r"front, which is a file"):
+        frontier.save(tmp_path / "front.json")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "02.json").write_text("[1]")
+    with pytest.raises(ArtifactError, match=r"02.json is no plan"):
+        frontier.save(tmp_path / "other.json")
+    assert (tmp_path / "other" / "02.json").read_text() == "[1]"
+    assert not (tmp_path / "other.json").exists()

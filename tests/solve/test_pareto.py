@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -11,9 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hwprune.errors import BudgetError, PlanError
+from hwprune.solve.greedy import solve_greedy
 from hwprune.solve.milp import solve_milp
 from hwprune.solve.pareto import frontier, spread_budgets
-from hwprune.solve.problem import Domain, Problem, Term
+from hwprune.solve.problem import Domain, Problem, Solution, Term
+from hwprune.solve.uniform import solve_uniform
 from hwprune.solve.variants import best_of
 from tests.solve.instances import resnet50_like
 from tests.solve.strategies import brute_force, choices, problems
@@ -47,16 +50,16 @@ def test_the_best_variant_equals_brute_force(variants: list[Problem]) -> None:
     named = {str(i): replace(p, minimise=None, floor=-np.inf) for i, p in enumerate(variants)}
     best = {key: brute_force(problem) for key, problem in named.items()}
     reachable = [value for value in best.values() if value is not None]
+    solve = partial(solve_milp, gap=0.0)
     if not reachable:
-        with pytest.raises(BudgetError, match="no variant"):
-            best_of(named, gap=0.0)
+        with pytest.raises(BudgetError, match="no variant" if len(named) > 1 else None):
+            best_of(named, solve)
         return
-    found = best_of(named, gap=0.0)
-    assert found.solution.value == max(reachable) == best[found.key]
-    assert named[found.key].keeps(found.solution.choice)
-    assert found.solution.bound == pytest.approx(max(reachable), rel=1e-6, abs=1e-6)
-    for key, value in best.items():
-        assert value is None or found.bounds[key] >= value - 1e-9
+    key, solution = best_of(named, solve)
+    assert solution.value == max(reachable) == best[key]
+    assert key == next(name for name, value in best.items() if value == max(reachable))
+    assert named[key].keeps(solution.choice)
+    assert solution.bound == pytest.approx(max(reachable), rel=1e-6, abs=1e-6)
 
 
 def test_a_frontier_of_a_network_is_proven_at_every_point() -> None:
@@ -87,16 +90,54 @@ def test_bad_frontiers_are_refused() -> None:
         spread_budgets(1.0, 2.0, 0)
 
 
-def test_variants_without_a_choice_name_the_closest() -> None:
+def _pair(at_most: float) -> dict[int, Problem]:
+    """Two widths of one group at two resolutions; the smaller one is quicker."""
     a = Domain("a", (1, 2), (1.0, 2.0))
-    large = Problem.of_latency((a,), (Term("t", ("a",), np.array([4.0, 8.0])),), 0.0, 2.0)
-    small = Problem.of_latency((a,), (Term("t", ("a",), np.array([3.0, 6.0])),), 0.0, 2.0)
-    with pytest.raises(BudgetError, match=r"192 comes closest.*least reachable latency is 3e-06 ms"):
-        best_of({224: large, 192: small})
+    costs = {224: np.array([4.0, 8.0]), 192: np.array([3.0, 6.0])}
+    terms = {side: (Term("t", ("a",), cost),) for side, cost in costs.items()}
+    return {side: Problem.of_latency((a,), own, 0.0, at_most) for side, own in terms.items()}
+
+
+def test_the_best_of_variants_by_any_solver() -> None:
     # Wide at a low resolution against narrow at a high one.
-    found = best_of({224: replace(large.limited(6.0), constant_value=0.5), 192: small.limited(6.0)})
-    assert found.key == 192 and found.solution.value == 2.0
+    problems = _pair(6.0)
+    for solve in (solve_milp, solve_greedy, solve_uniform):
+        key, solution = best_of({**problems, 224: replace(problems[224], constant_value=0.5)}, solve)
+        assert (key, solution.value, solution.widths) == (192, 2.0, {"a": 2})
+        key, solution = best_of({**problems, 224: replace(problems[224], constant_value=1.5)}, solve)
+        assert (key, solution.value) == (224, 2.5)
+        # Of equals the first.
+        same = {**problems, 224: replace(problems[224], constant_value=1.0)}
+        assert best_of(same, solve)[0] == 224
+        assert best_of(dict(reversed(same.items())), solve)[0] == 192
+
+
+def test_the_bound_is_that_of_all_variants_and_the_seconds_too() -> None:
+    def told(problem: Problem) -> Solution:
+        found = solve_milp(problem)
+        loose = problem.usage(problem.limits[0], problem.dense) == 8.0
+        return replace(found, bound=5.0 if loose else found.bound, seconds=1.5)
+
+    key, solution = best_of(_pair(6.0), told)
+    assert (key, solution.bound, solution.seconds) == (192, 5.0, 3.0)
+    assert solution.gap == pytest.approx((5.0 - 2.0) / 5.0)
+
+
+def test_variants_without_a_choice_name_the_closest() -> None:
+    with pytest.raises(BudgetError, match=r"192 comes closest.*least reachable latency is 3e-06 ms"):
+        best_of(_pair(2.0), solve_milp)
+    # One alone fails as it would by itself.
+    alone = {224: _pair(2.0)[224]}
+    with pytest.raises(BudgetError, match="least reachable latency is 4e-06 ms") as caught:
+        best_of(alone, solve_milp)
+    assert "variant" not in caught.value.message
+    # One that has a choice stands in for one that has none.
+    assert best_of(_pair(3.5), solve_milp)[0] == 192
+
+
+def test_variants_that_cannot_be_compared() -> None:
     with pytest.raises(PlanError, match="no variants"):
-        best_of({})
+        best_of({}, solve_milp)
+    problems = _pair(2.0)
     with pytest.raises(PlanError, match="different objectives"):
-        best_of({1: large, 2: replace(small, minimise="latency")})
+        best_of({1: problems[224], 2: replace(problems[192], minimise="latency")}, solve_milp)

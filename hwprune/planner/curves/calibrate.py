@@ -163,6 +163,8 @@ def calibrate(
         "repair": repair_name,
         "against": against,
         "loss": "" if loss is None else getattr(loss, "__qualname__", "own"),
+        # Two losses may have one name (a lambda has none); on the model itself they differ.
+        "dense": f"{meter.dense:.5g}",
     }
     facts |= {name: str(np.argsort(-value, kind="stable").tolist()) for name, value in order.items()}
     weights = [value for _, value in sorted(captured.graph.state_dict().items())]

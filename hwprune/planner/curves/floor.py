@@ -42,11 +42,3 @@ def floors(
         )
         for group, curve in curves.items()
     }
-
-
-def above(domains: Mapping[str, Sequence[int]], floor: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    """Domains without the widths below their floors; the full width always stays."""
-    return {
-        group: tuple(width for width in widths if width >= floor.get(group, 0)) or (widths[-1],)
-        for group, widths in domains.items()
-    }

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +15,9 @@ from hwprune.artifact import read_json, write_json
 
 _log = logging.getLogger(__name__)
 KIND = "hwprune.calibration"
-VERSION = 1
+VERSION = 2
+#: Calibrations that a file remembers: one per order of units (criterion), model, data and repair.
+KEPT = 8
 
 
 class Memory:
@@ -23,9 +26,10 @@ class Memory:
     Parameters
     ----------
     path
-        A JSON file, written after every loss; None keeps nothing.
+        A JSON file, written after every loss; None keeps nothing. It holds the losses of the last few
+        calibrations (:data:`KEPT`), each a number per group and width that was measured.
     key
-        What the losses depend on, see :func:`digest`. Losses of another key are forgotten.
+        What the losses depend on, see :func:`digest`. Those of other keys are left alone.
 
     Raises
     ------
@@ -36,13 +40,16 @@ class Memory:
     def __init__(self, path: Path | None, key: str) -> None:
         self._path, self._key = path, key
         self._losses: dict[str, float] = {}
-        if path is not None and path.is_file():
-            payload = read_json(path, KIND, VERSION)
-            if payload["key"] == key:
-                losses = payload["losses"]
-                self._losses = {n: math.inf if v is None else float(v) for n, v in losses.items()}
+        self._others: list[dict[str, Any]] = []
+        if path is None or not path.is_file():
+            return
+        for entry in read_json(path, KIND, VERSION)["calibrations"]:
+            if entry["key"] == key:
+                self._losses = {n: math.inf if v is None else float(v) for n, v in entry["losses"].items()}
             else:
-                _log.info("%s is of another model, data or repair: calibrated anew", path)
+                self._others.append(entry)
+        if not self._losses:
+            _log.info("%s knows nothing of this model, data and repair: calibrated anew", path)
 
     def get(self, name: str) -> float | None:
         """A loss measured before."""
@@ -53,7 +60,10 @@ class Memory:
         self._losses[name] = loss
         if self._path is not None:
             losses = {n: value if math.isfinite(value) else None for n, value in self._losses.items()}
-            write_json(self._path, KIND, VERSION, {"key": self._key, "losses": losses})
+            own = {"key": self._key, "losses": losses}
+            # The last one used stands last; the first ones are forgotten.
+            entries = [*self._others, own][-KEPT:]
+            write_json(self._path, KIND, VERSION, {"calibrations": entries})
 
 
 def digest(tensors: Iterable[torch.Tensor], facts: Mapping[str, str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from hwprune.capture.captured import Captured
+from hwprune.capture.copies import quiet_copy
 from hwprune.dependency.blocks import Block
 from hwprune.dependency.groups import Dependencies
 from hwprune.errors import CriterionError, UsageError
@@ -169,7 +169,7 @@ class Meter:
         whole = self._batches
         self._batches = [_resize(batch, side, images) for batch in whole]
         try:
-            return self.repaired(copy.deepcopy(self.captured.model))
+            return self.repaired(quiet_copy(self.captured.model))
         finally:
             self._batches = whole
 

@@ -6,13 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import Tensor
 
 from hwprune.capture.captured import Captured
 from hwprune.capture.trainable import TrainableGraph
 from hwprune.dependency.blocks import Block
 from hwprune.dependency.groups import Dependencies
 from hwprune.surgery.apply import graph_at, other_attributes
+from hwprune.surgery.blocks import bypass_in
 
 #: ``train``: BatchNorm on the batch, dropout on. ``probe``: BatchNorm on the batch, all else as in
 #: evaluation, so that two architectures differ by nothing but their shape. ``eval``: evaluation.
@@ -42,23 +43,13 @@ def architecture_graph(
     """
     source = captured.graph
     graph, nodes = graph_at(captured, deps, widths)
-    _bypass(graph, nodes, [b for b in blocks if b.name in removed])
+    bypass_in(graph, nodes, [b for b in blocks if b.name in removed])
     root: dict[str, object] = {**other_attributes(source), **tensors}
     result = TrainableGraph(root, graph, class_name=type(source).__name__)
     result.train(mode == "train")
     if mode == "probe":
         _normalise_by_batch(result)
     return result
-
-
-def _bypass(graph: fx.Graph, nodes: Mapping[str, fx.Node], blocks: Sequence[Block]) -> None:
-    order = {name: number for number, name in enumerate(nodes)}
-    # Operands are looked up anew: removing an earlier block may have replaced a shortcut.
-    for block in sorted(blocks, key=lambda b: order[b.sum]):
-        sum_, branch = nodes[block.sum], nodes[block.branch]
-        first, second = (o for o in sum_.args[:2] if isinstance(o, fx.Node))
-        sum_.replace_all_uses_with(second if first is branch else first)
-    graph.eliminate_dead_code()
 
 
 def _normalise_by_batch(module: TrainableGraph) -> None:

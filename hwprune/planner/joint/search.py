@@ -14,6 +14,7 @@ from torch import nn
 
 from hwprune.errors import RepairError
 from hwprune.importance.batches import Batch, device_of, split_batch
+from hwprune.importance.registry import Loss
 from hwprune.planner.joint.estimator import antithetic_gradient, normalised_step
 from hwprune.planner.joint.mapping import Mapping
 from hwprune.planner.joint.network import SharedNetwork
@@ -22,7 +23,7 @@ from hwprune.planner.joint.penalty import Penalty
 from hwprune.planner.joint.schedule import Schedule
 from hwprune.planner.joint.state import SearchState
 from hwprune.repair.interrupt import PatientInterrupt
-from hwprune.repair.objective import Loss, Objective
+from hwprune.repair.objective import Objective
 from hwprune.repair.optimizer import build_optimizer, set_learning_rate
 from hwprune.repair.options import FinetuneOptions
 from hwprune.repair.rng import rng_state, seed_all, set_rng_state

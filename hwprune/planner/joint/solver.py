@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from hwprune.errors import UsageError
+from hwprune.importance.registry import Loss
 from hwprune.planner.joint.batches import check_loader, fixed_batches
 from hwprune.planner.joint.checks import check_problems, check_unchanged
 from hwprune.planner.joint.judge import best_by_loss, feasible_candidates
@@ -25,7 +26,6 @@ from hwprune.planner.joint.search import JointSearch, Progress
 from hwprune.planner.joint.space import Space
 from hwprune.planner.joint.stages import find_stages
 from hwprune.planner.joint.start import start_vector
-from hwprune.repair.objective import Loss
 from hwprune.repair.state import model_tensors
 from hwprune.solve.problem import Problem, Solution
 

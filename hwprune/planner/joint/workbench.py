@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from hwprune.importance.registry import Loss
 from hwprune.planner.joint.network import Variant
 from hwprune.planner.joint.options import JointOptions
 from hwprune.planner.joint.solver import JointSolver
 from hwprune.planner.workbench import Workbench
 from hwprune.planner.worth import Side
-from hwprune.repair.objective import Loss
 
 
 def joint_solver(

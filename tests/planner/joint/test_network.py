@@ -14,6 +14,7 @@ from hwprune.planner.joint.network import SharedNetwork, Variant
 from hwprune.pruned import analyse_model
 from hwprune.solve.problem import Choice
 from hwprune.surgery.apply import cut_graph
+from hwprune.surgery.blocks import without_blocks
 from tests.nets import NETS, Residual, settle
 
 
@@ -135,3 +136,32 @@ def test_another_network_at_another_size_is_refused() -> None:
     other = Variant(*analyse_model(NETS["gate"]().eval(), torch.zeros(1, 3, 16, 16)))
     with pytest.raises(UsageError, match="at input size"):
         SharedNetwork([first, other], {})
+
+
+class Dropping(nn.Module):
+    """A residual branch with a dropout in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.branch = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Dropout(0.5), nn.Conv2d(8, 8, 1))
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        return self.head(torch.relu(x + self.branch(x)).mean((2, 3)))
+
+
+def test_nothing_of_a_block_is_left_not_even_its_dropout() -> None:
+    shared = network(Dropping(), blocks=True)
+    variant = shared.variants[0]
+    (block,) = (b for b in variant.blocks if b.reason is None)
+    widths = {g: 0 if g in block.groups else size for g, size in variant.deps.dense_widths.items()}
+    found = Architecture(0, Choice(widths, frozenset({block.name})))
+    for mode in ("train", "eval"):
+        left = {str(node.target) for node in shared.sub(found, mode).graph.graph.nodes}
+        assert not [name for name in left if "dropout" in name or name.startswith("branch.")]
+        with torch.no_grad():
+            torch.testing.assert_close(
+                shared.sub(found, mode)(images()), without_blocks(variant.captured, [block])(images())
+            )

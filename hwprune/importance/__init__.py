@@ -8,35 +8,48 @@ from hwprune.importance.description import Description, describe, descriptions
 from hwprune.importance.distribution import BatchNormDistribution
 from hwprune.importance.gates import with_gates
 from hwprune.importance.geometric import FPGM
+from hwprune.importance.gradient_matrix import GradientMatrix
 from hwprune.importance.magnitude import L1, L2
 from hwprune.importance.objective import to_objective
+from hwprune.importance.oracle import true_loss_change
+from hwprune.importance.redundancy import gradient_redundancy
 from hwprune.importance.references import LAMP, Random
 from hwprune.importance.registry import Criterion, available, get, register
 from hwprune.importance.scoring import score
+from hwprune.importance.snip import Snip
+from hwprune.importance.sosp import SospH, SospI
 from hwprune.importance.sparsity import RegularizedSparsity
 from hwprune.importance.taylor import Taylor2019
+from hwprune.importance.taylor2017 import Taylor2017
 from hwprune.importance.threshold import Selection, global_threshold
 
 __all__ = [
-    "FPGM",
-    "L1",
-    "L2",
-    "LAMP",
     "BatchNormDistribution",
     "BatchNormScale",
     "Criterion",
     "Description",
+    "FPGM",
+    "GradientMatrix",
+    "L1",
+    "L2",
+    "LAMP",
     "Random",
     "RegularizedSparsity",
     "Selection",
+    "Snip",
+    "SospH",
+    "SospI",
+    "Taylor2017",
     "Taylor2019",
     "available",
     "describe",
     "descriptions",
     "get",
     "global_threshold",
+    "gradient_redundancy",
     "register",
     "score",
     "to_objective",
+    "true_loss_change",
     "with_gates",
 ]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hwprune.errors import UsageError
+
+Method = Literal["least_squares", "scales", "none"]
 
 
 class FinetuneOptions(BaseModel):
@@ -99,7 +103,7 @@ class RepairOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: Literal["least_squares", "scales", "none"] = "least_squares"
+    method: Method = "least_squares"
     ridge: float = Field(default=1e-3, ge=0)
     towards_zero: bool = False
     intercept: bool = True
@@ -110,3 +114,22 @@ class RepairOptions(BaseModel):
     positions: int | None = Field(default=None, ge=1)
     memory_gb: float = Field(default=1.0, gt=0)
     seed: int = 0
+
+
+def repair_options(**values: Any) -> RepairOptions:
+    """:class:`RepairOptions` from values of a command line or a call.
+
+    Raises
+    ------
+    UsageError
+        There is no such option, or it is out of range.
+    """
+    try:
+        return RepairOptions.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(
+            f"option {'.'.join(map(str, first['loc']))} of the repair is {first['input']!r}: "
+            f"{first['msg'].lower()}",
+            hint="see hwprune.RepairOptions",
+        ) from error

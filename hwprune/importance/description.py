@@ -26,8 +26,8 @@ class Description:
     ----------
     name
         Under which it is asked for.
-    summary
-        First sentence of its documentation.
+    summary, details
+        First paragraph of its documentation, and those that follow before its parameters.
     paper, formula, data_need, comparability, origin, cost
         As in :class:`~hwprune.importance.registry.Criterion`. ``comparability`` is empty for
         what gives no scores.
@@ -37,6 +37,7 @@ class Description:
 
     name: str
     summary: str
+    details: str
     paper: str
     formula: str
     data_need: str
@@ -60,7 +61,7 @@ def describe(criterion: str | type[Criterion]) -> Description:
     """
     found = find(criterion) if isinstance(criterion, str) else criterion
     # Of the class itself: the documentation of a base class is about something else.
-    text = " ".join((found.__dict__.get("__doc__") or "").strip().split("\n\n", 1)[0].split())
+    summary, details = _paragraphs(found.__dict__.get("__doc__") or "")
     parameters = {
         name: None if each.default is inspect.Parameter.empty else each.default
         for name, each in inspect.signature(found).parameters.items()
@@ -68,7 +69,8 @@ def describe(criterion: str | type[Criterion]) -> Description:
     }
     return Description(
         name=found.name,
-        summary=text,
+        summary=summary,
+        details=details,
         paper=found.paper,
         formula=found.formula,
         data_need=found.data_need,
@@ -77,6 +79,17 @@ def describe(criterion: str | type[Criterion]) -> Description:
         cost=found.cost,
         parameters=parameters,
     )
+
+
+def _paragraphs(text: str) -> tuple[str, str]:
+    """The first paragraph, and the rest up to the first section (a heading that is underlined)."""
+    prose: list[str] = []
+    for paragraph in inspect.cleandoc(text).split("\n\n"):
+        lines = paragraph.splitlines()
+        if len(lines) > 1 and set(lines[1].strip()) == {"-"}:
+            break
+        prose.append(" ".join(paragraph.split()))
+    return (prose[0] if prose else ""), "\n\n".join(prose[1:])
 
 
 def descriptions() -> tuple[Description, ...]:

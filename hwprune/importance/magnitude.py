@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import ClassVar
+from collections.abc import Iterable, Mapping
+from typing import ClassVar, Literal
 
 import torch
 
 from hwprune.capture.captured import Captured
 from hwprune.dependency.groups import ChannelGroup, Dependencies
+from hwprune.errors import UsageError
 from hwprune.importance.batches import Batch
 from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss, Origin, register
-from hwprune.importance.units import members_with_role, parameters_of, sum_by_unit
+from hwprune.importance.units import members_with_role, parameters_of, served_units, sum_by_unit
+from hwprune.importance.upstream import from_input_to_output, kept_counts, without_inputs
+
+Variant = Literal["independent", "greedy"]
 
 
 class _FilterNorm(Criterion):
@@ -20,6 +24,22 @@ class _FilterNorm(Criterion):
     origin: ClassVar[Origin] = "authors"
     cost: ClassVar[str] = "reads the weights once"
     power: ClassVar[int]
+
+    def __init__(
+        self, variant: Variant = "independent", keep: float | Mapping[str, int] | None = None
+    ) -> None:
+        if variant not in ("independent", "greedy"):
+            raise UsageError(
+                f"{self.name} has no variant {variant!r}", hint="use variant='independent' or 'greedy'"
+            )
+        if keep is not None and variant == "independent":
+            raise UsageError(
+                f"keep={keep!r} beside variant='independent' of {self.name}, which removes nothing while it "
+                "scores",
+                hint="leave it out, or use variant='greedy'",
+            )
+        self.variant: Variant = variant
+        self.keep = 0.5 if keep is None else keep
 
     def score(
         self,
@@ -30,11 +50,20 @@ class _FilterNorm(Criterion):
         loss: Loss | None,
     ) -> dict[str, torch.Tensor]:
         parameters = parameters_of(captured)
-        return {g.name: filter_norm(g, parameters, self.power, self.name) for g in deps.groups}
+        if self.variant == "independent":
+            return {g.name: filter_norm(g, parameters, self.power, self.name) for g in deps.groups}
+        counts = kept_counts(self.keep, deps, self.name)
+        scores: dict[str, torch.Tensor] = {}
+        for group in from_input_to_output(captured, deps.groups):
+            found = filter_norm(group, parameters, self.power, self.name)
+            scores[group.name] = found
+            worst = torch.argsort(found, stable=True)[: group.size - counts[group.name]]
+            parameters |= without_inputs(group, worst, parameters)
+        return scores
 
 
 def filter_norm(
-    group: ChannelGroup, parameters: dict[str, torch.Tensor], power: int, criterion: str
+    group: ChannelGroup, parameters: Mapping[str, torch.Tensor], power: int, criterion: str
 ) -> torch.Tensor:
     """Norm of each unit's filter, per producer divided by its mean, summed over the producers.
 
@@ -61,8 +90,7 @@ def filter_norm(
         weight = parameters[member.param].detach().double()
         norm = sum_by_unit(weight.abs() ** power, member.dim, member.runs, group.size) ** (1.0 / power)
         # A producer may serve some units only: the mean is over those that it serves.
-        served = {unit for run in member.runs for unit in range(run.unit, run.unit + run.count)}
-        mean = norm.sum() / max(1, len(served))
+        mean = norm.sum() / served_units(member.runs, group.size).sum().clamp_min(1)
         scaled = norm / mean if mean > 0 else norm
         total = scaled if total is None else total + scaled
     assert total is not None
@@ -71,7 +99,24 @@ def filter_norm(
 
 @register
 class L1(_FilterNorm):
-    """Sum of the absolute weights of a unit's filters."""
+    """Sum of the absolute weights of a unit's filters.
+
+    Parameters
+    ----------
+    variant
+        ``"independent"`` takes whole filters. ``"greedy"`` goes from the input to the output, removes the
+        lowest units of each group on its way, and does not count the slices of later filters that
+        read removed units. A residual stage is met where it begins: of the groups inside it, none has
+        been removed by then.
+    keep
+        What ``"greedy"`` keeps on its way: a share of every group (default 0.5), or a number of units by
+        group name; groups that are not named stay whole. The scores serve other widths as well.
+
+    Notes
+    -----
+    The paper ranks a residual stage by its projection shortcut alone and leaves later members to
+    follow. Here all producers of a group speak with the same weight.
+    """
 
     name: ClassVar[str] = "l1"
     power: ClassVar[int] = 1
@@ -81,7 +126,13 @@ class L1(_FilterNorm):
 
 @register
 class L2(_FilterNorm):
-    """Euclidean norm of a unit's filters."""
+    """Euclidean norm of a unit's filters.
+
+    Parameters
+    ----------
+    variant, keep
+        As for ``l1``.
+    """
 
     name: ClassVar[str] = "l2"
     power: ClassVar[int] = 2

@@ -14,6 +14,7 @@ from hwprune.errors import CriterionError, UsageError
 from hwprune.importance.batches import device_of
 from hwprune.importance.data import CriterionData
 from hwprune.importance.registry import Criterion, Loss, available, get
+from hwprune.importance.units import parameters_of
 
 _log = logging.getLogger(__name__)
 
@@ -54,8 +55,8 @@ def score(
     Raises
     ------
     CriterionError
-        Data or labels are missing, the loader is empty, or the scores are not finite or of a
-        wrong shape.
+        Data or labels are missing, the loader is empty, a weight of a group is not finite, or the scores
+        are not finite or of a wrong shape.
     UsageError
         Unknown criterion or parameter.
     """
@@ -84,9 +85,24 @@ def score(
             labelled=labelled and loss is None,
             device=device_of(captured.graph),
         )
+    _require_finite_weights(captured, deps, criterion.name)
     scores = criterion.score(captured, deps, wrapped, loss=loss)
     _log.info("scored %d groups by %s", len(scores), criterion.name)
     return _checked(scores, deps, criterion.name)
+
+
+def _require_finite_weights(captured: Captured, deps: Dependencies, criterion: str) -> None:
+    """Refuse weights that are NaN or infinite by name, before they pass for scores or losses."""
+    tensors = parameters_of(captured)
+    for name in dict.fromkeys(member.param for group in deps.groups for member in group.members):
+        value = tensors[name].detach()
+        bad = int((~torch.isfinite(value)).sum())
+        if bad:
+            raise CriterionError(
+                f"{bad} of {value.numel()} values of {name} are NaN or infinite, so criterion {criterion} "
+                "can score nothing",
+                hint="load weights of a training run that did not diverge",
+            )
 
 
 def _checked(scores: dict[str, torch.Tensor], deps: Dependencies, criterion: str) -> dict[str, torch.Tensor]:

@@ -66,3 +66,51 @@ def members_with_role(group: ChannelGroup, role: str, criterion: str) -> list[Me
             hint=f"exclude {group.name}, or use another criterion",
         )
     return list(found.values())
+
+
+def positions_of_units(runs: Iterable[Run], length: int, size: int) -> torch.Tensor:
+    """For each unit the positions that belong to it, ascending; -1 where a unit has fewer than others.
+
+    Returns
+    -------
+    torch.Tensor
+        Integers ``[size, most]``.
+    """
+    units = unit_of_position(runs, length)
+    inside = (units >= 0).nonzero().flatten()
+    order = inside[torch.argsort(units[inside], stable=True)]
+    counts = torch.bincount(units[inside], minlength=size)
+    first = torch.cumsum(counts, 0) - counts
+    place = torch.arange(len(order)) - first[units[order]]
+    out = torch.full((size, int(counts.max()) if size else 0), -1, dtype=torch.long)
+    out[units[order], place] = order
+    return out
+
+
+def rows_of_units(values: torch.Tensor, dim: int, runs: Sequence[Run], size: int) -> torch.Tensor:
+    """Everything of a tensor that belongs to a unit, as one row per unit.
+
+    Parameters
+    ----------
+    values
+        Any shape; ``runs`` describe its dimension ``dim``.
+    size
+        Number of units.
+
+    Returns
+    -------
+    torch.Tensor
+        ``[size, columns]`` in the dtype of ``values``; zeros where a unit has fewer positions than others.
+    """
+    rows = values.movedim(dim, 0).reshape(values.shape[dim], -1)
+    index = positions_of_units(runs, len(rows), size).to(values.device)
+    found = rows[index.clamp_min(0)]
+    return torch.where((index >= 0)[..., None], found, 0).reshape(size, -1)
+
+
+def served_units(runs: Iterable[Run], size: int) -> torch.Tensor:
+    """Which units occur in the runs: booleans ``[size]``."""
+    served = torch.zeros(size, dtype=torch.bool)
+    for run in runs:
+        served[run.unit : run.unit + run.count] = True
+    return served

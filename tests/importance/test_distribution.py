@@ -1,0 +1,242 @@
+"""Activations foretold from BatchNorm parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hwprune.errors import CriterionError, UsageError
+from hwprune.importance import get, score
+from hwprune.importance.normal import absolute_mean, expected, relu_mean, relu_second_moment
+from tests.importance.nets import analysed, transformer
+from tests.nets import NETS, Concat, Depthwise, Gate, Plain, Residual, settle
+
+GAMMA = torch.tensor([1.0, -0.5, 2.0, 0.0, 5.0, 0.2], dtype=torch.float64)
+BETA = torch.tensor([0.0, 0.3, -1.0, 0.7, -40.0, 3.0], dtype=torch.float64)
+
+
+class Between(nn.Module):
+    """Convolution, BatchNorm, an activation, convolution."""
+
+    def __init__(self, activation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.norm, self.last = nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.Conv2d(6, 2, 1)
+        self.norm.weight.data, self.norm.bias.data = GAMMA.clone(), BETA.clone()
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.activation(self.norm(self.first(x))))
+
+
+def _between(activation: Callable[[Tensor], Tensor], **parameters: object) -> Tensor:
+    captured, deps = analysed(Between(activation))
+    return score(captured, deps, "bn_distribution", **parameters)["first"]  # type: ignore[arg-type]
+
+
+def test_relu_none_and_second_moments() -> None:
+    std = GAMMA.abs()
+    torch.testing.assert_close(_between(F.relu), relu_mean(BETA, std))
+    torch.testing.assert_close(_between(lambda x: x + 0.0), absolute_mean(BETA, std))
+    torch.testing.assert_close(_between(F.relu, moment="second"), relu_second_moment(BETA, std).sqrt())
+    plain = (BETA**2 + GAMMA**2).sqrt()
+    torch.testing.assert_close(_between(lambda x: F.dropout(x, 0.5, training=False), moment="second"), plain)
+    # A dead channel has a large scale; the criterion of the scales takes it for the best one.
+    found = _between(F.relu)
+    assert found.argmin() == 4 and found[4] < 1e-12
+    captured, deps = analysed(Between(F.relu))
+    assert score(captured, deps, "bn_scale")["first"].argmax() == 4
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        F.silu,
+        F.gelu,
+        lambda x: F.gelu(x, approximate="tanh"),
+        F.hardswish,
+        F.relu6,
+        torch.sigmoid,
+        F.hardsigmoid,
+        torch.tanh,
+        lambda x: F.leaky_relu(x, 0.2),
+        lambda x: F.elu(x, 0.7),
+        F.mish,
+        F.hardtanh,
+        lambda x: torch.clamp(x, -0.5, 2.0),
+        lambda x: torch.clamp(x, min=0.1),
+    ],
+)
+def test_activations_are_found_in_the_graph_with_their_arguments(activation) -> None:  # type: ignore[no-untyped-def]
+    # Kinks everywhere near are harmless: quadrature goes from one to the next.
+    kinks = [-3.0, -1.0, -0.5, 0.0, 0.1, 1.0, 2.0, 3.0, 6.0]
+    truth = expected(lambda x: activation(x).abs(), BETA, GAMMA.abs(), kinks)
+    torch.testing.assert_close(_between(activation), truth, rtol=1e-9, atol=1e-12)
+    truth = expected(lambda x: activation(x) ** 2, BETA, GAMMA.abs(), kinks).sqrt()
+    torch.testing.assert_close(_between(activation, moment="second"), truth, rtol=1e-7, atol=1e-7)
+
+
+def test_weights_of_the_consumers_count_on_request() -> None:
+    model = Between(F.relu)
+    captured, deps = analysed(model)
+    found = score(captured, deps, "bn_distribution", weighted=True)["first"]
+    torch.testing.assert_close(found, _between(F.relu) * model.last.weight.detach().abs().sum((0, 2, 3)))
+
+
+class _Branches(nn.Module):
+    """Two normalised branches into one sum, then a block with an identity shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.inner = nn.Conv2d(3, 5, 1), nn.Conv2d(3, 5, 1), nn.Conv2d(5, 5, 1)
+        self.na, self.nb, self.n = nn.BatchNorm2d(5), nn.BatchNorm2d(5), nn.BatchNorm2d(5)
+        self.out = nn.Conv2d(5, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.na(self.a(x)) + self.nb(self.b(x)))
+        return self.out(F.relu(self.n(self.inner(x)) + x))
+
+
+def test_residual_sums_add_means_and_variances() -> None:
+    model = settle(_Branches())
+    (found,) = score(*analysed(model), "bn_distribution").values()
+    mean = model.na.bias + model.nb.bias
+    variance = model.na.weight**2 + model.nb.weight**2
+    first = relu_mean(mean, variance.sqrt())
+    kept = relu_second_moment(mean, variance.sqrt()) - first**2
+    second = relu_mean(model.n.bias + first, (model.n.weight**2 + kept).sqrt())
+    torch.testing.assert_close(found, (first + second).detach())
+
+
+def test_a_foretold_sum_is_what_independent_branches_have() -> None:
+    model = settle(_Branches())
+    captured, deps = analysed(nn.Sequential(*[_Only(model)]))
+    (found,) = score(captured, deps, "bn_distribution").values()
+    generator = torch.Generator().manual_seed(0)
+    total = torch.zeros(200_000, 5, dtype=torch.float64)
+    for norm in (model.na, model.nb):
+        total += norm.bias + norm.weight * torch.randn(total.shape, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(found, F.relu(total).mean(0).detach(), rtol=0.02, atol=0)
+
+
+class _Only(nn.Module):
+    """The first sum of the branches."""
+
+    def __init__(self, model: _Branches) -> None:
+        super().__init__()
+        self.m = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.m.out(F.relu(self.m.na(self.m.a(x)) + self.m.nb(self.m.b(x))))
+
+
+def _relu(norm: nn.Module) -> Tensor:
+    return relu_mean(norm.bias.detach(), norm.weight.detach().abs())  # type: ignore[operator, union-attr]
+
+
+def test_depthwise_layers_hand_on_and_linear_bottlenecks_are_folded_normal() -> None:
+    model = settle(Depthwise())
+    scores = score(*analysed(model), "bn_distribution")
+    # What the depthwise convolution reads does not count, what it makes does.
+    torch.testing.assert_close(scores["expand.0"], _relu(model.depthwise[1]))
+    torch.testing.assert_close(scores["mix.0"], _relu(model.mix[1]))
+
+
+def test_a_group_without_a_norm_behind_its_depthwise_layer_is_judged_before_it() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU6(), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 2, 1)
+    )
+    settle(model)
+    found = score(*analysed(model), "bn_distribution")["0"]
+    mean, std = model[1].bias.detach(), model[1].weight.detach()
+    torch.testing.assert_close(found, expected(F.relu6, mean, std, (0.0, 6.0)))
+
+
+def test_gates_and_pooling_count_once() -> None:
+    model = settle(Gate())
+    scores = score(*analysed(model), "bn_distribution")
+    torch.testing.assert_close(scores["conv.0"], _relu(model.conv[1]))
+
+
+def test_a_norm_of_concatenated_channels_counts_for_each_of_its_groups() -> None:
+    model = settle(Concat())
+    captured, deps = analysed(model)
+    scores = score(captured, deps, "bn_distribution")
+    both = _relu(model.norm)
+    torch.testing.assert_close(scores["a"], both[:4])
+    torch.testing.assert_close(scores["b"], both[4:])
+
+
+def test_activations_behind_a_concatenation() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.na = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(4)
+            self.out = nn.Conv2d(7, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(F.relu(torch.cat([self.b(x), self.na(self.a(x))], 1)))
+
+    model = settle(Net())
+    scores = score(*analysed(model), "bn_distribution")
+    torch.testing.assert_close(scores["a"], _relu(model.na))
+    norm = model.b.weight.detach().flatten(1).norm(dim=1)
+    torch.testing.assert_close(scores["b"], norm * scores["a"].median() / norm.median())
+
+
+def test_groups_without_a_norm_get_filter_norms(caplog: pytest.LogCaptureFixture) -> None:
+    model = settle(Plain())
+    scores = score(*analysed(model), "bn_distribution")
+    assert "bn_distribution: L2 filter norms stand in for groups without a BatchNorm: conv" in caplog.text
+    torch.testing.assert_close(scores["stem.0"], _relu(model.stem[1]))
+    assert scores["conv"].median() == pytest.approx(scores["stem.0"].median().item())
+
+
+def test_filters_of_zeros_do_not_set_the_scale_of_the_others() -> None:
+    model = settle(Plain())
+    model.conv.weight.data[:7] = 0.0
+    for criterion in ("bn_scale", "bn_distribution"):
+        found = score(*analysed(model), criterion)
+        assert found["conv"][:7].tolist() == [0.0] * 7
+        assert found["conv"][7:].max() < 10 * found["stem.0"].max()
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_every_structure_is_scored(name: str) -> None:
+    captured, deps = analysed(settle(NETS[name]()))
+    for value in score(captured, deps, "bn_distribution").values():
+        assert bool((value >= 0).all()) and float(value.sum()) > 0
+
+
+def test_units_of_several_channels_are_summed() -> None:
+    model = settle(NETS["grouped"]())
+    found = score(*analysed(model), "bn_distribution")["grouped.0"]
+    each = _relu(model.grouped[1])
+    torch.testing.assert_close(found, each[:4] + each[4:])
+
+
+@pytest.mark.parametrize("criterion", ["bn_scale", "bn_distribution"])
+def test_scales_of_layernorms_are_not_taken_for_those_of_batchnorms(criterion: str) -> None:
+    with pytest.raises(CriterionError, match=f"{criterion} needs BatchNorm layers") as caught:
+        score(*transformer(), criterion)
+    assert "use l1 or l2" in str(caught.value)
+
+
+def test_weights_that_are_not_numbers_are_named() -> None:
+    model = settle(Residual())
+    model.a2[1].weight.data[3] = math.nan
+    with pytest.raises(CriterionError, match=r"1 of 8 values of a2\.1\.weight are NaN or infinite"):
+        score(*analysed(model), "bn_distribution")
+    with pytest.raises(CriterionError, match="so criterion fpgm can score nothing"):
+        score(*analysed(model), "fpgm")
+
+
+def test_an_unknown_moment_is_refused() -> None:
+    with pytest.raises(UsageError, match="no moment 'third'"):
+        get("bn_distribution", moment="third")

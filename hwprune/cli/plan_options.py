@@ -11,6 +11,7 @@ import typer
 from hwprune.errors import UsageError
 
 if TYPE_CHECKING:
+    from hwprune.planner.joint.options import JointOptions
     from hwprune.planner.options import PlanOptions
 
 Latencies = Annotated[
@@ -145,6 +146,14 @@ Solver = Annotated[
         "(searches on a weight-sharing network; needs --data and --calibrate)."
     ),
 ]
+Joint = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--joint",
+        metavar="OPTION=VALUE",
+        help="With --solver joint: length and steps of its search, e.g. --joint iterations=800 (repeatable).",
+    ),
+]
 OnlyVerdict = Annotated[
     bool,
     typer.Option(
@@ -180,6 +189,8 @@ def plan_options(
     most_harm: float | None = None,
     checkpoint: Path | None = None,
     solver: str = "milp",
+    joint: Sequence[str] = (),
+    seed: int = 0,
 ) -> PlanOptions:
     """What the options ask for.
 
@@ -191,6 +202,10 @@ def plan_options(
     from hwprune.modelspec import load_data
     from hwprune.planner.options import PlanOptions
 
+    if joint and solver != "joint":
+        raise UsageError("--joint is about a search that nobody asked for", hint="add --solver joint")
+    if solver == "joint" and calibrate is None:
+        raise UsageError("--solver joint judges networks by held-out data", hint="add --calibrate")
     sides = _sides(resolution)
     if len(sides) > 1 and calibrate is None:
         raise UsageError(
@@ -201,6 +216,7 @@ def plan_options(
     if checkpoint is not None and calibrate is None:
         raise UsageError("--checkpoint keeps losses that nobody measures", hint="add --calibrate")
     ranges = _pairs(limits, "limit on layers", "--limit 'layer1.*=50%..100%'")
+    searched = _pairs(joint, "option of the joint search", "--joint iterations=800")
     numbers = _pairs(weights, "weight", "--weight host=2")
     return PlanOptions(
         floor=floor,
@@ -214,6 +230,7 @@ def plan_options(
         most_harm=most_harm,
         checkpoint=checkpoint,
         solver=solver,
+        joint=JointOptions.read(searched, seed=seed) if solver == "joint" else None,
     )
 
 

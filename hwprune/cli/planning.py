@@ -45,6 +45,7 @@ from hwprune.cli.plan_options import (
     Criterion,
     Depth,
     Floor,
+    Joint,
     Latencies,
     LayerLimit,
     Memory,
@@ -94,6 +95,7 @@ def plan(
     most_harm: MostHarm = None,
     checkpoint: Checkpoint = None,
     solver: Solver = "milp",
+    joint: Joint = None,
     weights: Weights = None,
     trust_pickle: TrustPickle = False,
     target: TargetNames = None,
@@ -146,6 +148,8 @@ def plan(
         most_harm=most_harm,
         checkpoint=checkpoint,
         solver=solver,
+        joint=joint or (),
+        seed=seed,
     )
     output = output or Path("frontier.json" if pareto else "plan.json")
     require_file(output)

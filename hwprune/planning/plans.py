@@ -17,6 +17,7 @@ from hwprune.planner.fleet.budgets import Budgets, budgets_of, check_names
 from hwprune.planner.fleet.fleet import Member, plan_fleet
 from hwprune.planner.fleet.result import reject_fleet_overrun
 from hwprune.planner.loop import LoopResult, reject_overrun
+from hwprune.planner.options import PlanOptions
 from hwprune.planner.pareto import least_of, trace
 from hwprune.planner.result import fleet_line
 from hwprune.planner.verdict import Verdict
@@ -110,7 +111,7 @@ def frontier(
     Raises
     ------
     UsageError
-        Fewer than two points, more than one target, or the options have a floor.
+        Fewer than two points, more than one target, or the options have a floor or a solver of their own.
     BudgetError
         The other limits leave no choice at all.
 
@@ -121,6 +122,12 @@ def frontier(
     """
     if points < 2:
         raise UsageError(f"a frontier of {points} points is none", hint="ask for 2 or more, such as 12")
+    wanted: PlanOptions = options.get("options") or PlanOptions()
+    if wanted.solver != "milp":
+        raise UsageError(
+            f"a frontier is solved by milp at all of its points, not by {wanted.solver}",
+            hint="leave the solver out, or plan for each latency on its own",
+        )
     prepared = _alone(prepare(model, example_inputs, target, data, checks=checks, **options), "a frontier")
     if prepared.goal.floor is not None:
         raise UsageError("a frontier shows all floors at once", hint="leave the floor out")

@@ -32,7 +32,7 @@ from hwprune.planner.network import Column
 from hwprune.planner.options import JOINT, PlanOptions
 from hwprune.planner.resolutions import open_columns
 from hwprune.planner.workbench import Progress, Workbench, measure_profile, silent
-from hwprune.planner.worth import Worth
+from hwprune.planner.worth import Side, Worth
 from hwprune.planning.prepared import Prepared, Station
 from hwprune.pruned import Subject
 from hwprune.solve.budget import parse_budget
@@ -134,7 +134,7 @@ def prepare(
     solve = options.solve
     if options.solver == JOINT:
         solve = joint_solver(
-            {None: first},
+            _by_resolution(first, columns),
             values,
             data=data,
             held_out=options.held_out,
@@ -143,6 +143,9 @@ def prepare(
             options=options.joint or JointOptions(seed=seed),
             checkpoint=options.checkpoint,
         )
+        # What a smaller input costs is seen by the search itself, on the shared weights.
+        free = dict.fromkeys((c.resolution for c in columns if c.resolution is not None), 0.0)
+        worth = replace(Worth.of_scores(values, first.model.domains), resolutions=free)
     elif held_out is not None:
         found = calibrate(
             captured,
@@ -198,6 +201,14 @@ def _columns(bench: Workbench, options: PlanOptions, analysis: dict[str, Any]) -
         return ()
     chosen = {name: value for name, value in analysis.items() if name != "submodule"}
     return open_columns(bench, options.resolutions, lambda captured: analyse(captured, **chosen))
+
+
+def _by_resolution(bench: Workbench, columns: Sequence[Column]) -> dict[Side | None, Workbench]:
+    found: dict[Side | None, Workbench] = {}
+    for column in columns or (Column(bench),):
+        assert isinstance(column.network, Workbench)
+        found[column.resolution] = column.network
+    return found
 
 
 def _shaped(column: Column, offer: Offer, options: PlanOptions, least: Mapping[str, int]) -> Column:

@@ -40,13 +40,15 @@ class Station:
 
     def verdict(self, begun: Begun) -> Verdict:
         """What pruning can do at most, from what was measured at first."""
-        residual, target = begun.residual, self.bench.target
+        residual, target, model = begun.residual, self.bench.target, self.bench.model
+        smallest = {group: widths[0] for group, widths in model.domains.items()}
         return judge(
-            self.bench.model,
+            model,
             begun.table,
             target=target.name,
             dense_ns=begun.dense.median,
-            outside_ns=residual.shift_ns + residual.launch_ns * len(self.bench.model.families),
+            outside_ns=residual.shift_ns + residual.launch_ns * len(model.families),
+            least_ns=residual.latency_ns(model.predict(smallest, begun.table)),
             ledger=self.bench.deps.ledger,
             unit=target.unit,
         )

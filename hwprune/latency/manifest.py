@@ -116,7 +116,9 @@ class TableManifest(_Part):
             ("unit", self.unit, other.unit),
             ("kind", self.provenance, other.provenance),
         ]
-        pairs += [(f"target {key}", _kept(self.target, key), _kept(other.target, key)) for key in _TARGET_KEYS]
+        pairs += [
+            (f"target {key}", _kept(self.target, key), _kept(other.target, key)) for key in _TARGET_KEYS
+        ]
         return [f"{name}: {one} and {two}" for name, one, two in pairs if one != two]
 
 

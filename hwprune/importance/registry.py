@@ -19,7 +19,8 @@ from hwprune.importance.batches import Batch
 DataNeed = Literal["none", "unlabelled", "labelled"]
 Comparability = Literal["global", "normalised", "within_group"]
 #: Whose method it is: what the authors publish; their method in a form of ours (published for single
-#: weights, ours for whole units, say); our reading of an abstract, where nothing more could be read; or nobody's (random order).
+#: weights, ours for whole units, say); our reading of an abstract, where nothing more could be read; or
+#: nobody's (random order).
 Origin = Literal["authors", "adapted", "abstract", "none"]
 #: A loss: ``(outputs, targets) -> scalar tensor``.
 Loss = Callable[[Any, Any], torch.Tensor]
@@ -46,8 +47,8 @@ class Criterion(ABC):
         The score of a unit with the default parameters, on one line of plain text.
     origin
         ``"authors"``: as published, in a paper or in the authors' code; ``"adapted"``: published in
-        another form, for single weights instead of whole units, say; ``"abstract"``: our reading of the abstract;
-        ``"none"``: no paper stands behind it.
+        another form, for single weights instead of whole units, say; ``"abstract"``: our reading of the
+        abstract; ``"none"``: no paper stands behind it.
     cost
         What scoring takes, in forward and backward passes and what is held in memory.
     """

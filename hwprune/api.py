@@ -13,6 +13,7 @@ from torch import nn
 from hwprune.benchmark import bench_bundle
 from hwprune.compile import CompiledModule
 from hwprune.delivery import compile_model
+from hwprune.errors import UsageError
 from hwprune.importance.registry import Loss
 from hwprune.measure.compare import Comparison
 from hwprune.measure.site import Site
@@ -23,6 +24,7 @@ from hwprune.planner.workbench import Progress, measure_profile, silent
 from hwprune.planning.plans import frontier, solve_for, verdict
 from hwprune.planning.prepare import Targets, prepare
 from hwprune.pruned import Planned, Pruned, Subject, analyse_model
+from hwprune.repair.options import Method, RepairOptions, repair_options
 from hwprune.solve.plan import Plan
 from hwprune.surgery import load_pruned, save_pruned
 from hwprune.target import Target, load_target
@@ -33,6 +35,7 @@ __all__ = [
     "PlanOptions",
     "Planned",
     "Pruned",
+    "RepairOptions",
     "analyse_model",
     "apply_plan",
     "bench",
@@ -192,11 +195,15 @@ def prune(
     target: Targets = "host",
     latency: Budgets = None,
     data: Iterable[Any] | None = None,
+    *,
+    repair: RepairOptions | Method | None = None,
     **options: Any,
 ) -> Pruned:
     """Prune a trained model to a latency budget on a target; ``model`` is never changed.
 
-    Takes the parameters of :func:`plan`; the result is verified against the masked original.
+    Takes the parameters of :func:`plan`; the result is verified against the masked original. With
+    ``repair`` (``"least_squares"``, ``"scales"`` or options) it is then repaired on ``data`` without
+    training, see :meth:`Pruned.repair`.
 
     Examples
     --------
@@ -204,8 +211,16 @@ def prune(
     >>> pruned.plan.predicted_ns <= pruned.plan.budget_ns
     True
     """
+    if repair is not None and data is None:
+        raise UsageError("a repair needs data", hint="pass data=; it needs no labels")
+    if isinstance(repair, str):
+        repair = repair_options(method=repair)
     planned = plan(model, example_inputs, target, latency, data, **options)
-    return planned.subject.cut(planned.plan, planned)
+    pruned = planned.subject.cut(planned.plan, planned)
+    if repair is None:
+        return pruned
+    assert data is not None
+    return pruned.repair(data, repair, progress=options.get("progress", silent))
 
 
 def compile(
@@ -270,6 +285,7 @@ def save(pruned: Pruned, directory: str | Path) -> None:
         pruned.plan.model_dump(mode="json"),
         submodule=pruned.submodule,
         blocks=pruned.removed,
+        repairs=[report.to_dict() for report in pruned.repairs],
     )
 
 

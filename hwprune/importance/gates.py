@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from hwprune.capture.captured import Captured
-from hwprune.capture.copies import quiet_copy
-from hwprune.dependency.groups import ChannelGroup, Dependencies, Tap
-from hwprune.errors import CriterionError
-from hwprune.importance.units import unit_of_position
+from hwprune.dependency.groups import Dependencies
+from hwprune.importance.instrument import CopiedGraph
+from hwprune.importance.places import At, Place, places_of
+from hwprune.importance.weighted import WEIGHTED
+
+#: Per group the factors of its units: ``[size]``, or ``[examples, size]``, one row per example.
+Factors = dict[str, Tensor]
 
 
-def with_gates(captured: Captured, deps: Dependencies) -> tuple[fx.GraphModule, dict[str, nn.Parameter]]:
-    """A copy of the graph in which the last tap of every group is multiplied by a gate vector.
+def with_gates(
+    captured: Captured, deps: Dependencies, at: At = "gate"
+) -> tuple[fx.GraphModule, dict[str, nn.Parameter]]:
+    """A copy of the graph in which every unit is multiplied by its gate.
 
-    The copy shares the parameters of the captured graph (take gradients with
-    ``torch.autograd.grad``, which leaves ``.grad`` alone) and has the modes of the captured
-    graph's nodes. With gates of one its outputs are those of the captured graph.
+    The copy reads the tensors of the captured graph, but not as parameters that are trained: only
+    gates require gradients. It has the modes of the captured graph's nodes. With gates of one its
+    outputs are those of the captured graph.
 
     Parameters
     ----------
@@ -25,85 +32,141 @@ def with_gates(captured: Captured, deps: Dependencies) -> tuple[fx.GraphModule, 
         The captured model; not changed.
     deps
         Its groups.
+    at
+        Where the gates are, see :func:`hwprune.importance.places.places_of`: ``"gate"``, on the last
+        tap of every group; ``"consumers"``, where a gate of 0 is the pruned network; ``"producers"``,
+        on filters and biases.
 
     Returns
     -------
     tuple
         The gated graph, and per group its gate: ones ``[size]`` that require a gradient, in the
-        tap's dtype and on its device. Positions of the tap that belong to no unit keep a factor
+        gated tensor's dtype and on the model's device. Positions that belong to no unit keep a factor
         of one.
 
     Raises
     ------
     CriterionError
-        A group has no tap.
+        A group has no place for its gate.
+    """
+    graph, factors = gated_graph(captured, deps, places_of(captured, deps, at))
+    gates = {name: nn.Parameter(value) for name, value in factors.items()}
+    factors.update(gates)
+    return graph, gates
+
+
+def gated_graph(
+    captured: Captured, deps: Dependencies, places: Sequence[Place]
+) -> tuple[fx.GraphModule, Factors]:
+    """A copy of the graph that multiplies places by factors, which are read from the mapping at each run.
+
+    Returns
+    -------
+    tuple
+        The graph and the factors, ones ``[size]``; put others, or rows of them, in their place.
     """
     source = captured.graph
-    graph = quiet_copy(source.graph)
-    # A copied graph keeps the order of its nodes.
-    twin: dict[str, fx.Node] = {
-        old.name: new for old, new in zip(source.graph.nodes, graph.nodes, strict=True)
-    }
-    values = {node.name: node.meta["val"] for node in source.graph.nodes if "val" in node.meta}
+    values = {node.name: node.meta.get("val") for node in source.graph.nodes}
     device = next((p.device for p in source.parameters()), torch.device("cpu"))
-    gated = fx.GraphModule(source, graph, class_name="Gated")
-    gates: dict[str, nn.Parameter] = {}
-    # Where the gates of several groups meet on one tensor they follow each other.
-    latest = dict(twin)
-    for number, group in enumerate(deps.groups):
-        tap = gate_tap(group)
-        value = values[tap.node]
-        gate = nn.Parameter(torch.ones(group.size, dtype=value.dtype, device=device))
-        gates[group.name] = gate
-        gated.register_parameter(f"hwprune_gate_{number}", gate)
-        index = _index(tap, value.shape[tap.dim], group.size)
-        gated.register_buffer(f"hwprune_gate_index_{number}", index.to(device), persistent=False)
-        shape = [1] * value.ndim
-        shape[tap.dim] = value.shape[tap.dim]
-        latest[tap.node] = _insert(graph, latest[tap.node], number, shape)
-    graph.lint()
-    gated.recompile()
-    return gated, gates
+    types: dict[str, torch.dtype] = {place.group: values[place.node].dtype for place in reversed(places)}
+    factors: Factors = {g.name: torch.ones(g.size, dtype=types[g.name], device=device) for g in deps.groups}
+    sizes = {g.name: g.size for g in deps.groups}
+
+    def make(members: Sequence[Place]) -> nn.Module:
+        return _Scaled([_Factor(dim, part, factors, sizes, device) for dim, part in _by_dim(members)])
+
+    copied = CopiedGraph(captured)
+    copied.send_through([p for p in places if p.kind != "statistics"], make)
+    _count_less([p for p in places if p.kind == "statistics"], copied, factors, sizes, device)
+    return copied.finished(), factors
 
 
-def gate_tap(group: ChannelGroup) -> Tap:
-    """The tap that carries a group's gate: the last one.
-
-    Raises
-    ------
-    CriterionError
-        The group has none.
-    """
-    if not group.taps:
-        raise CriterionError(
-            f"group {group.name} has no tensor that carries all of its channels, so it cannot be gated",
-            hint=f"exclude {group.name}, or use a criterion of weights such as l2",
-        )
-    return group.taps[-1]
+def _by_dim(places: Sequence[Place]) -> list[tuple[int, list[Place]]]:
+    found: dict[int, list[Place]] = {}
+    for place in places:
+        found.setdefault(place.dim, []).append(place)
+    return list(found.items())
 
 
-def _index(tap: Tap, length: int, size: int) -> torch.Tensor:
-    """Unit of each position; ``size`` (the constant one behind the gates) where there is none."""
-    units = unit_of_position(tap.runs, length)
-    return torch.where(units < 0, size, units)
+class _Factor:
+    """The factors along one dimension of a tensor, from those of the groups that lie on it."""
+
+    def __init__(
+        self,
+        dim: int,
+        places: Sequence[Place],
+        factors: Factors,
+        sizes: dict[str, int],
+        device: torch.device,
+    ) -> None:
+        self.dim, self.factors = dim, factors
+        self.groups = list(dict.fromkeys(place.group for place in places))
+        self.same = any(place.kind == "parameter" for place in places)
+        starts: dict[str, int] = {}
+        total = 0
+        for name in self.groups:
+            starts[name] = total
+            total += sizes[name]
+        # Behind the factors of the groups stands the one of positions that belong to nobody.
+        index = torch.full((len(places[0].units),), total, dtype=torch.long)
+        for place in places:
+            index = torch.where(place.units >= 0, place.units + starts[place.group], index)
+        self.index = index.to(device)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Broadcasts against ``x``."""
+        parts = [self.factors[name] for name in self.groups]
+        spread = torch.cat([*parts, torch.ones_like(parts[0][..., :1])], -1).index_select(-1, self.index)
+        shape = [1] * x.ndim
+        shape[self.dim] = len(self.index)
+        if spread.ndim == 1:
+            return spread.view(shape)
+        examples, rows = spread.shape[0], x.shape[0]
+        if examples > 1 and (self.same or self.dim == 0 or rows % examples):
+            raise ValueError(f"a tensor of {rows} rows does not hold {examples} examples one after the other")
+        if examples == 1:
+            return spread.view(shape)
+        shape[0] = rows
+        return spread.repeat_interleave(rows // examples, 0).view(shape)
 
 
-def _insert(graph: fx.Graph, before: fx.Node, number: int, shape: list[int]) -> fx.Node:
-    """Put ``before * cat(gate, 1)[index].view(shape)`` between a node and its users."""
-    users = list(before.users)
-    aten = torch.ops.aten
-    with graph.inserting_after(before):
-        gate = graph.get_attr(f"hwprune_gate_{number}")
-    with graph.inserting_after(gate):
-        index = graph.get_attr(f"hwprune_gate_index_{number}")
-    with graph.inserting_after(index):
-        padded = graph.call_function(aten.constant_pad_nd.default, (gate, [0, 1], 1.0))
-    with graph.inserting_after(padded):
-        spread = graph.call_function(aten.index_select.default, (padded, 0, index))
-    with graph.inserting_after(spread):
-        shaped = graph.call_function(aten.view.default, (spread, shape))
-    with graph.inserting_after(shaped):
-        product = graph.call_function(aten.mul.Tensor, (before, shaped))
-    for user in users:
-        user.replace_input_with(before, product)
-    return product
+class _Scaled(nn.Module):
+    def __init__(self, along: Sequence[_Factor]) -> None:
+        super().__init__()
+        self._along = tuple(along)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for factor in self._along:
+            x = x * factor(x)
+        return x
+
+
+class _CountLess(nn.Module):
+    def __init__(self, function: Callable[..., Tensor], along: Sequence[_Factor]) -> None:
+        super().__init__()
+        self._function, self._along = function, tuple(along)
+
+    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        weights = self._along[0](x)
+        for factor in self._along[1:]:
+            weights = weights * factor(x)
+        return self._function(weights, x, *args, **kwargs)
+
+
+def _count_less(
+    places: Sequence[Place],
+    copied: CopiedGraph,
+    factors: Factors,
+    sizes: dict[str, int],
+    device: torch.device,
+) -> None:
+    """Put statistics with weights in the place of those that count every channel alike."""
+    by_reader: dict[str, list[Place]] = {}
+    for place in places:
+        for reader in place.readers or ():
+            by_reader.setdefault(reader, []).append(place)
+    for reader, members in by_reader.items():
+        function = WEIGHTED.get(str(copied.twin[reader].target))
+        if function is not None:
+            along = [_Factor(dim, part, factors, sizes, device) for dim, part in _by_dim(members)]
+            copied.replace(reader, _CountLess(function, along))

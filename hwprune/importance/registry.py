@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal, TypeVar
@@ -117,19 +118,45 @@ def get(name: str, **params: Any) -> Criterion:
     Parameters
     ----------
     name
-        A name from :func:`available`.
+        A name from :func:`available`; parameters may follow it, as in ``"taylor2019:form=gate"`` or
+        ``"l1:variant=greedy:keep=0.25"``, which is how they are given on the command line. Their values
+        are read as JSON, and as text where they are not JSON.
     params
         Parameters of its constructor.
 
     Raises
     ------
     UsageError
-        No criterion has this name, or it has no such parameter.
+        No criterion has this name, it has no such parameter, one is given twice or has a wrong type.
     """
+    name, *written = name.split(":")
     found = find(name)
+    for part in written:
+        key, equals, text = part.partition("=")
+        if not equals or not key or key in params:
+            raise UsageError(
+                f"{part!r} behind the criterion {name!r} is "
+                + ("given twice" if key in params else "no parameter"),
+                hint=f"write {name}:parameter=value",
+            )
+        params[key] = _value(text)
     known = [key for key in inspect.signature(found).parameters if key not in ("args", "kwargs")]
     unknown = [key for key in params if key not in known]
     if unknown:
         takes = f"it takes {', '.join(known)}" if known else "it takes none"
         raise UsageError(f"criterion {name!r} has no parameter {', '.join(unknown)}", hint=takes)
-    return found(**params)
+    try:
+        return found(**params)
+    except TypeError as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in params.items())
+        raise UsageError(
+            f"criterion {name!r} does not take {given}: {error}",
+            hint="hwprune inspect --criteria shows defaults",
+        ) from error
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

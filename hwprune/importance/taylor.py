@@ -1,63 +1,108 @@
-"""First-order Taylor importance."""
+"""Taylor importance: what the loss would change by, to first or second order, if a unit were removed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
-from typing import ClassVar, Literal
+from collections.abc import Callable, Iterable
+from typing import ClassVar, Literal, get_args
 
 import torch
-from torch import nn
 
 from hwprune.capture.captured import Captured
-from hwprune.dependency.groups import ChannelGroup, Dependencies, Member
+from hwprune.dependency.groups import Dependencies
 from hwprune.errors import UsageError
 from hwprune.importance.batches import Batch
 from hwprune.importance.data import batch_loss
-from hwprune.importance.gates import with_gates
+from hwprune.importance.examples import PerExample, split
+from hwprune.importance.gatespace import GateSpace, Vectors, twice_differentiable
 from hwprune.importance.modes import in_mode
+from hwprune.importance.momentum import Momentum
+from hwprune.importance.products import NormProducts, WeightProducts
 from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss, Origin, register
-from hwprune.importance.units import parameters_of, sum_by_unit
+from hwprune.importance.silence import reject_silence
 
-Form = Literal["gate", "consumers"]
+Form = Literal["consumers", "gate", "weight", "bn", "full_gradient", "second_order"]
+#: Scores of one minibatch.
+_OfBatch = Callable[[Batch], Vectors]
+
+#: At most so many examples in one graph that is differentiated twice.
+MICRO_BATCH = 16
 
 
 @register
 class Taylor2019(Criterion):
-    """Squared first-order estimate of the loss change when a unit is removed.
+    """Squared estimate of the loss change when a unit is removed.
 
     Parameters
     ----------
     form
-        Where the removal is imagined.
+        Where and how the removal is imagined. With ``z`` the factor on the unit and ``L`` the mean
+        loss of a minibatch:
 
-        ``"consumers"``: at every layer that reads the unit, which is what surgery does. The
-        derivative is ``sum(w * dL/dw)`` over the consumers' weights for the unit (the joint form
-        of the paper over these weights). A group without such weights is gated.
+        ``"consumers"``: ``(dL/dz)^2`` with the factor at every layer that reads the unit, which is
+        what surgery does. A group that nothing reads is gated.
 
-        ``"gate"``: at the group's last tap, where all its producers are normalised and summed
-        (the paper's gates). The two agree where one tensor feeds all consumers through ReLU and
-        pooling; in a stage of residual blocks a gate on the last sum does not see the blocks
-        before it, and follows the true loss change less well.
+        ``"gate"``: the same with the factor on the group's last tap, where all its producers are
+        normalised and summed (the paper's gates). The two agree where one tensor feeds all consumers
+        through ReLU and pooling; in a stage of residual blocks a gate on the last sum does not see
+        the blocks before it, and follows the true loss change less well.
+
+        ``"weight"``: ``sum (w * dL/dw)^2`` over the filters that make the unit.
+
+        ``"bn"``: ``(gamma * dL/dgamma + beta * dL/dbeta)^2``, summed over the BatchNorms of the
+        group; a group without one is gated, which means the same.
+
+        ``"full_gradient"``: ``sum (d loss_n / dz)^2`` over the examples of the minibatch.
+
+        ``"second_order"``: ``(-g + H/2)^2`` with gradient and diagonal of the Hessian.
+    at
+        ``"consumers"`` or ``"gate"``: where the factor of the last two forms is.
+    probes
+        Of ``"second_order"``: vectors of random signs per minibatch from which the diagonal is
+        estimated; None computes it exactly, with one Hessian-vector product per unit.
+    momentum
+        None: scores are the mean over minibatches. Otherwise what earlier scores keep
+        (0.9 in the paper's code) each time ``every`` minibatches have been averaged.
+    every
+        See ``momentum``.
+    seed
+        Of the random signs.
 
     Notes
     -----
-    The score is the mean over minibatches of ``(dL/dz)^2``, where ``L`` is the mean loss of a
-    minibatch and ``z`` the factor on the unit; BatchNorm is in evaluation mode.
+    BatchNorm is in evaluation mode. With a loss that is no mean over examples, ``"full_gradient"``
+    means nothing, and ``"second_order"`` should get batches of at most 16 examples.
     """
 
     name: ClassVar[str] = "taylor2019"
     data_need: ClassVar[DataNeed] = "labelled"
     comparability: ClassVar[Comparability] = "global"
     paper: ClassVar[str] = "Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019"
-    formula: ClassVar[str] = "mean over batches of (Σ w·∂L/∂w)² over the consumers' weights for the unit"
+    formula: ClassVar[str] = (
+        "mean over batches of (∂L/∂z)², z a factor on the unit at every layer that reads it"
+    )
     origin: ClassVar[Origin] = "authors"
     cost: ClassVar[str] = "one forward and one backward pass a batch"
 
-    def __init__(self, form: Form = "consumers") -> None:
-        if form not in ("gate", "consumers"):
-            raise UsageError(f"taylor2019 has no form {form!r}", hint="use gate or consumers")
+    def __init__(
+        self,
+        form: Form = "consumers",
+        *,
+        at: Literal["consumers", "gate"] = "consumers",
+        probes: int | None = 8,
+        momentum: float | None = None,
+        every: int = 30,
+        seed: int = 0,
+    ) -> None:
+        if form not in get_args(Form):
+            raise UsageError(f"taylor2019 has no form {form!r}", hint=f"use {' or '.join(get_args(Form))}")
+        if at not in ("consumers", "gate"):
+            raise UsageError(f"taylor2019 has no place {at!r}", hint="use consumers or gate")
+        if probes is not None and probes < 1:
+            raise UsageError(f"probes is {probes}", hint="use 1 or more, or None for the exact diagonal")
         self.form: Form = form
+        self.at: Literal["consumers", "gate"] = at
+        self.probes, self.momentum, self.every, self.seed = probes, momentum, every, seed
+        self._average()
 
     def score(
         self,
@@ -68,16 +113,58 @@ class Taylor2019(Criterion):
         loss: Loss | None,
     ) -> dict[str, torch.Tensor]:
         assert data is not None
-        totals = {g.name: torch.zeros(g.size, dtype=torch.float64) for g in deps.groups}
-        count = 0
+        average = self._average()
         with in_mode(captured.graph, training=False), torch.enable_grad():
-            removal = RemovalGradient(captured, deps, form=self.form)
+            of_batch = self._prepared(captured, deps, loss)
             for batch in data:
-                value = batch_loss(removal.model, batch, loss, criterion=self.name)
-                for name, gradient in removal(value).items():
-                    totals[name] += gradient.cpu() ** 2
-                count += 1
-        return {name: total / count for name, total in totals.items()}
+                average.add(of_batch(batch))
+        return reject_silence(average.value(), self.name)
+
+    def _average(self) -> Momentum:
+        # Without momentum all minibatches are one average.
+        return Momentum(self.momentum or 0.0, None if self.momentum is None else self.every)
+
+    def _prepared(self, captured: Captured, deps: Dependencies, loss: Loss | None) -> _OfBatch:
+        if self.form in ("weight", "bn"):
+            kind = WeightProducts if self.form == "weight" else NormProducts
+            products = kind(captured, deps, self.name)
+            return lambda batch: products.scores(batch_loss(products.model, batch, loss, criterion=self.name))
+        space = GateSpace(captured, deps, "gate" if self.form == "gate" else "consumers")
+        if self.form in ("gate", "consumers"):
+            return lambda batch: _squared(
+                space.gradient(batch_loss(space.model, batch, loss, criterion=self.name))
+            )
+        space = GateSpace(captured, deps, self.at)
+        if self.form == "full_gradient":
+            return self._full_gradient(PerExample(space), loss)
+        return self._second_order(space, loss)
+
+    def _full_gradient(self, examples: PerExample, loss: Loss | None) -> _OfBatch:
+        def sums(batch: Batch) -> list[torch.Tensor]:
+            return [batch_loss(examples.space.model, batch, loss, criterion=self.name) * batch.size]
+
+        def of_batch(batch: Batch) -> Vectors:
+            (rows,) = examples.derive(batch, sums)
+            return {name: (row.double() ** 2).sum(0) for name, row in rows.items()}
+
+        return of_batch
+
+    def _second_order(self, space: GateSpace, loss: Loss | None) -> _OfBatch:
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def of_batch(batch: Batch) -> Vectors:
+            change: Vectors = {}
+            for part in split(batch, MICRO_BATCH):
+                with twice_differentiable():
+                    value = batch_loss(space.model, part, loss, criterion=self.name)
+                first, second = space.hessian_diagonal(value, probes=self.probes, generator=generator)
+                share = part.size / batch.size if batch.size else 1.0
+                for name, g in first.items():
+                    term = share * (0.5 * second[name].double() - g.double())
+                    change[name] = change[name] + term if name in change else term
+            return _squared(change)
+
+        return of_batch
 
 
 class RemovalGradient:
@@ -88,48 +175,14 @@ class RemovalGradient:
     as well.
     """
 
-    def __init__(self, captured: Captured, deps: Dependencies, *, form: Form) -> None:
-        self._read: dict[str, tuple[int, list[Member]]] = {}
-        gated: list[ChannelGroup] = []
-        for group in deps.groups:
-            members = {(m.param, m.dim): m for m in group.members if m.role == "consumer"}
-            if form == "consumers" and members:
-                self._read[group.name] = (group.size, list(members.values()))
-            else:
-                gated.append(group)
-        own = parameters_of(captured)
-        names = {member.param for _, members in self._read.values() for member in members}
-        self._weights = {name: own[name].detach().requires_grad_() for name in sorted(names)}
-        graph, self._gates = (
-            with_gates(captured, replace(deps, groups=tuple(gated))) if gated else (captured.graph, {})
-        )
-        self.model: nn.Module = _Substituted(graph, self._weights)
+    def __init__(self, captured: Captured, deps: Dependencies, *, form: Literal["consumers", "gate"]) -> None:
+        self._space = GateSpace(captured, deps, form)
+        self.model = self._space.model
 
     def __call__(self, loss: torch.Tensor) -> dict[str, torch.Tensor]:
         """Per group a float64 vector ``[size]``."""
-        grads = _grads(loss, {**self._weights, **{f"gate of {n}": g for n, g in self._gates.items()}})
-        out = {name: grads[f"gate of {name}"].double() for name in self._gates}
-        products = {name: grads[name] * weight.detach() for name, weight in self._weights.items()}
-        for name, (size, members) in self._read.items():
-            parts = [sum_by_unit(products[m.param], m.dim, m.runs, size) for m in members]
-            out[name] = torch.stack(parts).sum(0)
-        return out
+        return {name: gradient.double() for name, gradient in self._space.gradient(loss).items()}
 
 
-class _Substituted(nn.Module):
-    """A model that runs with other tensors in the place of some parameters."""
-
-    def __init__(self, model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
-        super().__init__()
-        self._call = lambda args, kwargs: torch.func.functional_call(model, weights, args, kwargs)
-
-    def forward(self, *args: object, **kwargs: object) -> object:
-        return self._call(args, kwargs)
-
-
-def _grads(value: torch.Tensor, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Gradients by name; zero where the loss does not depend on an input."""
-    if not inputs or not value.requires_grad:
-        return {name: torch.zeros_like(tensor) for name, tensor in inputs.items()}
-    found = torch.autograd.grad(value, list(inputs.values()), allow_unused=True, materialize_grads=True)
-    return dict(zip(inputs, found, strict=True))
+def _squared(values: Vectors) -> Vectors:
+    return {name: value.double() ** 2 for name, value in values.items()}

@@ -76,8 +76,8 @@ def captured_size(captured: Captured, node: str, dim: int) -> int:
 def _value_after(gated: torch.fx.GraphModule, tap: str, x: torch.Tensor) -> torch.Tensor:
     """Value of the last gate's product behind a tap."""
     node = next(n for n in gated.graph.nodes if n.name == tap)
-    while [u for u in node.users if u.target is torch.ops.aten.mul.Tensor and _is_gate(u)]:
-        node = next(u for u in node.users if _is_gate(u))
+    while following := [u for u in node.users if u.op == "call_module"]:
+        node = following[0]
     values: dict[str, torch.Tensor] = {}
 
     class Recorder(torch.fx.Interpreter):
@@ -87,23 +87,6 @@ def _value_after(gated: torch.fx.GraphModule, tap: str, x: torch.Tensor) -> torc
 
     Recorder(gated).run(x)
     return values[node.name]
-
-
-def _is_gate(node: torch.fx.Node) -> bool:
-    inputs = [a for a in node.args if isinstance(a, torch.fx.Node)]
-    return len(inputs) == 2 and any(
-        b.target == "hwprune_gate_0" or str(b.target).startswith("hwprune_gate") for b in _upstream(inputs[1])
-    )
-
-
-def _upstream(node: torch.fx.Node) -> list[torch.fx.Node]:
-    out: list[torch.fx.Node] = []
-    for _ in range(3):
-        out.append(node)
-        if not node.all_input_nodes:
-            break
-        node = node.all_input_nodes[0]
-    return [*out, node]
 
 
 def test_two_groups_on_one_tap_and_positions_of_no_group() -> None:

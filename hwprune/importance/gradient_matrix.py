@@ -1,0 +1,88 @@
+"""Units by how little the gradients of the others explain theirs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import ClassVar, get_args
+
+import numpy as np
+import torch
+
+from hwprune.capture.captured import Captured
+from hwprune.dependency.groups import Dependencies
+from hwprune.errors import CriterionError, UsageError
+from hwprune.importance.batches import Batch
+from hwprune.importance.places import At
+from hwprune.importance.redundancy import matrices
+from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss, Origin, register
+
+_log = logging.getLogger(__name__)
+
+
+@register
+class GradientMatrix(Criterion):
+    """Order in which column-pivoted QR takes the units of a group from its matrix of gradients.
+
+    This is our reading of the abstract: the text of the paper could not be read. The matrix has the
+    derivatives of each example's loss with respect to a factor on each unit. Units that do nothing,
+    that repeat each other, or that are sums of others make its rank smaller than the number of
+    units, and come last.
+
+    Parameters
+    ----------
+    at
+        Where the factors are: ``"consumers"``, ``"gate"`` or ``"producers"``.
+    strict
+        Refuse data with fewer than two examples per unit. Otherwise that is logged: no more units than
+        there are examples can then be told apart, and the others are ordered by their mean squared
+        derivative, below them.
+
+    Notes
+    -----
+    The score of a unit is the number of units that go before it. For the widths that the method finds,
+    see :func:`hwprune.importance.redundancy.gradient_redundancy`.
+    """
+
+    name: ClassVar[str] = "gradient_matrix"
+    data_need: ClassVar[DataNeed] = "labelled"
+    comparability: ClassVar[Comparability] = "within_group"
+    paper: ClassVar[str] = "Zhou et al., arXiv 2206.03596, 2022"
+    formula: ClassVar[str] = "place in column-pivoted QR of M[n, c] = ∂L_n/∂z_c, the first pivot highest"
+    origin: ClassVar[Origin] = "abstract"
+    cost: ClassVar[str] = "one forward and one backward pass a batch; QR of examples x units per group"
+
+    def __init__(self, at: At = "consumers", *, strict: bool = False) -> None:
+        if at not in get_args(At):
+            raise UsageError(f"gradient_matrix has no place {at!r}", hint=f"use {' or '.join(get_args(At))}")
+        self.at: At = at
+        self.strict = strict
+
+    def score(
+        self,
+        captured: Captured,
+        deps: Dependencies,
+        data: Iterable[Batch] | None,
+        *,
+        loss: Loss | None,
+    ) -> dict[str, torch.Tensor]:
+        assert data is not None
+        found = matrices(captured, deps, data, loss, self.at)
+        few = [name for name, each in found.items() if not each.enough]
+        if few:
+            said = f"gradient_matrix: fewer than two examples per unit in {', '.join(few)}"
+            if self.strict:
+                raise CriterionError(said, hint="give more batches, or strict=False")
+            _log.warning("%s: ranks are capped by the number of examples", said)
+        if not any(each.matrix.any() for each in found.values()):
+            raise CriterionError(
+                "criterion gradient_matrix finds that the loss depends on no channel",
+                hint="the loss must be computed from the model's output, and its gradient must not vanish",
+            )
+        scores: dict[str, torch.Tensor] = {}
+        for name, each in found.items():
+            order = each.order()
+            places = np.empty(each.size)
+            places[order] = np.arange(each.size - 1, -1, -1)
+            scores[name] = torch.from_numpy(places)
+        return scores

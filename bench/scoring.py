@@ -82,10 +82,9 @@ class Images:
 
 
 def measure(criterion: str, setting: Setting) -> dict[str, Any]:
-    """The row of one criterion (``name`` or ``name:parameter=value,...``), measured in this process."""
+    """The row of one criterion (``name`` or ``name:parameter=value``), measured in this process."""
     torch.set_num_threads(setting.threads)
-    name, parameters = parsed(criterion)
-    about = describe(name)
+    about = describe(criterion.partition(":")[0])
     row: dict[str, Any] = {"criterion": criterion, "data": about.data_need, "seconds": None}
     captured = capture(setting.build(), torch.randn(2, *setting.shape))
     deps = analyse(captured)
@@ -94,7 +93,7 @@ def measure(criterion: str, setting: Setting) -> dict[str, Any]:
     row["before_mb"] = memory_mb("VmRSS")
     start, processor = time.perf_counter(), time.process_time()
     try:
-        found = score(captured, deps, name, data, batches=batches, **parameters)
+        found = score(captured, deps, criterion, data, batches=batches)
     except (HwpruneError, MemoryError, RuntimeError) as error:
         row["error"] = str(error).split("\n", 1)[0]
     else:
@@ -104,19 +103,6 @@ def measure(criterion: str, setting: Setting) -> dict[str, Any]:
         row["error"] = None
     row["peak_mb"] = memory_mb("VmHWM")
     return row
-
-
-def parsed(criterion: str) -> tuple[str, dict[str, Any]]:
-    """``taylor2019:form=gate`` as a name and parameters; values are JSON where they can be."""
-    name, _, rest = criterion.partition(":")
-    parameters: dict[str, Any] = {}
-    for part in filter(None, rest.split("+")):
-        key, _, text = part.partition("=")
-        try:
-            parameters[key] = json.loads(text)
-        except json.JSONDecodeError:
-            parameters[key] = text
-    return name, parameters
 
 
 def memory_mb(key: str) -> float:
@@ -139,7 +125,11 @@ def in_process(criterion: str, setting: Setting, limit_s: float) -> dict[str, An
     process = context.Process(target=_child, args=(criterion, setting, writer))
     process.start()
     writer.close()
-    failed = {"criterion": criterion, "data": describe(parsed(criterion)[0]).data_need, "seconds": None}
+    failed = {
+        "criterion": criterion,
+        "data": describe(criterion.partition(":")[0]).data_need,
+        "seconds": None,
+    }
     try:
         if not reader.poll(limit_s):
             return {**failed, "error": f"not done after {limit_s:g} s", "peak_mb": None}
@@ -175,7 +165,7 @@ def summary(rows: Sequence[Mapping[str, Any]], setting: Setting) -> dict[str, An
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--criteria", default=",".join(available()), help="name or name:key=value+key=value")
+    parser.add_argument("--criteria", default=",".join(available()), help="name or name:parameter=value")
     parser.add_argument("--network", default=Setting.network)
     parser.add_argument("--shape", default="x".join(map(str, Setting.shape)))
     for name in ("classes", "images", "batch", "threads", "seed"):

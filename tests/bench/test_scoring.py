@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import scoring
-from bench.scoring import Setting, in_process, main, measure, parsed, summary
+from bench.scoring import Setting, in_process, main, measure, summary
 
 TINY = Setting(network="tests.small:Small", shape=(1, 8, 8), classes=4, images=6, batch=4)
 
@@ -47,11 +47,6 @@ def test_a_criterion_that_fails_is_a_row() -> None:
     assert row["seconds"] is None and "needs BatchNorm layers" in row["error"]
     found = summary([row], TINY)
     assert found["failed"] == ["bn_scale"] and not found["below_8_gb"]
-
-
-def test_parameters() -> None:
-    assert parsed("l1") == ("l1", {})
-    assert parsed("l1:variant=greedy+keep=0.25") == ("l1", {"variant": "greedy", "keep": 0.25})
 
 
 def test_a_process_of_its_own_that_takes_too_long() -> None:

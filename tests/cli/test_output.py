@@ -270,12 +270,10 @@ class TestPlanAndPrune:
     def test_a_joint_search_among_resolutions(self, hw: Command):
         asked = ("--solver", "joint", "--calibrate", "tests.small:evaluation", "--data", "tests.small:train")
         steps = [f"--joint={option}" for option in ("iterations=2", "every=1", "samples=1", "pairs=1")]
-        ran = hw(
-            "plan", *SMALL, "-t", "x86-64-avx512", "-l", "20%", "--checks", "0", *asked, *steps, "--json"
-        )
+        base = ("plan", *SMALL, "-t", "x86-64-avx512", "--checks", "0", *asked, *steps, "--json")
+        ran = hw(*base, "-l", "20%")
         assert ran.code == 1 and "cannot be reached" in ran.err
-        base = ("plan", *SMALL, "-t", "x86-64-avx512", "-l", "25%", "--checks", "0", "--resolution", "8,4")
-        ran = hw(*base, *asked, *steps, "--json")
+        ran = hw(*base, "-l", "25%", "--resolution", "8,4")
         assert ran.code == 0, ran.err
         found = one_object(ran.out)
         assert (found["solver"], found["resolution"]) == ("joint", [4, 4])

@@ -287,6 +287,7 @@ def save(pruned: Pruned, directory: str | Path) -> None:
         submodule=pruned.submodule,
         blocks=pruned.removed,
         repairs=[report.to_dict() for report in pruned.repairs],
+        samplers=pruned.samplers,
     )
 
 

@@ -13,13 +13,14 @@ from torch import nn
 from hwprune.benchmark import bench_bundle
 from hwprune.compile import CompiledModule
 from hwprune.delivery import compile_model
-from hwprune.importance.registry import Loss
+from hwprune.importance.registry import Criterion, Loss
 from hwprune.measure.compare import Comparison
 from hwprune.measure.site import Site
 from hwprune.onnx_backend.module import OnnxModule
 from hwprune.planner.fleet.budgets import Budgets
 from hwprune.planner.options import PlanOptions
 from hwprune.planner.workbench import Progress, measure_profile, silent
+from hwprune.planning.iterative import prune_iteratively
 from hwprune.planning.plans import frontier, solve_for, verdict
 from hwprune.planning.prepare import Targets, prepare
 from hwprune.pruned import Planned, Pruned, Subject, analyse_model
@@ -41,6 +42,7 @@ __all__ = [
     "load",
     "plan",
     "prune",
+    "prune_iteratively",
     "save",
     "verdict",
 ]
@@ -54,7 +56,7 @@ def plan(
     data: Iterable[Any] | None = None,
     *,
     options: PlanOptions | None = None,
-    criterion: str | None = None,
+    criterion: str | Criterion | None = None,
     loss: Loss | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -92,7 +94,8 @@ def plan(
     options
         What else the plan must keep to: parameters, memory, widths of layers, a floor of importance.
     criterion
-        One of ``hwprune.importance.available()``. Default: ``taylor2019`` with data, else ``l2``.
+        One of ``hwprune.importance.available()``, or a criterion with parameters from
+        ``hwprune.importance.get``. Default: ``taylor2019`` with data, else ``l2``.
     include, exclude
         Patterns (``layer1.*``) over group names.
     submodule

@@ -16,7 +16,7 @@ from hwprune.planner.curves.rechecked import Judged, judge_by_loss
 from hwprune.planner.fleet.budgets import Budgets, budgets_of, check_names
 from hwprune.planner.fleet.fleet import Member, plan_fleet
 from hwprune.planner.fleet.result import reject_fleet_overrun
-from hwprune.planner.loop import LoopResult, reject_overrun
+from hwprune.planner.loop import Begun, LoopResult, reject_overrun
 from hwprune.planner.pareto import least_of, trace
 from hwprune.planner.result import fleet_line
 from hwprune.planner.verdict import Verdict
@@ -31,8 +31,10 @@ _log = logging.getLogger(__name__)
 DEFAULT_LATENCY = "50%"
 
 
-def solve_for(prepared: Prepared, latency: Budgets) -> Planned:
+def solve_for(prepared: Prepared, latency: Budgets, *, begun: Begun | None = None) -> Planned:
     """Measure, solve and check; see :func:`hwprune.plan`.
+
+    ``begun`` is what the first station's loop began with, if it has begun.
 
     Raises
     ------
@@ -45,7 +47,7 @@ def solve_for(prepared: Prepared, latency: Budgets) -> Planned:
         return _fleet(prepared, latency)
     station = prepared.first
     budget = budgets_of([station.name], latency)[station.name]
-    begun = station.loop.begin()
+    begun = begun or station.loop.begin()
     said = station.verdict(begun)
     if not said.helps:
         _log.warning("%s", said.text)

@@ -15,8 +15,8 @@ from torch import nn
 
 from hwprune.dependency import analyse
 from hwprune.errors import BudgetMetError, UsageError
+from hwprune.importance import Criterion, score, to_objective
 from hwprune.importance import get as get_criterion
-from hwprune.importance import score, to_objective
 from hwprune.importance.registry import Loss
 from hwprune.measure.runners.carry import CarriedSite
 from hwprune.measure.site import Site
@@ -53,7 +53,7 @@ def prepare(
     *,
     latency: Budgets = None,
     options: PlanOptions | None = None,
-    criterion: str | None = None,
+    criterion: str | Criterion | None = None,
     loss: Loss | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -74,9 +74,10 @@ def prepare(
     """Capture, analyse and score a model, and open its latency tables; see :func:`hwprune.plan`."""
     options = options or PlanOptions()
     targets = resolve(target, threads)
-    name = criterion or ("taylor2019" if data is not None else "l2")
     # What can be judged by its name alone is, before minutes of measuring.
-    comparability, care = get_criterion(name).comparability, measure_profile(profile)
+    judge = criterion or ("taylor2019" if data is not None else "l2")
+    judge = get_criterion(judge) if isinstance(judge, str) else judge
+    name, care = judge.name, measure_profile(profile)
     _check_budgets(latency, targets)
     if len(targets) > 1 and site is not None:
         raise UsageError("a site is given for several targets", hint="plan for them one by one")
@@ -106,7 +107,7 @@ def prepare(
     captured, deps = subject.captured, subject.deps
     offer = Offer.of(captured, deps, targets, options, minimum=minimum, steps=steps)
     progress(f"score channels by {name}", 0, 1)
-    values = to_objective(score(captured, deps, criterion=name, data=data, loss=loss), comparability)
+    values = to_objective(score(captured, deps, criterion=judge, data=data, loss=loss), judge.comparability)
     own_losses = options.held_out is None or options.solver == JOINT
     held_out = None if own_losses else list(itertools.islice(options.held_out or (), BATCHES))
     benches: list[Workbench] = []

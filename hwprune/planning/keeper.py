@@ -17,21 +17,22 @@ from hwprune.importance.scoring import score
 from hwprune.pruned import Subject
 
 
-class Given(Criterion):
-    """Scores that are known already, under the name of the criterion that they come from."""
+class Kept(Criterion):
+    """The scores of a keeper, under the name of the criterion that they come from."""
 
     data_need: ClassVar[DataNeed] = "none"
     paper: ClassVar[str] = ""
 
-    def __init__(self, criterion: Criterion, scores: Mapping[str, Tensor]) -> None:
-        self.name = criterion.name  # pyright: ignore[reportAttributeAccessIssue]
-        self.comparability: Comparability = criterion.comparability  # pyright: ignore[reportIncompatibleVariableOverride]
-        self._scores = scores
+    def __init__(self, keeper: ScoreKeeper) -> None:
+        of = keeper.criterion
+        self.name = of.name  # pyright: ignore[reportAttributeAccessIssue]
+        self.comparability: Comparability = of.comparability  # pyright: ignore[reportIncompatibleVariableOverride]
+        self._keeper = keeper
 
     def score(
         self, captured: Captured, deps: Dependencies, data: Iterable[Batch] | None, *, loss: Loss | None
     ) -> dict[str, Tensor]:
-        return dict(self._scores)
+        return self._keeper.scores(captured, deps)
 
 
 class ScoreKeeper:
@@ -61,13 +62,16 @@ class ScoreKeeper:
         """Whether there is anything to be averaged."""
         return self.criterion.data_need != "none"
 
-    def begin(self, subject: Subject) -> None:
-        """Score the whole model on all batches: the average to begin with."""
-        self.average = self._scores(subject, self.batches)
+    def scores(self, captured: Captured, deps: Dependencies) -> dict[str, Tensor]:
+        """What the next cut goes by; at first, and where groups have changed, the mean over all batches."""
+        sizes = {group.name: group.size for group in deps.groups}
+        if not self.builds_up or {name: len(value) for name, value in self.average.items()} != sizes:
+            self.average = self._of(captured, deps, self.batches)
+        return dict(self.average)
 
     def minibatch(self, subject: Subject, number: int) -> dict[str, Tensor]:
         """Scores of one minibatch by the weights of now."""
-        return self._scores(subject, [self.batches[number % len(self.batches)]])
+        return self._of(subject.captured, subject.deps, [self.batches[number % len(self.batches)]])
 
     def take(self, entries: Iterable[Mapping[str, Tensor]]) -> None:
         """Move the average by scores of minibatches, in their order."""
@@ -84,19 +88,10 @@ class ScoreKeeper:
             for name, value in self.average.items()
         }
 
-    def current(self, subject: Subject) -> Criterion:
-        """What the next cut goes by."""
-        if not self.builds_up:
-            return self.criterion
-        sizes = {group.name: group.size for group in subject.deps.groups}
-        if {name: len(value) for name, value in self.average.items()} != sizes:
-            self.begin(subject)
-        return Given(self.criterion, self.average)
-
-    def _scores(self, subject: Subject, batches: Sequence[Any]) -> dict[str, Tensor]:
+    def _of(self, captured: Captured, deps: Dependencies, batches: Sequence[Any]) -> dict[str, Tensor]:
         return score(
-            subject.captured,
-            subject.deps,
+            captured,
+            deps,
             self.criterion,
             batches if self.builds_up else None,
             loss=self.loss,

@@ -13,6 +13,7 @@ from torch import nn
 import hwprune
 from hwprune.errors import BudgetError, RepairError, UsageError
 from hwprune.importance import get, score
+from hwprune.planning import iterating
 from hwprune.planning.iterative import Iterated, IterativeOptions
 from hwprune.planning.schedules import shares
 from hwprune.repair import FinetuneOptions
@@ -93,18 +94,19 @@ def test_rounds_follow_the_schedule_and_leave_the_model_alone(tmp_path: Path) ->
     torch.testing.assert_close(again(IMAGE), found.pruned.model.eval()(IMAGE))
 
 
-@pytest.mark.parametrize("stop", ["round 2: plan", "round 2: train"])
-def test_an_interrupted_run_ends_like_one_that_was_not(stop: str, tmp_path: Path) -> None:
+def test_an_interrupted_run_ends_like_one_that_was_not(tmp_path: Path) -> None:
     whole = _whole(tmp_path / "whole")
 
-    def interrupt(what: str, done: int, total: int) -> None:
-        # In the middle of a training, behind its second step.
-        if what == stop and (done == 3 or "plan" in what):
-            raise KeyboardInterrupt
-
     where = tmp_path / "run"
-    with pytest.raises(KeyboardInterrupt):
-        _run(_model(), tmp_path / "tables", checkpoint=where, progress=interrupt)
+    # Once in the middle of a training, behind its third step, and once before a cut.
+    for stop in (("round 2: train", 3), ("round 3: plan", 2)):
+
+        def interrupt(what: str, done: int, total: int, stop: tuple[str, int] = stop) -> None:
+            if (what, done) == stop:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            _run(_model(), tmp_path / "tables", checkpoint=where, progress=interrupt)
     found = _run(_model(), tmp_path / "tables", checkpoint=where)
     assert found.rounds == whole.rounds
     for name, value in whole.pruned.model.state_dict().items():
@@ -128,13 +130,13 @@ def test_scores_build_up_over_training_steps_and_cuts(
 ) -> None:
     """The second cut goes by the running average of the first scores and of those of trained weights."""
     seen: list[dict[str, torch.Tensor]] = []
-    from hwprune.planning import iterative
-
-    original = iterative.prepare
+    original = iterating.prepare
 
     def spy(*args, **kwargs):  # type: ignore[no-untyped-def]
-        seen.append(kwargs["criterion"].score(None, None, None, loss=None))
-        return original(*args, **kwargs)
+        prepared = original(*args, **kwargs)
+        subject = prepared.subject
+        seen.append(kwargs["criterion"].score(subject.captured, subject.deps, None, loss=None))
+        return prepared
 
     weights: list[dict[str, torch.Tensor]] = []
 
@@ -142,7 +144,7 @@ def test_scores_build_up_over_training_steps_and_cuts(
         weights.append(copy.deepcopy(model.state_dict()))
         return 0.0
 
-    monkeypatch.setattr(iterative, "prepare", spy)
+    monkeypatch.setattr(iterating, "prepare", spy)
     options = OPTIONS.model_copy(update={"rounds": 2, "every": 5, "momentum": 0.75, "batches": 3})
     found = hwprune.prune_iteratively(
         _model(),
@@ -160,11 +162,8 @@ def test_scores_build_up_over_training_steps_and_cuts(
     for name, value in first.items():
         torch.testing.assert_close(seen[0][name], value)
     # One minibatch (the second: step 5 is the first to be scored) after the last step of the first round.
-    kept = hwprune.api.analyse_model(_model(), IMAGE)[1]
-    assert {g.name for g in kept.groups} == set(seen[1])
-    trained = weights[1]
-    model = _rebuilt(trained)
-    captured, deps = hwprune.api.analyse_model(model, IMAGE)
+    assert first.keys() == seen[1].keys()
+    captured, deps = hwprune.api.analyse_model(_rebuilt(weights[1]), IMAGE)
     now = score(captured, deps, "taylor2019", [train()[1]], form="gate")
     plan = found.rounds[0]
     for name, value in seen[1].items():

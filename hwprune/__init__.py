@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from hwprune.fxpass import PrunePass
     from hwprune.planner.options import PlanOptions
     from hwprune.planning.check import check_plan
+    from hwprune.repair.options import RepairOptions
     from hwprune.solve.compose import compose
     from hwprune.solve.plan import Plan
     from hwprune.solve.plan_diff import diff_plans
@@ -46,6 +47,7 @@ __all__ = [
     "Planned",
     "PrunePass",
     "Pruned",
+    "RepairOptions",
     "Target",
     "apply_plan",
     "bench",
@@ -74,6 +76,7 @@ _HOME = {
     "Plan": "solve.plan",
     "PlanOptions": "planner.options",
     "PrunePass": "fxpass",
+    "RepairOptions": "repair.options",
     "Target": "target",
     "check_plan": "planning.check",
     "compose": "solve.compose",

@@ -13,7 +13,8 @@ from torch import nn
 from hwprune.benchmark import bench_bundle
 from hwprune.compile import CompiledModule
 from hwprune.delivery import compile_model
-from hwprune.importance.registry import Criterion, Loss
+from hwprune.errors import UsageError
+from hwprune.importance.registry import Loss
 from hwprune.measure.compare import Comparison
 from hwprune.measure.site import Site
 from hwprune.onnx_backend.module import OnnxModule
@@ -23,7 +24,9 @@ from hwprune.planner.workbench import Progress, measure_profile, silent
 from hwprune.planning.iterative import prune_iteratively
 from hwprune.planning.plans import frontier, solve_for, verdict
 from hwprune.planning.prepare import Targets, prepare
+from hwprune.planning.valued import Judges
 from hwprune.pruned import Planned, Pruned, Subject, analyse_model
+from hwprune.repair.options import Method, RepairOptions, repair_options
 from hwprune.solve.plan import Plan
 from hwprune.surgery import load_pruned, save_pruned
 from hwprune.target import Target, load_target
@@ -34,6 +37,7 @@ __all__ = [
     "PlanOptions",
     "Planned",
     "Pruned",
+    "RepairOptions",
     "analyse_model",
     "apply_plan",
     "bench",
@@ -56,7 +60,7 @@ def plan(
     data: Iterable[Any] | None = None,
     *,
     options: PlanOptions | None = None,
-    criterion: str | Criterion | None = None,
+    criterion: Judges = None,
     loss: Loss | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -94,8 +98,9 @@ def plan(
     options
         What else the plan must keep to: parameters, memory, widths of layers, a floor of importance.
     criterion
-        One of ``hwprune.importance.available()``, or a criterion with parameters from
-        ``hwprune.importance.get``. Default: ``taylor2019`` with data, else ``l2``.
+        One of ``hwprune.importance.available()``, or one with parameters from
+        ``hwprune.importance.get``. Default: ``taylor2019`` with data, else ``l2``. With
+        held-out data also several: a plan is made by each, and the one of the least held-out loss taken.
     include, exclude
         Patterns (``layer1.*``) over group names.
     submodule
@@ -194,11 +199,15 @@ def prune(
     target: Targets = "host",
     latency: Budgets = None,
     data: Iterable[Any] | None = None,
+    *,
+    repair: RepairOptions | Method | None = None,
     **options: Any,
 ) -> Pruned:
     """Prune a trained model to a latency budget on a target; ``model`` is never changed.
 
-    Takes the parameters of :func:`plan`; the result is verified against the masked original.
+    Takes the parameters of :func:`plan`; the result is verified against the masked original. With
+    ``repair`` (``"least_squares"``, ``"scales"`` or options) it is then repaired on ``data`` without
+    training, see :meth:`Pruned.repair`.
 
     Examples
     --------
@@ -206,8 +215,16 @@ def prune(
     >>> pruned.plan.predicted_ns <= pruned.plan.budget_ns
     True
     """
+    if repair is not None and data is None:
+        raise UsageError("a repair needs data", hint="pass data=; it needs no labels")
+    if isinstance(repair, str):
+        repair = repair_options(method=repair)
     planned = plan(model, example_inputs, target, latency, data, **options)
-    return planned.subject.cut(planned.plan, planned)
+    pruned = planned.subject.cut(planned.plan, planned)
+    if repair is None:
+        return pruned
+    assert data is not None
+    return pruned.repair(data, repair, progress=options.get("progress", silent))
 
 
 def compile(
@@ -272,6 +289,7 @@ def save(pruned: Pruned, directory: str | Path) -> None:
         pruned.plan.model_dump(mode="json"),
         submodule=pruned.submodule,
         blocks=pruned.removed,
+        repairs=[report.to_dict() for report in pruned.repairs],
     )
 
 

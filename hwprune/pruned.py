@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,9 @@ from hwprune.dependency.freeze import freeze
 from hwprune.dependency.groups import Dependencies, Refusal
 from hwprune.errors import DependencyError, UsageError
 from hwprune.planner.loop import LoopResult
-from hwprune.planner.workbench import Workbench
+from hwprune.planner.workbench import Workbench, silent
+from hwprune.repair.after_cut import Origin, RepairReport, repair_cut
+from hwprune.repair.options import RepairOptions
 from hwprune.solve.plan import Plan, model_fingerprint
 from hwprune.solve.plan_fit import other_size
 from hwprune.surgery.blocks import choose_blocks
@@ -72,6 +74,8 @@ class Pruned:
         Module path of the only part that was pruned, None for the whole model.
     removed
         Blocks that are gone.
+    repairs
+        What :meth:`repair` did to the weights since the cut; it is saved with the model.
     """
 
     model: nn.Module
@@ -84,6 +88,50 @@ class Pruned:
     original: nn.Module
     submodule: str | None = None
     removed: tuple[Block, ...] = ()
+    repairs: tuple[RepairReport, ...] = ()
+
+    def repair(
+        self,
+        data: Iterable[Any],
+        options: RepairOptions | None = None,
+        *,
+        progress: Callable[[str, int, int], None] = silent,
+    ) -> Pruned:
+        """Fit the layers behind the cut to the original's outputs, and measure BatchNorm again.
+
+        No training and no labels: a matter of seconds to minutes. :attr:`model` is changed in place, and
+        is as it was if anything fails. It then differs from the masked original that it was
+        verified against, which is the point.
+
+        Parameters
+        ----------
+        data
+            Batches of the model's inputs, a few hundred examples like those of the training.
+        options
+            See :class:`hwprune.repair.RepairOptions`; least squares by default.
+        progress
+            Told before each layer.
+
+        Returns
+        -------
+        Pruned
+            This one, with the report of the repair.
+
+        Raises
+        ------
+        RepairError
+            No data, or data that are not finite or do not fit the model.
+
+        Examples
+        --------
+        >>> pruned = hwprune.prune(model, x, latency="50%", data=loader).repair(loader)
+        >>> [(layer.weight, layer.before, layer.after) for layer in pruned.repairs[0].layers]
+        """
+        origin = Origin(
+            self.original, self.captured, self.deps, self.plan.remaining, self.removed, self.submodule
+        )
+        report = repair_cut(self.model, origin, data, options, progress=progress)
+        return replace(self, repairs=(*self.repairs, report))
 
     @property
     def pruned_part(self) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,13 @@ def test_a_limit_out_of_reach_names_what_can_be_reached(model: Small, tables: Pa
     with pytest.raises(BudgetError, match=r"parameters cannot be reached: .* still needs") as caught:
         asked(model, tables, parameters="1%")
     assert "pruning can save at most" in caught.value.message
+    # What pruning can do at most is told by the same prediction that the solver goes by.
+    with pytest.raises(BudgetError) as caught:
+        asked(model, tables, latency="1%")
+    found = re.search(r"least reachable latency is ([\d.]+) ms", caught.value.message)
+    told = re.search(r"at its smallest ([\d.]+) ms of", caught.value.message)
+    assert found and told
+    assert float(told[1]) == pytest.approx(float(found[1]), rel=0.01)
     with pytest.raises(PlanError, match="no aligned width"):
         asked(model, tables, layers={"a.0": "60%..90%"})
 
@@ -143,9 +151,34 @@ def test_a_joint_search_is_a_solver_like_the_others(model: Small, tables: Path, 
         hwprune.prune(model, IMAGE, latency="90%", tables=tables, checks=0, options=options)
 
 
+def test_a_joint_search_chooses_among_resolutions(model: Small, tables: Path):
+    def searched(latency: str, sides: tuple[int, ...]) -> hwprune.Pruned:
+        options = hwprune.PlanOptions(
+            solver="joint",
+            held_out=evaluation(),
+            resolutions=sides,
+            joint=JointOptions(iterations=4, every=2, samples=1, pairs=1, candidates=1),
+        )
+        return hwprune.prune(
+            model, IMAGE, latency=latency, data=train(), tables=tables, checks=0, options=options
+        )
+
+    # At its own resolution not even the narrowest network is as quick.
+    with pytest.raises(BudgetError):
+        searched("25%", (8,))
+    plan = searched("25%", (8, 4)).plan
+    assert plan.solver == "joint"
+    assert plan.resolution == (4, 4)
+    assert plan.predicted_ns <= plan.budget_ns
+    assert 0 < plan.value <= plan.bound
+    assert searched("95%", (4,)).plan.resolution == (4, 4)
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [
+        ({"joint": JointOptions()}, "beside the solver 'milp'"),
+        ({"solver": "joint", "held_out": [1], "floor": 0.5}, "takes no floor"),
         ({"resolutions": (8, 4)}, "nothing says what each of them costs"),
         ({"solver": "joint"}, "needs held-out data"),
         ({"gap": 0.0}, "gap is 0.0"),
@@ -163,7 +196,11 @@ def test_a_frontier_of_plans(model: Small, tables: Path, tmp_path: Path):
     found.save(tmp_path / "front.json")
     for path in found.plan_paths(tmp_path / "front.json"):
         assert hwprune.apply_plan(model, IMAGE, hwprune.Plan.load(path)).max_rel_error <= 1e-4
-    for options, match in (({"floor": 0.9}, "all floors at once"), ({}, "for one target")):
+    for options, match in (
+        ({"floor": 0.9}, "all floors at once"),
+        ({"solver": "greedy"}, "solved by milp at all of its points, not by greedy"),
+        ({}, "for one target"),
+    ):
         target = "host" if options else ["host", "x86-64-avx2"]
         with pytest.raises(UsageError, match=match):
             hwprune.frontier(model, IMAGE, target, tables=tables, options=hwprune.PlanOptions(**options))  # type: ignore[arg-type]

@@ -66,6 +66,15 @@ def repair(
     epochs: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning; 0 only recalibrates.")] = 10,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 0.01,
     optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
+    fit: Annotated[
+        str | None,
+        typer.Option(
+            help="First fit layers to the dense model's (needs --weights): least-squares, or scales "
+            "(one factor per channel). A matter of seconds; labels are not used."
+        ),
+    ] = None,
+    fit_examples: Annotated[int, typer.Option(help="Examples that the fit reads at most.")] = 512,
+    ridge: Annotated[float, typer.Option(help="How much the fit holds on to the weights.")] = 1e-3,
     distill: Annotated[
         bool | None,
         typer.Option(help="Learn from the dense model as well. Default: if its --weights are given."),
@@ -73,10 +82,15 @@ def repair(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Recalibrate BatchNorm and fine-tune a pruned model. Interrupted runs go on when called again."""
+    """Fit, recalibrate and fine-tune a pruned model. Interrupted runs go on when called again."""
     from hwprune.modelspec import load_data, load_factory, load_model
+    from hwprune.repair.options import repair_options
     from hwprune.repair.saved import repair_saved
 
+    fitting = None
+    if fit is not None:
+        method = fit.replace("-", "_")
+        fitting = repair_options(method=method, examples=fit_examples, ridge=ridge, seed=seed)
     require_directory(output, "plan.json")
     # A teacher that nobody has trained would do harm, so it must be asked for.
     taught = weights is not None if distill is None else distill
@@ -90,6 +104,8 @@ def repair(
             test=load_data(evaluate) if evaluate else None,
             options={"epochs": epochs, "lr": lr, "optimizer": optimizer, "seed": seed},
             progress=progress,
+            fit=fitting,
+            dense=load_model(model, weights, trust_pickle=trust_pickle) if fitting and weights else None,
         )
     before, after = result["accuracy_before"], result["accuracy_after"]
     accuracy = "" if after is None else f"; accuracy {100 * before:.2f} % before, {100 * after:.2f} % after"

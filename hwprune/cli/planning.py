@@ -37,6 +37,7 @@ from hwprune.cli.common import (
     say,
 )
 from hwprune.cli.frontiers import show_frontier, show_verdict, verdict_data
+from hwprune.cli.plan_asked import plan_options, read_budgets, require_apart, require_one_target
 from hwprune.cli.plan_options import (
     Calibrate,
     CarriedDevice,
@@ -45,6 +46,7 @@ from hwprune.cli.plan_options import (
     Criterion,
     Depth,
     Floor,
+    Joint,
     Latencies,
     LayerLimit,
     Memory,
@@ -57,10 +59,6 @@ from hwprune.cli.plan_options import (
     Solver,
     TargetNames,
     Weight,
-    plan_options,
-    read_budgets,
-    require_apart,
-    require_one_target,
 )
 from hwprune.cli.plans import EPILOG, plan_command, print_plan
 
@@ -94,6 +92,7 @@ def plan(
     most_harm: MostHarm = None,
     checkpoint: Checkpoint = None,
     solver: Solver = "milp",
+    joint: Joint = None,
     weights: Weights = None,
     trust_pickle: TrustPickle = False,
     target: TargetNames = None,
@@ -146,6 +145,8 @@ def plan(
         most_harm=most_harm,
         checkpoint=checkpoint,
         solver=solver,
+        joint=joint or (),
+        seed=seed,
     )
     output = output or Path("frontier.json" if pareto else "plan.json")
     require_file(output)

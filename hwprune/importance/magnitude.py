@@ -38,6 +38,11 @@ class _FilterNorm(Criterion):
                 "scores",
                 hint="leave it out, or use variant='greedy'",
             )
+        if isinstance(keep, bool | str):
+            raise UsageError(
+                f"{self.name} is to keep {keep!r}",
+                hint="give a share of every group, or counts by group name",
+            )
         self.variant: Variant = variant
         self.keep = 0.5 if keep is None else keep
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal, TypeVar
@@ -17,8 +18,9 @@ from hwprune.importance.batches import Batch
 
 DataNeed = Literal["none", "unlabelled", "labelled"]
 Comparability = Literal["global", "normalised", "within_group"]
-#: Whose method it is: what the authors publish; their method for single weights in a form for whole
-#: units; our reading of an abstract, where nothing more could be read; or nobody's (random order).
+#: Whose method it is: what the authors publish; their method in a form of ours (published for single
+#: weights, ours for whole units, say); our reading of an abstract, where nothing more could be read; or
+#: nobody's (random order).
 Origin = Literal["authors", "adapted", "abstract", "none"]
 #: A loss: ``(outputs, targets) -> scalar tensor``.
 Loss = Callable[[Any, Any], torch.Tensor]
@@ -44,9 +46,9 @@ class Criterion(ABC):
     formula
         The score of a unit with the default parameters, on one line of plain text.
     origin
-        ``"authors"``: as published, in a paper or in the authors' code; ``"adapted"``: published for
-        single weights, ours is the form for whole units; ``"abstract"``: our reading of the abstract;
-        ``"none"``: no paper stands behind it.
+        ``"authors"``: as published, in a paper or in the authors' code; ``"adapted"``: published in
+        another form, for single weights instead of whole units, say; ``"abstract"``: our reading of the
+        abstract; ``"none"``: no paper stands behind it.
     cost
         What scoring takes, in forward and backward passes and what is held in memory.
     """
@@ -117,19 +119,45 @@ def get(name: str, **params: Any) -> Criterion:
     Parameters
     ----------
     name
-        A name from :func:`available`.
+        A name from :func:`available`; parameters may follow it, as in ``"taylor2019:form=gate"`` or
+        ``"l1:variant=greedy:keep=0.25"``, which is how they are given on the command line. Their values
+        are read as JSON, and as text where they are not JSON.
     params
         Parameters of its constructor.
 
     Raises
     ------
     UsageError
-        No criterion has this name, or it has no such parameter.
+        No criterion has this name, it has no such parameter, one is given twice or has a wrong type.
     """
+    name, *written = name.split(":")
     found = find(name)
+    for part in written:
+        key, equals, text = part.partition("=")
+        if not equals or not key or key in params:
+            raise UsageError(
+                f"{part!r} behind the criterion {name!r} is "
+                + ("given twice" if key in params else "no parameter"),
+                hint=f"write {name}:parameter=value",
+            )
+        params[key] = _value(text)
     known = [key for key in inspect.signature(found).parameters if key not in ("args", "kwargs")]
     unknown = [key for key in params if key not in known]
     if unknown:
         takes = f"it takes {', '.join(known)}" if known else "it takes none"
         raise UsageError(f"criterion {name!r} has no parameter {', '.join(unknown)}", hint=takes)
-    return found(**params)
+    try:
+        return found(**params)
+    except TypeError as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in params.items())
+        raise UsageError(
+            f"criterion {name!r} does not take {given}: {error}",
+            hint="hwprune inspect --criteria shows defaults",
+        ) from error
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

@@ -36,7 +36,7 @@ def score(
     captured, deps
         The model and its groups.
     criterion
-        A registered name, or a criterion.
+        A registered name, perhaps with parameters (see :func:`hwprune.importance.get`), or a criterion.
     data
         Loader of tensors, tuples or dictionaries (see
         :func:`hwprune.importance.batches.split_batch`); needed by criteria with data.

@@ -281,7 +281,7 @@ def stream_rows(
                 visit(consumer, rows_of(consumer, node, args[0], value, at))
 
         with torch.no_grad():
-            _Watched(graph, look).run(*bind(graph, batch), enable_io_processing=False)
+            Watched(graph, look).run(*bind(graph, batch), enable_io_processing=False)
         seen += max(1, batch.size)
     return seen
 
@@ -312,7 +312,7 @@ def bind(graph: fx.GraphModule, batch: Batch) -> list[Any]:
 Look = Callable[[fx.Node, Sequence[Any], Any], None]
 
 
-class _Watched(fx.Interpreter):
+class Watched(fx.Interpreter):
     """Runs a graph and shows every call's arguments and value."""
 
     def __init__(self, graph: fx.GraphModule, look: Look) -> None:

@@ -92,10 +92,15 @@ class PlanOptions:
         _ = self.floor_share, self.parameters_amount, self.memory_amount, self.layer_ranges
         if self.solver != JOINT:
             check_solver(self.solver)
-        elif self.held_out is None or self.resolutions or self.floor is not None:
+        elif self.held_out is None or self.floor is not None:
             raise UsageError(
-                "the joint solver needs held-out data, takes no floor and no resolutions",
-                hint="give held_out, and leave the others out",
+                "the joint solver needs held-out data, and takes no floor of importance",
+                hint="give held_out, and leave the floor out",
+            )
+        if self.joint is not None and self.solver != JOINT:
+            raise UsageError(
+                f"options of a joint search beside the solver {self.solver!r}",
+                hint='add solver="joint", or leave them out',
             )
         if len(self.resolutions) > 1 and self.held_out is None:
             raise UsageError(

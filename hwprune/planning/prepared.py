@@ -40,13 +40,15 @@ class Station:
 
     def verdict(self, begun: Begun) -> Verdict:
         """What pruning can do at most, from what was measured at first."""
-        residual, target = begun.residual, self.bench.target
+        residual, target, model = begun.residual, self.bench.target, self.bench.model
+        smallest = {group: widths[0] for group, widths in model.domains.items()}
         return judge(
-            self.bench.model,
+            model,
             begun.table,
             target=target.name,
             dense_ns=begun.dense.median,
-            outside_ns=residual.shift_ns + residual.launch_ns * len(self.bench.model.families),
+            outside_ns=residual.shift_ns + residual.launch_ns * len(model.families),
+            least_ns=residual.latency_ns(model.predict(smallest, begun.table)),
             ledger=self.bench.deps.ledger,
             unit=target.unit,
         )
@@ -57,7 +59,8 @@ class Prepared:
     """A model that can be planned for: captured and scored, with a station for every target.
 
     ``values`` are the scores by which units are kept; ``goal`` shapes the problem; ``meter`` measures
-    losses on held-out data, where there is any.
+    losses on held-out data, where there is any; ``criteria`` are all that are
+    tried, and ``others`` the same by those after the first.
     """
 
     subject: Subject
@@ -68,6 +71,13 @@ class Prepared:
     checks: int
     asked: dict[str, Any]
     meter: Meter | None = None
+    criteria: tuple[str, ...] = ()
+    others: tuple[Prepared, ...] = ()
+
+    @property
+    def criterion(self) -> str:
+        """Name of the criterion that the scores are of."""
+        return self.asked["criterion"]
 
     @property
     def first(self) -> Station:

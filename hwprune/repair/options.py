@@ -1,10 +1,14 @@
-"""Options of fine-tuning, as they stand in a configuration file."""
+"""Options of repair and of fine-tuning, as they stand in a configuration file."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hwprune.errors import UsageError
+
+Method = Literal["least_squares", "scales", "none"]
 
 
 class FinetuneOptions(BaseModel):
@@ -63,3 +67,69 @@ class FinetuneOptions(BaseModel):
         if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs momentum above 0: set nesterov = false or momentum = 0.9")
         return self
+
+
+class RepairOptions(BaseModel):
+    """How a pruned model is repaired without training; no labels are needed.
+
+    Attributes
+    ----------
+    method
+        ``"least_squares"``: layers that lost input channels are fitted to the original's outputs, one
+        after another (He, Zhang and Sun, ICCV 2017). ``"scales"``: one factor per remaining channel
+        is fitted instead of whole weights (ThiNet; Luo, Wu and Lin, ICCV 2017). ``"none"``.
+    ridge
+        Holds fitted weights back, relative to the mean variance of an input. With fewer sampled
+        positions than weights per output it decides what the data do not say.
+    towards_zero
+        The ridge is towards weights of zero, not towards those that are there.
+    intercept
+        Fit biases, too (or the mean of the BatchNorm behind the layer); not with ``"scales"``.
+    residual
+        The last layer of a residual branch makes up for what the shortcut has lost.
+    every_layer
+        Fit layers that lost no input channel, too.
+    recalibrate
+        Measure BatchNorm statistics again, in the end.
+    examples
+        At most so many are read.
+    positions
+        Sampled positions per example. None: enough for four per weight and output, at least 10.
+    memory_gb
+        What activations of all examples between two layers may take. With less it takes longer.
+    seed
+        Of the positions.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Method = "least_squares"
+    ridge: float = Field(default=1e-3, ge=0)
+    towards_zero: bool = False
+    intercept: bool = True
+    residual: bool = True
+    every_layer: bool = False
+    recalibrate: bool = True
+    examples: int = Field(default=512, ge=1)
+    positions: int | None = Field(default=None, ge=1)
+    memory_gb: float = Field(default=1.0, gt=0)
+    seed: int = 0
+
+
+def repair_options(**values: Any) -> RepairOptions:
+    """:class:`RepairOptions` from values of a command line or a call.
+
+    Raises
+    ------
+    UsageError
+        There is no such option, or it is out of range.
+    """
+    try:
+        return RepairOptions.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(
+            f"option {'.'.join(map(str, first['loc']))} of the repair is {first['input']!r}: "
+            f"{first['msg'].lower()}",
+            hint="see hwprune.RepairOptions",
+        ) from error

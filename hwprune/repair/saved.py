@@ -11,8 +11,10 @@ from torch import nn
 
 from hwprune.errors import UsageError
 from hwprune.repair.accuracy import evaluate_accuracy
+from hwprune.repair.after_cut import RepairReport, repair_cut
 from hwprune.repair.finetune import finetune
-from hwprune.repair.options import FinetuneOptions
+from hwprune.repair.options import FinetuneOptions, RepairOptions
+from hwprune.repair.origin import origin_of
 from hwprune.repair.recalibrate import recalibrate_batchnorm
 from hwprune.surgery import load_pruned, replace_weights
 
@@ -27,8 +29,10 @@ def repair_saved(
     test: Iterable[Any] | None,
     options: Mapping[str, Any],
     progress: Callable[[str, int, int], None],
+    fit: RepairOptions | None = None,
+    dense: nn.Module | None = None,
 ) -> dict[str, Any]:
-    """Recalibrate and fine-tune the pruned model in ``directory`` and write it to ``output``.
+    """Fit, recalibrate and fine-tune the pruned model in ``directory`` and write it to ``output``.
 
     Parameters
     ----------
@@ -42,17 +46,22 @@ def repair_saved(
         Dense model with its weights to distil from, or None.
     options
         Of :class:`FinetuneOptions`; ``epochs`` 0 only recalibrates.
+    fit
+        How layers are fitted to those of the dense model before anything else; None leaves that out.
+    dense
+        The dense model with its weights, for ``fit``.
 
     Returns
     -------
     dict
         ``directory``, ``accuracy_before``, ``accuracy_after`` (None without test data),
-        ``batchnorms``, ``steps``.
+        ``batchnorms``, ``steps``; with ``fit`` also ``layers``, how many were fitted, and
+        ``accuracy_fitted``.
 
     Raises
     ------
     UsageError
-        An option is out of range.
+        An option is out of range, or the dense model's weights are missing.
     ArtifactError, RepairError
         The directory is damaged; training failed.
     """
@@ -66,8 +75,21 @@ def repair_saved(
             f"option '{'.'.join(map(str, first['loc']))}' is {first['input']!r}: {first['msg'].lower()}",
             hint="see hwprune repair --help",
         ) from error
+    if fit is not None and dense is None:
+        raise UsageError(
+            "layers are fitted to those of the dense model, whose weights are missing",
+            hint="give --weights, or leave the fit out",
+        )
     model = load_pruned(directory, factory).model
     before = None if test is None else evaluate_accuracy(model, test)
+    report: RepairReport | None = None
+    found: dict[str, Any] = {}
+    if fit is not None and dense is not None:
+        report = repair_cut(model, origin_of(directory, dense), data, fit, progress=progress)
+        found = {
+            "layers": len(report.layers),
+            "accuracy_fitted": None if test is None else evaluate_accuracy(model, test),
+        }
     progress("recalibrate", 0, 1)
     batchnorms = recalibrate_batchnorm(model, data)
     steps = 0
@@ -83,7 +105,11 @@ def repair_saved(
             progress=lambda state: progress("fine-tune", state.step, state.steps),
         ).steps
     after = None if test is None else evaluate_accuracy(model, test)
-    replace_weights(directory, output, model)
+    record: dict[str, Any] = {} if report is None else report.to_dict()
+    record |= {"batchnorms": batchnorms, "finetune_steps": steps}
+    if steps:
+        record["finetune"] = settings.model_dump(mode="json")
+    replace_weights(directory, output, model, [record])
     checkpoint.unlink(missing_ok=True)
     return {
         "directory": str(output),
@@ -91,4 +117,5 @@ def repair_saved(
         "accuracy_after": after,
         "batchnorms": batchnorms,
         "steps": steps,
+        **found,
     }

@@ -47,11 +47,12 @@ class WeightsRecord(_Base):
 
 
 class SavedRecord(_Base):
-    """The whole payload; ``plan`` is the caller's own."""
+    """The whole payload; ``plan`` is the caller's own, ``repairs`` what was done to the weights since."""
 
     plan: dict[str, Any]
     cut: CutRecord
     weights: WeightsRecord
+    repairs: list[dict[str, Any]] = []
 
 
 def ranges_of(numbers: Sequence[int]) -> list[tuple[int, int]]:

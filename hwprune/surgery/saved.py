@@ -36,17 +36,18 @@ from hwprune.surgery.shortened import cut_to_graph
 
 PLAN_FILE = "plan.json"
 WEIGHTS_FILE = "weights.safetensors"
-_KIND, _VERSION = "hwprune.pruned", 2
-#: Version 1 knew no blocks; it reads as a cut without them.
+_KIND, _VERSION = "hwprune.pruned", 3
+#: Version 1 knew no blocks, version 2 no repairs; they read as a cut without them.
 _OLDEST = 1
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model read back, in eval mode, and the plan that was stored with it."""
+    """A model read back, in eval mode, the plan that was stored with it, and the repairs since the cut."""
 
     model: nn.Module
     plan: dict[str, Any]
+    repairs: tuple[dict[str, Any], ...] = ()
 
 
 def save_pruned(
@@ -59,6 +60,7 @@ def save_pruned(
     *,
     submodule: str | None = None,
     blocks: Sequence[Block] = (),
+    repairs: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Write a pruned model.
 
@@ -79,6 +81,8 @@ def save_pruned(
         Where in ``model`` the module sits that was captured and cut; None for ``model`` itself.
     blocks
         Blocks that are gone; groups that went with them are not in ``keep``.
+    repairs
+        What was done to the weights since the cut, as JSON values.
 
     Raises
     ------
@@ -107,11 +111,18 @@ def save_pruned(
         blocks=[block.name for block in blocks],
         identities=sorted({block.module for block in blocks}) if form == "module" else [],
     )
-    return _write(directory, model, dict(plan or {}), cut)
+    return _write(directory, model, dict(plan or {}), cut, repairs)
 
 
-def replace_weights(source: str | Path, directory: str | Path, model: nn.Module) -> Path:
-    """Write a model that was loaded from ``source`` and trained further; plan and cut stay.
+def replace_weights(
+    source: str | Path,
+    directory: str | Path,
+    model: nn.Module,
+    repairs: Sequence[Mapping[str, Any]] = (),
+) -> Path:
+    """Write a model that was loaded from ``source`` and trained or repaired further; plan and cut stay.
+
+    ``repairs`` come after those that are there.
 
     Raises
     ------
@@ -119,15 +130,32 @@ def replace_weights(source: str | Path, directory: str | Path, model: nn.Module)
         ``source`` is damaged, or ``directory`` cannot be written.
     """
     saved = _read(Path(source))
-    return _write(directory, model, saved.plan, saved.cut)
+    return _write(directory, model, saved.plan, saved.cut, [*saved.repairs, *repairs])
 
 
-def _write(directory: str | Path, model: nn.Module, plan: dict[str, Any], cut: CutRecord) -> Path:
+def stored_cut(directory: str | Path) -> CutRecord:
+    """What a saved model was cut to.
+
+    Raises
+    ------
+    ArtifactError
+        The directory holds no pruned model, or its file is damaged or edited.
+    """
+    return _read(Path(directory)).cut
+
+
+def _write(
+    directory: str | Path,
+    model: nn.Module,
+    plan: dict[str, Any],
+    cut: CutRecord,
+    repairs: Sequence[Mapping[str, Any]],
+) -> Path:
     tensors, shared = _unshared(model)
     with atomic_directory(directory, PLAN_FILE) as place:
         safetensors.torch.save_file(tensors, place / WEIGHTS_FILE, metadata={"format": "pt"})
         weights = WeightsRecord(sha256=sha256_file(place / WEIGHTS_FILE), shared=shared)
-        saved = SavedRecord(plan=plan, cut=cut, weights=weights)
+        saved = SavedRecord(plan=plan, cut=cut, weights=weights, repairs=[dict(r) for r in repairs])
         write_json(place / PLAN_FILE, _KIND, _VERSION, saved.model_dump(mode="json"))
     return Path(directory)
 
@@ -180,7 +208,7 @@ def load_pruned(directory: str | Path, factory: Callable[[], nn.Module]) -> Load
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise _other_architecture(directory, str(error).splitlines()[-1].strip()) from error
-    return LoadedModel(model.eval(), saved.plan)
+    return LoadedModel(model.eval(), saved.plan, tuple(saved.repairs))
 
 
 def stored_plan(directory: str | Path) -> dict[str, Any]:

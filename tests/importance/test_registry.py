@@ -68,6 +68,33 @@ def test_names_and_near_matches() -> None:
         get("taylor2019", form="hook")
 
 
+def test_parameters_may_be_written_behind_the_name(plain: tuple[Captured, Dependencies]) -> None:
+    found = get("l1:variant=greedy:keep=0.25")
+    assert (found.variant, found.keep) == ("greedy", 0.25)  # type: ignore[attr-defined]
+    assert get("bn_distribution:weighted=true").weighted is True  # type: ignore[attr-defined]
+    assert (
+        get(
+            "random:seed=3",
+        ).seed
+        == get("random", seed=3).seed
+        == 3
+    )  # type: ignore[attr-defined]
+    written, given = score(*plain, "random:seed=3"), score(*plain, "random", seed=3)
+    assert all(written[name].tolist() == given[name].tolist() for name in written)
+    for text, message in (
+        ("l1:greedy", "'greedy' behind the criterion 'l1' is no parameter"),
+        ("l1:=3", "is no parameter"),
+        ("random:seed=1:seed=2", "'seed=2' behind the criterion 'random' is given twice"),
+        ("l1:power=2", "no parameter power"),
+        ("l1:variant=both", "no variant 'both'"),
+        ("l1:variant=greedy:keep=half", "l1 is to keep 'half'"),
+        ("regularized_sparsity:kappa=wide", "does not take kappa='wide'"),
+        ("l11:keep=1", "did you mean l1"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            get(text)
+
+
 def test_a_registered_criterion_is_used_and_its_name_is_taken(
     custom: type[Criterion], plain: tuple[Captured, Dependencies]
 ) -> None:

@@ -18,14 +18,18 @@ from hwprune.importance.batches import Batch, device_of, logits_of
 from hwprune.importance.data import CriterionData, batch_loss
 from hwprune.importance.modes import in_mode
 from hwprune.importance.registry import Loss
+from hwprune.repair.after_cut import CutRepair
 from hwprune.repair.recalibrate import recalibrate_batchnorm
 from hwprune.surgery.apply import cut_graph
 from hwprune.surgery.blocks import without_blocks
 
 #: What a loss compares the outputs with.
 Against = Literal["labels", "outputs"]
-#: Changes a model in place, as it will be repaired after pruning.
-Repair = Callable[[nn.Module], object]
+#: Changes a model in place, as it will be repaired after pruning; or, where the repair depends on what
+#: was cut, makes such a function.
+Repair = Callable[[nn.Module], object] | CutRepair
+#: Kept units per group, and blocks that are gone.
+Cut = tuple[Mapping[str, Sequence[int]], Sequence[Block]]
 _NAME = "calibration"
 
 
@@ -121,12 +125,17 @@ class Meter:
                 total += max(1, batch.size) * float(batch_loss(model, batch, self._loss, criterion=_NAME))
         return total / self.examples
 
-    def repaired(self, model: nn.Module, repair: Repair | None = None) -> float:
+    def repaired(self, model: nn.Module, repair: Repair | None = None, cut: Cut | None = None) -> float:
         """Mean loss of a model after its repair, which changes it.
 
-        A repair that makes the loss infinite counts as an infinite loss: nothing is worse.
+        ``cut`` says what the model was cut to, for a repair that depends on it; statistics of a model
+        that was not cut are measured again in that case. A repair that makes the loss infinite counts
+        as an infinite loss: nothing is worse.
         """
-        (repair or self._repair)(model)
+        repair = repair or self._repair
+        if isinstance(repair, CutRepair):
+            repair = repair.of(self.captured, self.deps, *cut) if cut else self._recalibrate
+        repair(model)
         try:
             return self.of(model)
         except CriterionError as error:
@@ -136,7 +145,7 @@ class Meter:
 
     def kept(self, keep: Mapping[str, Sequence[int]]) -> float:
         """Mean loss with only these units of these groups, repaired. Other groups stay whole."""
-        return self.repaired(cut_graph(self.captured, self.deps, keep))
+        return self.repaired(cut_graph(self.captured, self.deps, keep), cut=(keep, ()))
 
     def choice(
         self, keep: Mapping[str, Sequence[int]], removed: Sequence[Block], repair: Repair | None = None
@@ -148,11 +157,11 @@ class Meter:
         model = cut_graph(self.captured, self.deps, keep)
         if removed:
             model = without_blocks(replace(self.captured, graph=model), removed)
-        return self.repaired(model, repair)
+        return self.repaired(model, repair, (keep, removed))
 
     def without(self, blocks: Sequence[Block]) -> float:
         """Mean loss without some residual blocks, repaired."""
-        return self.repaired(without_blocks(self.captured, blocks))
+        return self.repaired(without_blocks(self.captured, blocks), cut=({}, blocks))
 
     def resized(self, side: tuple[int, int]) -> float:
         """Mean loss of the model when its images come at another resolution, repaired.

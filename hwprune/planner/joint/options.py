@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hwprune.errors import UsageError
 
 
 class JointOptions(BaseModel):
@@ -73,6 +76,25 @@ class JointOptions(BaseModel):
         if self.sigma_end > self.sigma or self.eta_end > self.eta:
             raise ValueError("sigma and eta fall: sigma_end and eta_end must not be above them")
         return self
+
+    @classmethod
+    def read(cls, given: Mapping[str, str], *, seed: int = 0) -> JointOptions:
+        """Options from texts, such as ``{"iterations": "800"}``; ``seed`` unless they say otherwise.
+
+        Raises
+        ------
+        UsageError
+            There is no such option, or its value is none.
+        """
+        try:
+            return cls.model_validate({"seed": seed, **given})
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"])) or ", ".join(given)
+            raise UsageError(
+                f"option {name!r} of the joint search: {first['msg']}",
+                hint=f"the options are {', '.join(cls.model_fields)}",
+            ) from error
 
     @property
     def warmup_steps(self) -> int:

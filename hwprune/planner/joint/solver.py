@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Hashable, Iterable, Sequence
 from collections.abc import Mapping as MappingOf
@@ -90,7 +91,8 @@ class JointSolver(Generic[Key]):
     Raises
     ------
     UsageError
-        Data is missing, empty or can be read only once, or is the same for both purposes.
+        Data is missing, empty or can be read only once, or is the same for both purposes; input sizes
+        are alike in area.
 
     Notes
     -----
@@ -117,7 +119,13 @@ class JointSolver(Generic[Key]):
             raise UsageError(
                 "data= and held_out= are the same batches", hint="keep some labelled batches out of training"
             )
-        self._keys = sorted(variants, key=lambda key: variants[key].size or (0, 0))
+        areas = {key: math.prod(variant.size or (0, 0)) for key, variant in variants.items()}
+        self._keys = sorted(variants, key=lambda key: areas[key])
+        if len(set(areas.values())) < len(areas):
+            raise UsageError(
+                "two input sizes have the same number of pixels, by which the search tells them apart",
+                hint="offer sizes of different areas",
+            )
         self._variants = [variants[key] for key in self._keys]
         self._scores, self._loss = scores, loss
         self._checkpoint, self._progress = checkpoint, progress
@@ -191,7 +199,7 @@ class JointSolver(Generic[Key]):
         known = {block.name for block in problems[-1].blocks}
         last = self._variants[-1]
         stages = find_stages(last.captured, last.deps, [b for b in last.blocks if b.name in known])
-        sizes = [variant.size[0] for variant in self._variants if variant.size is not None]
+        sizes = [math.sqrt(math.prod(v.size)) for v in self._variants if v.size is not None]
         space = Space.of(problems[-1], stages, sizes)
         mapping = Mapping(space, problems[-1], stages, len(self._variants))
         # Before anything is trained: raises where the budget cannot be reached.

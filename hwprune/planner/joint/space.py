@@ -38,7 +38,7 @@ class Space:
     coordinates: tuple[Coordinate, ...]
 
     @staticmethod
-    def of(problem: Problem, stages: Sequence[Stage] = (), sizes: Sequence[int] = ()) -> Space:
+    def of(problem: Problem, stages: Sequence[Stage] = (), sizes: Sequence[float] = ()) -> Space:
         """Coordinates of a problem.
 
         Parameters
@@ -48,7 +48,8 @@ class Space:
         stages
             Their removable blocks, of which only those that the problem knows count.
         sizes
-            Heights of the inputs on offer, ascending; one or none: no coordinate.
+            Sides of the inputs on offer (of a square of that area), ascending; one or none: no
+            coordinate.
         """
         found = [
             Coordinate("width", d.group, tuple(w / d.widths[-1] for w in d.widths))

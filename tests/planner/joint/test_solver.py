@@ -210,6 +210,8 @@ def test_bad_input_is_refused_before_anything_is_trained() -> None:
     with pytest.raises(PlanError, match="no budget"):
         watched(replace(problem(0.5), limits=(Limit("latency", (), 0.0),)))
     assert not trained
+    with pytest.raises(UsageError, match="same number of pixels"):
+        solver(variants={"a": subject(8), "b": subject(8)})
     with pytest.raises(ValueError, match="fall"):
         JointOptions(sigma=0.01, sigma_end=0.05)
 
@@ -219,3 +221,17 @@ def test_training_that_fails_says_where() -> None:
         solver(loss=lambda outputs, target: outputs.sum() * float("nan"))(problem(0.5))
     with pytest.raises(RepairError, match="no labels"):
         solver(data=[b[0] for b in TRAIN])(problem(0.5))
+
+
+def test_options_are_read_from_texts() -> None:
+    assert JointOptions.read({"iterations": "800", "optimizer": "adamw"}, seed=3) == JointOptions(
+        iterations=800, optimizer="adamw", seed=3
+    )
+    assert JointOptions.read({"seed": "5"}, seed=3).seed == 5
+    for given, match in (
+        ({"iteration": "8"}, "'iteration' of the joint search: Extra"),
+        ({"iterations": "few"}, "'iterations' of the joint search: .*integer"),
+        ({"eta": "0.001"}, "'eta' of the joint search: .*fall"),
+    ):
+        with pytest.raises(UsageError, match=match):
+            JointOptions.read(given)

@@ -57,7 +57,7 @@ def plan(
     data: Iterable[Any] | None = None,
     *,
     options: PlanOptions | None = None,
-    criterion: str | None = None,
+    criterion: str | Sequence[str] | None = None,
     loss: Loss | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -95,7 +95,8 @@ def plan(
     options
         What else the plan must keep to: parameters, memory, widths of layers, a floor of importance.
     criterion
-        One of ``hwprune.importance.available()``. Default: ``taylor2019`` with data, else ``l2``.
+        One of ``hwprune.importance.available()``. Default: ``taylor2019`` with data, else ``l2``. With
+        held-out data also several: a plan is made by each, and the one of the least held-out loss taken.
     include, exclude
         Patterns (``layer1.*``) over group names.
     submodule

@@ -37,6 +37,7 @@ from hwprune.cli.common import (
     say,
 )
 from hwprune.cli.frontiers import show_frontier, show_verdict, verdict_data
+from hwprune.cli.plan_asked import plan_options, read_budgets, require_apart, require_one_target
 from hwprune.cli.plan_options import (
     Calibrate,
     CarriedDevice,
@@ -58,10 +59,6 @@ from hwprune.cli.plan_options import (
     Solver,
     TargetNames,
     Weight,
-    plan_options,
-    read_budgets,
-    require_apart,
-    require_one_target,
 )
 from hwprune.cli.plans import EPILOG, plan_command, print_plan
 

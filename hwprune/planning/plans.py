@@ -5,26 +5,30 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from hwprune.errors import BudgetError, BudgetMetError, UsageError
-from hwprune.planner.curves.rechecked import Judged, judge_by_loss
+from hwprune.errors import BudgetError, BudgetMetError, HwpruneError, PlanError, UsageError
+from hwprune.planner.curves.recheck import clearly_best
+from hwprune.planner.curves.rechecked import RIVALS, Judged, judge_by_loss
 from hwprune.planner.fleet.budgets import Budgets, budgets_of, check_names
 from hwprune.planner.fleet.fleet import Member, plan_fleet
 from hwprune.planner.fleet.result import reject_fleet_overrun
 from hwprune.planner.loop import LoopResult, reject_overrun
 from hwprune.planner.options import PlanOptions
+from hwprune.planner.outcome import Begun
 from hwprune.planner.pareto import least_of, trace
 from hwprune.planner.result import fleet_line
 from hwprune.planner.verdict import Verdict
 from hwprune.planning.frontiers import Frontier
 from hwprune.planning.prepare import Targets, prepare
 from hwprune.planning.prepared import Prepared
+from hwprune.planning.valued import criteria_of
 from hwprune.pruned import Planned
+from hwprune.solve.plan_parts import Rechecked
 
 _log = logging.getLogger(__name__)
 
@@ -50,21 +54,67 @@ def solve_for(prepared: Prepared, latency: Budgets) -> Planned:
     said = station.verdict(begun)
     if not said.helps:
         _log.warning("%s", said.text)
+    solved = (
+        _best(prepared, budget, begun, said) if prepared.others else _solved(prepared, budget, begun, said)
+    )
+    taken, result = solved.prepared, solved.result
+    asked = _least_asked(prepared) if budget is None else str(budget)
+    plan = taken.plan_of(result, asked, verdict=said, rechecked=solved.line)
+    return Planned(plan, station.bench, result, prepared.subject)
+
+
+@dataclass(frozen=True)
+class _Solved:
+    """A plan by one criterion, and the losses behind it; ``criteria`` are those of several."""
+
+    prepared: Prepared
+    result: LoopResult
+    judged: Judged | None
+    criteria: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def line(self) -> Rechecked | None:
+        if self.judged is None:
+            return None
+        return self.judged.line.model_copy(update={"criteria": dict(self.criteria)})
+
+
+def _solved(prepared: Prepared, budget: str | float | None, begun: Begun, said: Verdict) -> _Solved:
     try:
-        result = station.loop.run(budget, checks=prepared.checks, begun=begun)
+        result = prepared.first.loop.run(budget, checks=prepared.checks, begun=begun)
         if budget is not None:
             reject_overrun(result)
     except BudgetMetError:
         raise
     except BudgetError as error:
         raise BudgetError(f"{error.message}; {said.text}", hint=_hint(prepared, error)) from error
-    asked = _least_asked(prepared) if budget is None else str(budget)
     judged = _judged(prepared, result)
-    if judged is not None:
-        result = judged.result
-    line = None if judged is None else judged.line
-    plan = prepared.plan_of(result, asked, verdict=said, rechecked=line)
-    return Planned(plan, station.bench, result, prepared.subject)
+    return _Solved(prepared, result if judged is None else judged.result, judged)
+
+
+def _best(prepared: Prepared, budget: str | float | None, begun: Begun, said: Verdict) -> _Solved:
+    """A plan by each criterion, each compared with its own rivals; the one of the least held-out loss."""
+    found: dict[str, _Solved] = {}
+    failures: list[HwpruneError] = []
+    for each in (prepared, *prepared.others):
+        try:
+            found[each.criterion] = _solved(each, budget, begun, said)
+        except BudgetMetError:
+            raise
+        except (BudgetError, PlanError) as error:
+            # Floors against starvation and ruined models are a criterion's own.
+            _log.warning("no plan by %s: %s", each.criterion, error.message)
+            failures.append(error)
+            continue
+        # What was measured for one is known to the next.
+        begun = replace(begun, table=found[each.criterion].result.table)
+    if not found:
+        raise failures[0]
+    losses = {name: solved.judged.loss for name, solved in found.items() if solved.judged is not None}
+    name = clearly_best(losses)
+    tried = ", ".join(f"{name} {loss:.4g}" for name, loss in losses.items())
+    _log.info("held-out losses of the plans by criterion: %s; %s is taken", tried, name)
+    return replace(found[name], criteria=losses)
 
 
 def verdict(
@@ -86,6 +136,7 @@ def verdict(
     BudgetError
         The other limits leave no choice at all.
     """
+    _one_criterion(options, data, "a verdict")
     prepared = _alone(prepare(model, example_inputs, target, data, **options), "a verdict")
     begun = prepared.first.loop.begin()
     problem = prepared.first.loop.problem(begun.table, begun.residual, math.inf)
@@ -128,6 +179,7 @@ def frontier(
             f"a frontier is solved by milp at all of its points, not by {wanted.solver}",
             hint="leave the solver out, or plan for each latency on its own",
         )
+    _one_criterion(options, data, "a frontier")
     prepared = _alone(prepare(model, example_inputs, target, data, checks=checks, **options), "a frontier")
     if prepared.goal.floor is not None:
         raise UsageError("a frontier shows all floors at once", hint="leave the floor out")
@@ -184,7 +236,9 @@ def _fleet(prepared: Prepared, latency: Budgets) -> Planned:
 def _judged(prepared: Prepared, result: LoopResult) -> Judged | None:
     """The plan of the least held-out loss, where there is held-out data and the resolution is its own."""
     exact = prepared.options.solver in ("milp", "cpsat")
-    if prepared.meter is None or result.resolution is not None or not exact:
+    # A plan that was asked of a method for comparison has no rivals; its loss is needed among criteria.
+    compared = len(prepared.criteria) > 1
+    if prepared.meter is None or result.resolution is not None or not (exact or compared):
         return None
     bench = prepared.first.bench
     return judge_by_loss(
@@ -194,6 +248,7 @@ def _judged(prepared: Prepared, result: LoopResult) -> Judged | None:
         prepared.values,
         blocks=bench.blocks.blocks if prepared.options.depth else (),
         checks=prepared.checks,
+        rivals=RIVALS if exact else {},
         progress=bench.progress,
     )
 
@@ -214,3 +269,9 @@ def _alone(prepared: Prepared, what: str) -> Prepared:
     if len(prepared.stations) > 1:
         raise UsageError(f"{what} is for one target", hint="ask for the targets one by one")
     return prepared
+
+
+def _one_criterion(asked: Mapping[str, Any], data: Iterable[Any] | None, what: str) -> None:
+    names = criteria_of(asked.get("criterion"), asked.get("options") or PlanOptions(), data=data is not None)
+    if len(names) > 1:
+        raise UsageError(f"{what} is by one criterion", hint=f"name one of {', '.join(names)}")

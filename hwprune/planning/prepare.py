@@ -4,36 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from hwprune.dependency import analyse
 from hwprune.errors import BudgetMetError, UsageError
-from hwprune.importance import get as get_criterion
-from hwprune.importance import score, to_objective
 from hwprune.importance.registry import Loss
 from hwprune.measure.runners.carry import CarriedSite
 from hwprune.measure.site import Site
 from hwprune.planner.carried import CarriedWorkbench
-from hwprune.planner.curves.calibrate import BATCHES, calibrate
-from hwprune.planner.curves.floor import floors
+from hwprune.planner.curves.calibrate import BATCHES
 from hwprune.planner.curves.meter import Meter
 from hwprune.planner.fleet.budgets import Budgets, budgets_of
 from hwprune.planner.goal import Goal, Offer
-from hwprune.planner.joint import JointOptions, joint_solver
 from hwprune.planner.loop import PlanningLoop
 from hwprune.planner.network import Column
 from hwprune.planner.options import JOINT, PlanOptions
 from hwprune.planner.resolutions import open_columns
 from hwprune.planner.workbench import Progress, Workbench, measure_profile, silent
-from hwprune.planner.worth import Side, Worth
 from hwprune.planning.prepared import Prepared, Station
+from hwprune.planning.valued import Valued, Valuer, criteria_of
 from hwprune.pruned import Subject
 from hwprune.solve.budget import parse_budget
 from hwprune.target import Target, load_target
@@ -41,6 +36,8 @@ from hwprune.target import Target, load_target
 #: One target, or those of a fleet.
 Targets = str | Path | Target | Sequence[str | Path | Target]
 
+#: Batches that criteria are given of data that can be read only once.
+SCORED = 32
 #: Stands for the dense latency until it is measured, to find out whether a budget can be read.
 _ANY_LATENCY_NS = 1e300
 
@@ -53,7 +50,7 @@ def prepare(
     *,
     latency: Budgets = None,
     options: PlanOptions | None = None,
-    criterion: str | None = None,
+    criterion: str | Sequence[str] | None = None,
     loss: Loss | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -74,9 +71,8 @@ def prepare(
     """Capture, analyse and score a model, and open its latency tables; see :func:`hwprune.plan`."""
     options = options or PlanOptions()
     targets = resolve(target, threads)
-    name = criterion or ("taylor2019" if data is not None else "l2")
     # What can be judged by its name alone is, before minutes of measuring.
-    comparability, care = get_criterion(name).comparability, measure_profile(profile)
+    names, care = criteria_of(criterion, options, data=data is not None), measure_profile(profile)
     _check_budgets(latency, targets)
     if len(targets) > 1 and site is not None:
         raise UsageError("a site is given for several targets", hint="plan for them one by one")
@@ -85,6 +81,8 @@ def prepare(
             "a resolution is chosen, and the joint solver searches, for one target",
             hint="plan for the targets one by one",
         )
+    if len(targets) > 1 and len(names) > 1:
+        raise UsageError("plans by several criteria are compared for one target", hint="name one criterion")
     if submodule is not None and (options.resolutions or options.held_out is not None):
         raise UsageError(
             f"held-out data and resolutions are those of the whole model, not of the submodule {submodule!r}",
@@ -105,8 +103,6 @@ def prepare(
     subject = Subject.open(model, example_inputs, **analysis)
     captured, deps = subject.captured, subject.deps
     offer = Offer.of(captured, deps, targets, options, minimum=minimum, steps=steps)
-    progress(f"score channels by {name}", 0, 1)
-    values = to_objective(score(captured, deps, criterion=name, data=data, loss=loss), comparability)
     own_losses = options.held_out is None or options.solver == JOINT
     held_out = None if own_losses else list(itertools.islice(options.held_out or (), BATCHES))
     benches: list[Workbench] = []
@@ -127,64 +123,25 @@ def prepare(
             bench, checks = CarriedWorkbench.of(bench), 0
         benches.append(bench)
     first = benches[0]
-    blocks = first.blocks if options.depth else None
     columns = _columns(first, options, analysis)
-    worth: Worth | dict[str, np.ndarray] = values
-    least: dict[str, int] = {}
-    solve = options.solve
-    if options.solver == JOINT:
-        solve = joint_solver(
-            _by_resolution(first, columns),
-            values,
-            data=data,
-            held_out=options.held_out,
-            depth=options.depth,
-            loss=loss,
-            options=options.joint or JointOptions(seed=seed),
-            checkpoint=options.checkpoint,
-        )
-        # What a smaller input costs is seen by the search itself, on the shared weights.
-        free = dict.fromkeys((c.resolution for c in columns if c.resolution is not None), 0.0)
-        worth = replace(Worth.of_scores(values, first.model.domains), resolutions=free)
-    elif held_out is not None:
-        found = calibrate(
-            captured,
-            deps,
-            first.model.domains,
-            held_out,
-            loss,
-            scores=values,
-            blocks=() if blocks is None else blocks.blocks,
-            resolutions=[column.resolution for column in columns if column.resolution is not None],
-            memory=options.checkpoint,
-            progress=progress,
-        )
-        worth = found.worth
-        if options.most_harm is not None:
-            least = floors(found.curves, first.model.domains, options.most_harm)
-    goal = Goal.of(captured, deps, first.fused, offer, options, blocks, least)
-    columns = tuple(_shaped(column, offer, options, least) for column in columns)
-    stations = tuple(
-        Station(
-            bench,
-            PlanningLoop(
-                bench,
-                worth,
-                profile=bench.measure_kernels,
-                time_networks=bench.time_networks,
-                depth=options.depth,
-                columns=columns,
-                known=bench.known_table(),
-                solve=solve,
-            ),
-        )
-        for bench in benches
-    )
-    if len(stations) == 1:
-        stations[0].loop.shape = goal
+    if len(names) > 1 and isinstance(data, Iterator):
+        data = list(itertools.islice(data, SCORED))
+    valuer = Valuer(first, columns, options, data, held_out, loss, seed)
     meter = None if held_out is None else Meter(captured, deps, held_out, loss)
-    asked = {"criterion": name, "seed": seed, **analysis}
-    return Prepared(subject, stations, goal, options, values, checks, asked, meter)
+    found: list[Prepared] = []
+    for name in names:
+        valued = valuer.by(name)
+        blocks = first.blocks if options.depth else None
+        goal = Goal.of(captured, deps, first.fused, offer, options, blocks, valued.least)
+        shaped = tuple(_shaped(column, offer, options, valued.least) for column in columns)
+        stations = tuple(_station(bench, valued, shaped, options) for bench in benches)
+        if len(stations) == 1:
+            stations[0].loop.shape = goal
+        asked = {"criterion": name, "seed": seed, **analysis}
+        found.append(
+            Prepared(subject, stations, goal, options, valued.values, checks, asked, meter, tuple(names))
+        )
+    return replace(found[0], others=tuple(found[1:]))
 
 
 def resolve(target: Targets, threads: int | None = None) -> tuple[Target, ...]:
@@ -203,12 +160,18 @@ def _columns(bench: Workbench, options: PlanOptions, analysis: dict[str, Any]) -
     return open_columns(bench, options.resolutions, lambda captured: analyse(captured, **chosen))
 
 
-def _by_resolution(bench: Workbench, columns: Sequence[Column]) -> dict[Side | None, Workbench]:
-    found: dict[Side | None, Workbench] = {}
-    for column in columns or (Column(bench),):
-        assert isinstance(column.network, Workbench)
-        found[column.resolution] = column.network
-    return found
+def _station(bench: Workbench, valued: Valued, columns: tuple[Column, ...], options: PlanOptions) -> Station:
+    loop = PlanningLoop(
+        bench,
+        valued.worth,
+        profile=bench.measure_kernels,
+        time_networks=bench.time_networks,
+        depth=options.depth,
+        columns=columns,
+        known=bench.known_table(),
+        solve=valued.solve,
+    )
+    return Station(bench, loop)
 
 
 def _shaped(column: Column, offer: Offer, options: PlanOptions, least: Mapping[str, int]) -> Column:

@@ -59,7 +59,8 @@ class Prepared:
     """A model that can be planned for: captured and scored, with a station for every target.
 
     ``values`` are the scores by which units are kept; ``goal`` shapes the problem; ``meter`` measures
-    losses on held-out data, where there is any.
+    losses on held-out data, where there is any; ``criteria`` are all that are
+    tried, and ``others`` the same by those after the first.
     """
 
     subject: Subject
@@ -70,6 +71,13 @@ class Prepared:
     checks: int
     asked: dict[str, Any]
     meter: Meter | None = None
+    criteria: tuple[str, ...] = ()
+    others: tuple[Prepared, ...] = ()
+
+    @property
+    def criterion(self) -> str:
+        """Name of the criterion that the scores are of."""
+        return self.asked["criterion"]
 
     @property
     def first(self) -> Station:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -92,13 +93,15 @@ class Objective(Strict):
 class Rechecked(Strict):
     """The loss of this plan, measured on held-out data before any training; lower is better.
 
-    ``uniform`` is that of one common width at the same latency, ``dense`` that of the whole model.
+    ``uniform`` is that of one common width at the same latency, ``dense`` that of the whole model;
+    ``criteria`` are the losses of the plans by every criterion, where several were tried.
     """
 
     loss: float
     dense: float
     uniform: float | None = None
     examples: int = Field(ge=1)
+    criteria: Mapping[str, float] = Field(default_factory=dict[str, float])
 
 
 class LedgerLine(Strict):

@@ -40,7 +40,11 @@ def plan_words(plan: Plan) -> dict[str, str]:
     if plan.rechecked is not None:
         found = plan.rechecked
         uniform = "" if found.uniform is None else f", one common width {found.uniform:.4g}"
-        lines["loss"] = f"{found.loss:.4g} (dense {found.dense:.4g}{uniform}) on {found.examples} examples"
+        tried = ", ".join(f"{name} {loss:.4g}" for name, loss in found.criteria.items())
+        by = f"; by criteria: {tried}, of which {plan.criterion} was taken" if tried else ""
+        lines["loss"] = (
+            f"{found.loss:.4g} (dense {found.dense:.4g}{uniform}) on {found.examples} examples{by}"
+        )
     if plan.verdict is not None:
         lines["verdict"] = plan.verdict
     if plan.edited:

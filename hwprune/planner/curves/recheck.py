@@ -102,17 +102,22 @@ def choose_by_loss(
                 f"the held-out loss of the {name} plan is NaN",
                 hint="look for NaN in the held-out data and in the repair",
             )
-    first = next(iter(losses))
-    best = min(losses, key=lambda name: losses[name])
-    if math.isinf(losses[best]):
+    taken = clearly_best(losses, margin)
+    if math.isinf(losses[taken]):
         raise PlanError(
             "no plan has a finite held-out loss after its repair",
             hint="allow a larger budget, or repair more gently (a lower learning rate)",
         )
+    return Recheck(taken, candidates[taken], losses, dense_loss)
+
+
+def clearly_best(losses: Mapping[str, float], margin: float = MARGIN) -> str:
+    """The first name, unless another one has a loss that is lower by more than ``margin``."""
+    first = next(iter(losses))
+    best = min(losses, key=lambda name: losses[name])
     # A loss below 0 (an own loss function) has no share: the margin is then one of its size.
     better = losses[best] < losses[first] - margin * abs(losses[first])
-    taken = best if better or math.isinf(losses[first]) else first
-    return Recheck(taken, candidates[taken], losses, dense_loss)
+    return best if better or math.isinf(losses[first]) else first
 
 
 def loss_of_choices(

@@ -41,12 +41,17 @@ class Judged:
     examples: int
 
     @property
+    def loss(self) -> float:
+        """Held-out loss of the plan that was taken."""
+        return self.recheck.losses[self.recheck.name]
+
+    @property
     def line(self) -> Rechecked:
-        """For the plan file; a loss that is not finite is left out."""
+        """For the plan file; a loss of a rival that is not finite is left out."""
         losses, dense = self.recheck.losses, self.recheck.dense_loss
         uniform = losses.get("uniform")
         return Rechecked(
-            loss=losses[self.recheck.name],
+            loss=self.loss,
             dense=0.0 if dense is None else dense,
             uniform=uniform if uniform is not None and math.isfinite(uniform) else None,
             examples=self.examples,
@@ -61,6 +66,7 @@ def judge_by_loss(
     *,
     blocks: Sequence[Block] = (),
     checks: int = 0,
+    rivals: Mapping[str, Callable[[Problem], Solution]] = RIVALS,
     progress: Progress = silent,
 ) -> Judged:
     """Take the plan of the least held-out loss among the loop's and its rivals.
@@ -78,6 +84,8 @@ def judge_by_loss(
         Per group one score per unit, by which units are kept.
     blocks
         Those that plans may leave out.
+    rivals
+        Other ways to solve the same problem, by name.
 
     Raises
     ------
@@ -85,7 +93,7 @@ def judge_by_loss(
         No candidate has a finite loss, or one is NaN.
     """
     found = {result.solution.solver: result.solution}
-    for name, solve in RIVALS.items():
+    for name, solve in rivals.items():
         try:
             found.setdefault(name, solve(result.problem))
         except BudgetError as error:

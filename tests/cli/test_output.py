@@ -251,6 +251,14 @@ class TestPlanAndPrune:
         text = hw(*base).out
         for word in ("frontier of Small", "greedy", "uniform", "written to frontier.json"):
             assert word in text
+        ran = hw("plan", "show", "frontier.json")
+        assert ran.code == 0 and "frontier/01.json" in ran.out and "importance" in ran.out
+        shown = one_object(hw("plan", "show", "frontier.json", "--json").out)
+        assert len(shown["points"]) == len(found["points"])  # type: ignore[arg-type]
+        ran = hw("plan", "diff", "frontier.json", "frontier/01.json")
+        assert ran.code == 1 and "is a frontier of" in ran.err and "frontier/01.json" in ran.err
+        ran = hw("plan", "show", "frontier")
+        assert ran.code == 1 and "holds no plan.json" in ran.err and "frontier/01.json" in ran.err
 
     def test_plans_by_two_criteria_are_compared(self, hw: Command, tmp_path: Path):
         base = ("plan", *SMALL, "-t", "x86-64-avx512", "-l", "80%", "--checks", "0")
@@ -277,12 +285,10 @@ class TestPlanAndPrune:
     def test_a_joint_search_among_resolutions(self, hw: Command):
         asked = ("--solver", "joint", "--calibrate", "tests.small:evaluation", "--data", "tests.small:train")
         steps = [f"--joint={option}" for option in ("iterations=2", "every=1", "samples=1", "pairs=1")]
-        ran = hw(
-            "plan", *SMALL, "-t", "x86-64-avx512", "-l", "20%", "--checks", "0", *asked, *steps, "--json"
-        )
+        base = ("plan", *SMALL, "-t", "x86-64-avx512", "--checks", "0", *asked, *steps, "--json")
+        ran = hw(*base, "-l", "20%")
         assert ran.code == 1 and "cannot be reached" in ran.err
-        base = ("plan", *SMALL, "-t", "x86-64-avx512", "-l", "25%", "--checks", "0", "--resolution", "8,4")
-        ran = hw(*base, *asked, *steps, "--json")
+        ran = hw(*base, "-l", "25%", "--resolution", "8,4")
         assert ran.code == 0, ran.err
         found = one_object(ran.out)
         assert (found["solver"], found["resolution"]) == ("joint", [4, 4])

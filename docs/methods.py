@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from docs.repairs import REPAIRS
+from docs.entries import REPAIRS, WIDTHS
 from hwprune.importance import Description, descriptions
 from hwprune.importance.description import ORIGINS
 
@@ -38,8 +38,13 @@ def page() -> str:
     criteria = descriptions()
     parts = [_INTRODUCTION, "## Criteria\n", _overview(criteria)]
     parts += [_block(each) for each in criteria]
-    parts += ["## Repairs\n", "What brings accuracy back after the cut, in this order of cost.\n"]
+    parts += ["## Repairs\n", "What brings accuracy back after the cut, the cheapest first.\n"]
     parts += [_block(repair.description) for repair in REPAIRS]
+    parts += [
+        "## Widths\n",
+        "Other ways than the solver's to find, or to judge, how much stays of a group.\n",
+    ]
+    parts += [_block(each.description) for each in WIDTHS]
     return "\n".join(parts)
 
 

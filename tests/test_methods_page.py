@@ -7,8 +7,8 @@ from importlib import import_module
 
 import pytest
 
+from docs.entries import REPAIRS, WIDTHS, Entry
 from docs.methods import PAGE, main, page
-from docs.repairs import REPAIRS, Repair
 from hwprune.importance import available, descriptions
 from hwprune.importance.description import ORIGINS
 
@@ -30,11 +30,12 @@ def test_the_page_says_whose_method_everything_is() -> None:
     assert set(available()) <= {line[4:] for line in text.splitlines() if line.startswith("### ")}
 
 
-@pytest.mark.parametrize("repair", REPAIRS, ids=lambda r: r.description.name)
-def test_repairs_on_the_page_exist(repair: Repair) -> None:
-    module, _, name = repair.where.partition(":")
+@pytest.mark.parametrize("entry", [*REPAIRS, *WIDTHS], ids=lambda e: e.description.name)
+def test_what_is_on_the_page_exists(entry: Entry) -> None:
+    module, _, name = entry.where.partition(":")
     assert callable(getattr(import_module(module), name))
-    assert repair.description.origin in ORIGINS and repair.description.formula
+    assert entry.description.origin in ORIGINS and entry.description.formula
+    assert f"### {entry.description.name}\n" in page()
 
 
 def test_a_page_that_differs_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -12,7 +12,7 @@ from hwprune.importance.registry import Criterion, available, find
 #: What the words of :data:`~hwprune.importance.registry.Origin` mean in a table.
 ORIGINS: Mapping[str, str] = {
     "authors": "the authors' method",
-    "adapted": "the authors' method for single weights, our form for whole units",
+    "adapted": "the authors' method in a form of ours",
     "abstract": "our reading of the abstract",
     "none": "reference, no paper",
 }

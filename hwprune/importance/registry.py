@@ -18,8 +18,9 @@ from hwprune.importance.batches import Batch
 
 DataNeed = Literal["none", "unlabelled", "labelled"]
 Comparability = Literal["global", "normalised", "within_group"]
-#: Whose method it is: what the authors publish; their method for single weights in a form for whole
-#: units; our reading of an abstract, where nothing more could be read; or nobody's (random order).
+#: Whose method it is: what the authors publish; their method in a form of ours (published for single
+#: weights, ours for whole units, say); our reading of an abstract, where nothing more could be read; or
+#: nobody's (random order).
 Origin = Literal["authors", "adapted", "abstract", "none"]
 #: A loss: ``(outputs, targets) -> scalar tensor``.
 Loss = Callable[[Any, Any], torch.Tensor]
@@ -45,9 +46,9 @@ class Criterion(ABC):
     formula
         The score of a unit with the default parameters, on one line of plain text.
     origin
-        ``"authors"``: as published, in a paper or in the authors' code; ``"adapted"``: published for
-        single weights, ours is the form for whole units; ``"abstract"``: our reading of the abstract;
-        ``"none"``: no paper stands behind it.
+        ``"authors"``: as published, in a paper or in the authors' code; ``"adapted"``: published in
+        another form, for single weights instead of whole units, say; ``"abstract"``: our reading of the
+        abstract; ``"none"``: no paper stands behind it.
     cost
         What scoring takes, in forward and backward passes and what is held in memory.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -116,8 +116,19 @@ class TableManifest(_Part):
             ("unit", self.unit, other.unit),
             ("kind", self.provenance, other.provenance),
         ]
-        pairs += [(f"target {key}", self.target.get(key), other.target.get(key)) for key in _TARGET_KEYS]
+        pairs += [
+            (f"target {key}", _kept(self.target, key), _kept(other.target, key)) for key in _TARGET_KEYS
+        ]
         return [f"{name}: {one} and {two}" for name, one, two in pairs if one != two]
+
+
+def _kept(target: Mapping[str, Any], key: str) -> object:
+    """A value of a target; of TVM's options without the cores it may use, which no kernel is made by."""
+    value = target.get(key)
+    if key == "tvm" and isinstance(value, Mapping):
+        options = cast("Mapping[str, Any]", value)
+        return {name: option for name, option in options.items() if name != "num-cores"}
+    return value
 
 
 def read_manifest(directory: Path) -> TableManifest:

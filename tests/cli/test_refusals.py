@@ -122,6 +122,7 @@ CASES: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "verdict with a budget": ((*PLAN, "--verdict", "-l", "50%"), 2, ("--verdict says what can be saved",)),
     "verdict with a file": ((*PLAN, "--verdict", "-o", "x.json"), 2, ("nothing would be in x.json",)),
     "frontier with a floor": ((*PLAN, "--pareto", "3", "--floor", "0.9"), 2, ("--pareto shows all floors",)),
+    "form": ((*PLAN, "--criterion", "l1:power=2"), 2, ("'l1' has no parameter power", "variant, keep")),
     "criteria": ((*PLAN, "--criterion", "l1,l2"), 2, ("plans by l1 and l2", "--calibrate")),
     "harm": ((*PLAN, "--most-harm", "0.5"), 2, ("--most-harm is about a loss", "--calibrate")),
     "checkpoint": ((*PLAN, "--checkpoint", "x.json"), 2, ("--checkpoint keeps losses", "--calibrate")),

@@ -263,3 +263,12 @@ def test_rows_that_cannot_be_compared_are_counted(tmp_path: Path):
     assert max(d.relative for d in asked.compared) == pytest.approx(0.5)
     nothing = diff(one, LatencyTable.load(write(tmp_path / "none", []))).summary()
     assert (nothing["compared"], nothing["median"], nothing["only_first"]) == (0, None, 5)
+
+
+def test_cores_that_a_process_may_use_keep_no_rows_apart():
+    def with_options(**options: object) -> list[str]:
+        tvm = {**MANIFEST.target.get("tvm", {}), **options}
+        return MANIFEST.differences(MANIFEST.model_copy(update={"target": {**MANIFEST.target, "tvm": tvm}}))
+
+    assert with_options(**{"num-cores": 7}) == []
+    assert any("target tvm" in line for line in with_options(mcpu="another"))

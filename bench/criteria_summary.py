@@ -2,139 +2,136 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from hwprune.errors import UsageError
-from hwprune.importance import get
-
-STAGES = ("cut", "recalibrated", "scales", "least_squares", "finetuned", "least_squares_finetuned")
-#: Repairs by regression, and what they are compared with.
-FITS, WITHOUT = ("scales", "least_squares"), "recalibrated"
-#: A cell counts for the share that is won back if the cut lost at least so many points.
-LOST = 1.0
+from hwprune.importance import describe
 
 Row = dict[str, Any]
+#: What there is for repair before any step of training.
+GRADIENT_FREE = ("recalibrated", "least_squares", "scales")
+#: By whose accuracy the best criterion is chosen.
+DECISIVE = "least_squares+finetuned"
+_PLACE = ("task", "model", "budget", "seed")
 
 
-def rows_of_cells(cells: Sequence[Row]) -> list[Row]:
-    """Rows as they were judged: one per task, network, criterion, budget, seed and stage."""
-    names = ("task", "model", "criterion", "budget", "seed", "stage", "accuracy", "seconds", "dense")
-    return [{n: c[n] for n in names} | {"predicted": c.get("predicted"), "note": c["note"]} for c in cells]
+def rows_of(cells: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """One row per criterion, budget, seed and stage (and task, network, way of choosing widths)."""
+    rows: list[Row] = []
+    for cell in cells:
+        head = {name: cell[name] for name in ("criterion", "budget", "seed")}
+        rest = {name: cell[name] for name in ("task", "model", "widths")}
+        rest |= {name: cell.get(name) for name in ("dense", "predicted", "score_s", "error")}
+        for stage, found in cell["stages"].items():
+            rows.append({**head, "stage": stage, **found, **rest})
+        if not cell["stages"]:
+            rows.append({**head, "stage": "none", "accuracy": None, "seconds": None, **rest})
+    return rows
 
 
-def summary(cells: Sequence[Row]) -> Row:
-    """Means and spreads over everything, who is best with which data, and what repairs win back.
+def summary(rows: Sequence[Row]) -> dict[str, Any]:
+    """Means and spreads per criterion, and which is best for what data there are.
 
-    ``accuracy`` is in percent, for each criterion and stage; ``spread`` the standard deviation over seeds
-    of the means of a seed. ``points_lost`` is what a criterion lacks after least squares to the best one
-    in the same cell (task, network, budget, seed), on average: it weighs all cells alike. ``won_back`` is
-    the share of the lost points (dense less cut) that a stage has back at each budget.
+    ``table`` has, per way of choosing widths, criterion and stage, the mean accuracy in points over
+    tasks, networks, budgets and seeds; ``spread``, the standard deviation over seeds, averaged over
+    the cells; and ``behind``, points behind the best criterion of the same cell, averaged. Only
+    criteria that were scored in every cell are compared. ``best`` names, for each need of data, the
+    criterion that is least behind after the fit and fine-tuning among those that need no more.
     """
-    done = [c for c in cells if c["accuracy"] is not None]
+    done = [row for row in rows if row["accuracy"] is not None]
     if not done:
         return {}
-    criteria = list(dict.fromkeys(c["criterion"] for c in done))
-    return {
-        "accuracy": {c: {s: _mean(_points(done, c, s)) for s in STAGES} for c in criteria},
-        "spread": {c: {s: _spread(done, c, s) for s in STAGES} for c in criteria},
-        "score_s": {
-            c: _mean(r["seconds"] for r in done if r["criterion"] == c and r["stage"] == "cut")
-            for c in criteria
-        },
-        "points_lost": {stage: _behind(done, stage) for stage in ("least_squares", "finetuned")},
-        "best": _best(done),
-        "won_back": {stage: _won_back(done, stage) for stage in STAGES[1:4]},
-        "fit_raises": {fit: _raises(done, fit) for fit in FITS},
-        "declined": sorted({c["criterion"] for c in cells if c["accuracy"] is None}),
-    }
+    failed = sorted({row["criterion"] for row in rows if row["accuracy"] is None})
+    found: dict[str, Any] = {"table": {}, "best": {}, "failed": failed}
+    for widths in dict.fromkeys(row["widths"] for row in done):
+        here = [row for row in done if row["widths"] == widths and row["criterion"] not in failed]
+        table = _table(here)
+        found["table"][widths] = table
+        found["best"][widths] = _best(table)
+    found |= _repairs(done)
+    found["score_s"] = _means(done, lambda row: row["criterion"], "score_s")
+    return found
 
 
-def _points(cells: Sequence[Row], criterion: str, stage: str) -> list[float]:
-    return [100 * c["accuracy"] for c in cells if (c["criterion"], c["stage"]) == (criterion, stage)]
+def _table(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, float]]]:
+    best: dict[tuple[Any, ...], float] = {}
+    for row in rows:
+        key = (row["stage"], *(row[name] for name in _PLACE))
+        best[key] = max(best.get(key, 0.0), row["accuracy"])
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    for criterion in dict.fromkeys(row["criterion"] for row in rows):
+        for stage in dict.fromkeys(row["stage"] for row in rows):
+            here = [row for row in rows if (row["criterion"], row["stage"]) == (criterion, stage)]
+            if not here:
+                continue
+            behind = [best[stage, *(row[n] for n in _PLACE)] - row["accuracy"] for row in here]
+            by_cell: dict[tuple[Any, ...], list[float]] = {}
+            for row in here:
+                by_cell.setdefault((row["task"], row["model"], row["budget"]), []).append(row["accuracy"])
+            spreads = [float(np.std(each, ddof=1)) if len(each) > 1 else 0.0 for each in by_cell.values()]
+            table.setdefault(criterion, {})[stage] = {
+                "accuracy": 100 * float(np.mean([row["accuracy"] for row in here])),
+                "spread": 100 * float(np.mean(spreads)),
+                "behind": 100 * float(np.mean(behind)),
+            }
+    return table
 
 
-def _spread(cells: Sequence[Row], criterion: str, stage: str) -> float:
-    seeds = sorted({c["seed"] for c in cells})
-    means = [_mean(_points([c for c in cells if c["seed"] == seed], criterion, stage)) for seed in seeds]
-    found = [m for m in means if m is not None]
-    return float(np.std(found, ddof=1)) if len(found) > 1 else 0.0
+def _best(table: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, str]:
+    """For "has nothing", "has images only" and "has labels"."""
+    needs = ("none", "unlabelled", "labelled")
+    out: dict[str, str] = {}
+    for at, need in enumerate(needs):
+        fit = {
+            criterion: stages[DECISIVE]["behind"]
+            for criterion, stages in table.items()
+            if DECISIVE in stages and _need(criterion) in needs[: at + 1]
+        }
+        if fit:
+            out[need] = min(fit, key=lambda criterion: fit[criterion])
+    return out
 
 
-def _mean(values: Iterable[float]) -> float | None:
-    found = list(values)
-    return float(np.mean(found)) if found else None
-
-
-def _cell(row: Row) -> tuple[Any, ...]:
-    return row["task"], row["model"], row["budget"], row["seed"]
-
-
-def _behind(cells: Sequence[Row], stage: str) -> dict[str, float]:
-    """Points behind the best criterion of a cell, the least first; cells that all criteria have."""
-    by: dict[tuple[Any, ...], dict[str, float]] = {}
-    for row in cells:
-        if row["stage"] == stage:
-            by.setdefault(_cell(row), {})[row["criterion"]] = 100 * row["accuracy"]
-    everybody = {criterion for found in by.values() for criterion in found}
-    whole = [found for found in by.values() if set(found) == everybody]
-    behind = {
-        criterion: float(np.mean([max(found.values()) - found[criterion] for found in whole]))
-        for criterion in everybody
-        if whole
-    }
-    return dict(sorted(behind.items(), key=lambda item: item[1]))
-
-
-def _best(cells: Sequence[Row]) -> dict[str, dict[str, str]]:
-    """For each need of data the criterion that is least behind, among those that need no more."""
-    allowed = {
-        "none": {"none"},
-        "unlabelled": {"none", "unlabelled"},
-        "labelled": {"none", "unlabelled", "labelled"},
-    }
-    best: dict[str, dict[str, str]] = {}
-    for stage in ("least_squares", "finetuned"):
-        behind = _behind(cells, stage)
-        for need, needs in allowed.items():
-            names = [name for name in behind if _need(name) in needs]
-            if names:
-                best.setdefault(need, {})[stage] = names[0]
-    return best
-
-
-def _need(criterion: str) -> str | None:
+def _need(criterion: str) -> str:
     try:
-        return get(criterion).data_need
-    except UsageError:  # a row for comparison, with a remark in its name
-        return None
+        return describe(criterion.partition(":")[0]).data_need
+    except UsageError:  # of another version
+        return "labelled"
 
 
-def _won_back(cells: Sequence[Row], stage: str) -> dict[str, float | None]:
-    """Mean share of the lost points that are back, for each budget."""
-    dense = {(*_cell(c), c["criterion"]): c for c in cells if c["stage"] == "cut"}
-    shares: dict[str, list[float]] = {}
-    for row in cells:
-        cut = dense.get((*_cell(row), row["criterion"]))
-        if row["stage"] != stage or cut is None:
-            continue
-        lost = 100 * (cut["dense"] - cut["accuracy"])
-        if lost >= LOST:
-            gained = 100 * (row["accuracy"] - cut["accuracy"])
-            shares.setdefault(f"{row['budget']:.0%}", []).append(gained / lost)
-    return {budget: _mean(found) for budget, found in shares.items()}
+def _repairs(rows: Sequence[Row]) -> dict[str, Any]:
+    """How often repairs without training raise the accuracy, and how much of the loss they win back."""
+    cells: dict[tuple[Any, ...], dict[str, Row]] = {}
+    for row in rows:
+        key = (row["criterion"], row["widths"], *(row[name] for name in _PLACE))
+        cells.setdefault(key, {})[row["stage"]] = row
+    raised: dict[str, list[bool]] = {}
+    over: dict[str, list[bool]] = {}
+    back: dict[str, list[float]] = {}
+    for stages in cells.values():
+        before = stages["cut"]["accuracy"]
+        for stage in GRADIENT_FREE:
+            if stage not in stages:
+                continue
+            after, dense = stages[stage]["accuracy"], stages[stage]["dense"]
+            raised.setdefault(stage, []).append(after > before or before >= dense)
+            if stage != "recalibrated":
+                over.setdefault(stage, []).append(after >= stages["recalibrated"]["accuracy"])
+            if dense > before:
+                place = f"{stage} {stages['cut']['model']} {stages['cut']['budget']:g}"
+                back.setdefault(place, []).append((after - before) / (dense - before))
+    return {
+        "raised_share": {stage: float(np.mean(found)) for stage, found in raised.items()},
+        "not_below_recalibrated_share": {stage: float(np.mean(found)) for stage, found in over.items()},
+        "won_back_median": {place: float(np.median(found)) for place, found in back.items()},
+    }
 
 
-def _raises(cells: Sequence[Row], fit: str) -> dict[str, float | None]:
-    """Share of the cells in which a fit is above the cut network, and above recalibration alone."""
-    found = {(*_cell(c), c["criterion"], c["stage"]): c["accuracy"] for c in cells}
-    over: dict[str, list[float]] = {"over_cut": [], f"over_{WITHOUT}": []}
-    for (*cell, stage), accuracy in found.items():
-        if stage != fit:
-            continue
-        for name, other in (("over_cut", "cut"), (f"over_{WITHOUT}", WITHOUT)):
-            if (*cell, other) in found:
-                over[name].append(float(accuracy > found[*cell, other]))
-    return {name: _mean(values) for name, values in over.items()}
+def _means(rows: Sequence[Row], name: Callable[[Row], str], value: str) -> dict[str, float]:
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        found.setdefault(name(row), []).append(row[value])
+    return {key: float(np.mean(values)) for key, values in found.items()}

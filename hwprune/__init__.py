@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         load,
         plan,
         prune,
+        prune_iteratively,
         save,
         verdict,
     )
@@ -61,6 +62,7 @@ __all__ = [
     "load_target",
     "plan",
     "prune",
+    "prune_iteratively",
     "prune_optimizer",
     "register_rewrite",
     "register_rule",

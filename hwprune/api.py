@@ -21,8 +21,10 @@ from hwprune.onnx_backend.module import OnnxModule
 from hwprune.planner.fleet.budgets import Budgets
 from hwprune.planner.options import PlanOptions
 from hwprune.planner.workbench import Progress, measure_profile, silent
+from hwprune.planning.iterative import prune_iteratively
 from hwprune.planning.plans import frontier, solve_for, verdict
 from hwprune.planning.prepare import Targets, prepare
+from hwprune.planning.valued import Judges
 from hwprune.pruned import Planned, Pruned, Subject, analyse_model
 from hwprune.repair.options import Method, RepairOptions, repair_options
 from hwprune.solve.plan import Plan
@@ -44,6 +46,7 @@ __all__ = [
     "load",
     "plan",
     "prune",
+    "prune_iteratively",
     "save",
     "verdict",
 ]
@@ -57,7 +60,7 @@ def plan(
     data: Iterable[Any] | None = None,
     *,
     options: PlanOptions | None = None,
-    criterion: str | Sequence[str] | None = None,
+    criterion: Judges = None,
     loss: Loss | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -95,8 +98,9 @@ def plan(
     options
         What else the plan must keep to: parameters, memory, widths of layers, a floor of importance.
     criterion
-        One of ``hwprune.importance.available()``. Default: ``taylor2019`` with data, else ``l2``. With
-        held-out data also several: a plan is made by each, and the one of the least held-out loss taken.
+        One of ``hwprune.importance.available()``, with parameters as in ``"taylor2019:form=gate"`` or
+        from ``hwprune.importance.get``. Default: ``taylor2019`` with data, else ``l2``. With held-out
+        data also several: a plan is made by each, and the one of the least held-out loss taken.
     include, exclude
         Patterns (``layer1.*``) over group names.
     submodule

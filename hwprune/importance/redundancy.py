@@ -8,7 +8,7 @@ which units can be taken away.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from scipy.linalg import qr
 
 from hwprune.capture.captured import Captured
 from hwprune.dependency.groups import Dependencies
-from hwprune.errors import CriterionError, UsageError
+from hwprune.errors import BudgetError, CriterionError, UsageError
 from hwprune.importance.batches import Batch, device_of
 from hwprune.importance.data import CriterionData, batch_loss
 from hwprune.importance.examples import PerExample
@@ -183,6 +183,31 @@ def floors(
     widths = {name: max(least, each.effective(share)) for name, each in found.items()}
     total = sum(each.size for each in found.values())
     return widths, 1.0 - sum(widths.values()) / total if total else 0.0
+
+
+def fitting_floors(
+    found: Mapping[str, Redundancy], fits: Callable[[Mapping[str, int]], bool], *, least: int = 1
+) -> tuple[dict[str, int], float]:
+    """Floors at the largest of :data:`SHARES` whose widths fit a budget, and that share.
+
+    Parameters
+    ----------
+    fits
+        Whether a network of these widths is within the budget.
+
+    Raises
+    ------
+    BudgetError
+        Not even the smallest share fits.
+    """
+    for share in SHARES:
+        widths, _ = floors(found, share, least=least)
+        if fits(widths):
+            return widths, share
+    raise BudgetError(
+        f"the widths that keep {SHARES[-1]:.0%} of the energy of every gradient matrix exceed the budget",
+        hint="ask for less, or plan without these floors",
+    )
 
 
 def kept_energy(

@@ -13,11 +13,12 @@ from hwprune.capture.captured import Captured
 from hwprune.dependency.groups import Dependencies
 from hwprune.errors import CriterionError, UsageError
 from hwprune.importance.batches import Batch
-from hwprune.importance.curvature import Curvature, greedy_increments, output_curvature, outputs_of
+from hwprune.importance.curvature import Curvature, greedy_increments
 from hwprune.importance.data import batch_loss
 from hwprune.importance.examples import PerExample, split
 from hwprune.importance.gatespace import GateSpace, Vectors, twice_differentiable
 from hwprune.importance.modes import in_mode
+from hwprune.importance.output_curvature import slope_and_directions
 from hwprune.importance.places import At
 from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss, Origin, register
 from hwprune.importance.silence import reject_silence
@@ -162,7 +163,14 @@ class SospI(Criterion):
             per_example = PerExample(GateSpace(captured, deps, self.at))
 
             def sums(batch: Batch) -> Iterator[Tensor]:
-                return self._sums(per_example, batch, loss, generator)
+                return slope_and_directions(
+                    per_example.space.model,
+                    batch,
+                    loss,
+                    probes=self.probes,
+                    generator=generator,
+                    criterion=self.name,
+                )
 
             for batch in data:
                 weight = max(batch.size, 1)
@@ -177,19 +185,6 @@ class SospI(Criterion):
         parts = torch.from_numpy(scores).split(sizes)
         found = {g.name: part.clone() for g, part in zip(deps.groups, parts, strict=True)}
         return reject_silence(found, self.name)
-
-    def _sums(
-        self, examples: PerExample, batch: Batch, loss: Loss | None, generator: torch.Generator
-    ) -> Iterator[Tensor]:
-        """The loss, then outputs times each direction of their curvature, summed over examples."""
-        model = examples.space.model
-        yield batch_loss(model, batch, loss, criterion=self.name) * max(batch.size, 1)
-        outputs = outputs_of(model, batch, self.name)
-        # Scores at many positions have no root in one vector per class.
-        whole = self.probes is None or (outputs[0].numel() <= self.probes and (outputs.ndim == 2 or loss))
-        probes = None if whole else self.probes
-        for vector in output_curvature(outputs, batch, loss, probes=probes, generator=generator):
-            yield (outputs * vector).sum()
 
     def _selected(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -16,6 +16,7 @@ from hwprune.importance.examples import PerExample, split
 from hwprune.importance.gatespace import GateSpace, Vectors, twice_differentiable
 from hwprune.importance.modes import in_mode
 from hwprune.importance.momentum import Momentum
+from hwprune.importance.output_curvature import slope_and_directions
 from hwprune.importance.products import NormProducts, WeightProducts
 from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss, Origin, register
 from hwprune.importance.silence import reject_silence
@@ -56,9 +57,14 @@ class Taylor2019(Criterion):
         ``"second_order"``: ``(-g + H/2)^2`` with gradient and diagonal of the Hessian.
     at
         ``"consumers"`` or ``"gate"``: where the factor of the last two forms is.
+    curvature
+        Of ``"second_order"``. ``"gauss_newton"``: the diagonal of the Gauss-Newton matrix. Where a unit
+        enters piecewise linearly and once (ReLU, pooling) it is that of the Hessian; elsewhere it
+        leaves out what the second derivative of the outputs adds. ``"hessian"``: the Hessian's own.
     probes
-        Of ``"second_order"``: vectors of random signs per minibatch from which the diagonal is
-        estimated; None computes it exactly, with one Hessian-vector product per unit.
+        Of ``"second_order"``: number of random combinations from which the diagonal is estimated, of an
+        example's outputs (where there are more outputs than this) or, for ``"hessian"``, of units,
+        which is noisier by far. None: exactly, with one pass per output, or one per unit.
     momentum
         None: scores are the mean over minibatches. Otherwise what earlier scores keep
         (0.9 in the paper's code) each time ``every`` minibatches have been averaged.
@@ -70,7 +76,7 @@ class Taylor2019(Criterion):
     Notes
     -----
     BatchNorm is in evaluation mode. With a loss that is no mean over examples, ``"full_gradient"``
-    means nothing, and ``"second_order"`` should get batches of at most 16 examples.
+    means nothing, and ``"second_order"`` should get batches of at most 16 examples and the Hessian.
     """
 
     name: ClassVar[str] = "taylor2019"
@@ -88,7 +94,8 @@ class Taylor2019(Criterion):
         form: Form = "consumers",
         *,
         at: Literal["consumers", "gate"] = "consumers",
-        probes: int | None = 8,
+        curvature: Literal["gauss_newton", "hessian"] = "gauss_newton",
+        probes: int | None = 16,
         momentum: float | None = None,
         every: int = 30,
         seed: int = 0,
@@ -97,10 +104,13 @@ class Taylor2019(Criterion):
             raise UsageError(f"taylor2019 has no form {form!r}", hint=f"use {' or '.join(get_args(Form))}")
         if at not in ("consumers", "gate"):
             raise UsageError(f"taylor2019 has no place {at!r}", hint="use consumers or gate")
+        if curvature not in ("gauss_newton", "hessian"):
+            raise UsageError(f"taylor2019 has no curvature {curvature!r}", hint="use gauss_newton or hessian")
         if probes is not None and probes < 1:
             raise UsageError(f"probes is {probes}", hint="use 1 or more, or None for the exact diagonal")
         self.form: Form = form
         self.at: Literal["consumers", "gate"] = at
+        self.curvature: Literal["gauss_newton", "hessian"] = curvature
         self.probes, self.momentum, self.every, self.seed = probes, momentum, every, seed
         self._average()
 
@@ -137,7 +147,9 @@ class Taylor2019(Criterion):
         space = GateSpace(captured, deps, self.at)
         if self.form == "full_gradient":
             return self._full_gradient(PerExample(space), loss)
-        return self._second_order(space, loss)
+        if self.curvature == "hessian":
+            return self._second_order(space, loss)
+        return self._gauss_newton(PerExample(space), loss)
 
     def _full_gradient(self, examples: PerExample, loss: Loss | None) -> _OfBatch:
         def sums(batch: Batch) -> list[torch.Tensor]:
@@ -146,6 +158,30 @@ class Taylor2019(Criterion):
         def of_batch(batch: Batch) -> Vectors:
             (rows,) = examples.derive(batch, sums)
             return {name: (row.double() ** 2).sum(0) for name, row in rows.items()}
+
+        return of_batch
+
+    def _gauss_newton(self, examples: PerExample, loss: Loss | None) -> _OfBatch:
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def sums(batch: Batch) -> Iterator[torch.Tensor]:
+            return slope_and_directions(
+                examples.space.model,
+                batch,
+                loss,
+                probes=self.probes,
+                generator=generator,
+                criterion=self.name,
+            )
+
+        def of_batch(batch: Batch) -> Vectors:
+            change: Vectors = {}
+            for number, rows in enumerate(examples.derive(batch, sums)):
+                for name, row in rows.items():
+                    wide = row.detach().double()
+                    term = -wide.sum(0) if number == 0 else 0.5 * (wide**2).sum(0)
+                    change[name] = change[name] + term if name in change else term
+            return _squared({name: value / max(batch.size, 1) for name, value in change.items()})
 
         return of_batch
 

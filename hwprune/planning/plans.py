@@ -36,8 +36,10 @@ _log = logging.getLogger(__name__)
 DEFAULT_LATENCY = "50%"
 
 
-def solve_for(prepared: Prepared, latency: Budgets) -> Planned:
+def solve_for(prepared: Prepared, latency: Budgets, *, begun: Begun | None = None) -> Planned:
     """Measure, solve and check; see :func:`hwprune.plan`.
+
+    ``begun`` is what the first station's loop began with, if it has begun.
 
     Raises
     ------
@@ -50,7 +52,7 @@ def solve_for(prepared: Prepared, latency: Budgets) -> Planned:
         return _fleet(prepared, latency)
     station = prepared.first
     budget = budgets_of([station.name], latency)[station.name]
-    begun = station.loop.begin()
+    begun = begun or station.loop.begin()
     said = station.verdict(begun)
     if not said.helps:
         _log.warning("%s", said.text)
@@ -272,6 +274,7 @@ def _alone(prepared: Prepared, what: str) -> Prepared:
 
 
 def _one_criterion(asked: Mapping[str, Any], data: Iterable[Any] | None, what: str) -> None:
-    names = criteria_of(asked.get("criterion"), asked.get("options") or PlanOptions(), data=data is not None)
-    if len(names) > 1:
+    judges = criteria_of(asked.get("criterion"), asked.get("options") or PlanOptions(), data=data is not None)
+    if len(judges) > 1:
+        names = [judge.name for judge in judges]
         raise UsageError(f"{what} is by one criterion", hint=f"name one of {', '.join(names)}")

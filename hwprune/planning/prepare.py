@@ -28,7 +28,7 @@ from hwprune.planner.options import JOINT, PlanOptions
 from hwprune.planner.resolutions import open_columns
 from hwprune.planner.workbench import Progress, Workbench, measure_profile, silent
 from hwprune.planning.prepared import Prepared, Station
-from hwprune.planning.valued import Valued, Valuer, criteria_of
+from hwprune.planning.valued import Judges, Valued, Valuer, criteria_of
 from hwprune.pruned import Subject
 from hwprune.solve.budget import parse_budget
 from hwprune.target import Target, load_target
@@ -50,7 +50,7 @@ def prepare(
     *,
     latency: Budgets = None,
     options: PlanOptions | None = None,
-    criterion: str | Sequence[str] | None = None,
+    criterion: Judges = None,
     loss: Loss | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -72,7 +72,8 @@ def prepare(
     options = options or PlanOptions()
     targets = resolve(target, threads)
     # What can be judged by its name alone is, before minutes of measuring.
-    names, care = criteria_of(criterion, options, data=data is not None), measure_profile(profile)
+    judges, care = criteria_of(criterion, options, data=data is not None), measure_profile(profile)
+    names = [judge.name for judge in judges]
     _check_budgets(latency, targets)
     if len(targets) > 1 and site is not None:
         raise UsageError("a site is given for several targets", hint="plan for them one by one")
@@ -129,15 +130,15 @@ def prepare(
     valuer = Valuer(first, columns, options, data, held_out, loss, seed)
     meter = None if held_out is None else Meter(captured, deps, held_out, loss)
     found: list[Prepared] = []
-    for name in names:
-        valued = valuer.by(name)
+    for judge in judges:
+        valued = valuer.by(judge)
         blocks = first.blocks if options.depth else None
         goal = Goal.of(captured, deps, first.fused, offer, options, blocks, valued.least)
         shaped = tuple(_shaped(column, offer, options, valued.least) for column in columns)
         stations = tuple(_station(bench, valued, shaped, options) for bench in benches)
         if len(stations) == 1:
             stations[0].loop.shape = goal
-        asked = {"criterion": name, "seed": seed, **analysis}
+        asked = {"criterion": judge.name, "seed": seed, **analysis}
         found.append(
             Prepared(subject, stations, goal, options, valued.values, checks, asked, meter, tuple(names))
         )

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from hwprune.errors import UsageError
+from hwprune.importance import Criterion, score, to_objective
 from hwprune.importance import get as get_criterion
-from hwprune.importance import score, to_objective
 from hwprune.importance.registry import Loss
 from hwprune.planner.curves.calibrate import calibrate
 from hwprune.planner.curves.floor import floors
@@ -21,6 +21,9 @@ from hwprune.planner.options import JOINT, PlanOptions
 from hwprune.planner.workbench import Workbench
 from hwprune.planner.worth import Side, Worth
 from hwprune.solve.problem import Problem, Solution
+
+#: Criteria as they are asked for: names, several joined by commas, or with parameters.
+Judges = str | Criterion | Sequence[str | Criterion] | None
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Valuer:
     loss: Loss | None
     seed: int
 
-    def by(self, criterion: str) -> Valued:
+    def by(self, judge: Criterion) -> Valued:
         """Score the channels, and measure what the widths are worth where there is held-out data.
 
         Raises
@@ -72,10 +75,10 @@ class Valuer:
         CriterionError
             The scores cannot be computed, or the held-out data is of no use.
         """
-        bench, options = self.bench, self.options
+        bench, options, criterion = self.bench, self.options, judge.name
         bench.progress(f"score channels by {criterion}", 0, 1)
-        found = score(bench.captured, bench.deps, criterion=criterion, data=self.data, loss=self.loss)
-        values = to_objective(found, get_criterion(criterion).comparability)
+        found = score(bench.captured, bench.deps, criterion=judge, data=self.data, loss=self.loss)
+        values = to_objective(found, judge.comparability)
         if options.solver == JOINT:
             return self._searched(criterion, values)
         if self.held_out is None:
@@ -123,7 +126,7 @@ class Valuer:
         return Valued(criterion, values, replace(worth, resolutions=dict.fromkeys(self._sides, 0.0)), solve)
 
 
-def criteria_of(criterion: str | Sequence[str] | None, options: PlanOptions, *, data: bool) -> list[str]:
+def criteria_of(criterion: Judges, options: PlanOptions, *, data: bool) -> list[Criterion]:
     """The criteria that are asked for, or the one that suits; several names may be joined by commas.
 
     Raises
@@ -132,16 +135,20 @@ def criteria_of(criterion: str | Sequence[str] | None, options: PlanOptions, *, 
         There is no such criterion, or nothing decides between several.
     """
     if criterion is None:
-        return ["taylor2019" if data else "l2"]
+        return [get_criterion("taylor2019" if data else "l2")]
+    if isinstance(criterion, Criterion):
+        return [criterion]
     given = criterion.split(",") if isinstance(criterion, str) else criterion
-    names = list(dict.fromkeys(name.strip() for name in given))
-    for name in names:
-        get_criterion(name)
-    if not names:
+    made = [each if isinstance(each, Criterion) else get_criterion(each.strip()) for each in given]
+    first: dict[str, Criterion] = {}
+    for each in made:
+        first.setdefault(each.name, each)
+    judges = list(first.values())
+    if not judges:
         raise UsageError("no criterion is named", hint="leave criterion out for the one that suits")
-    if len(names) == 1:
-        return names
-    both = " and ".join(names)
+    if len(judges) == 1:
+        return judges
+    both = " and ".join(each.name for each in judges)
     if options.held_out is None:
         raise UsageError(
             f"nothing says which of the plans by {both} is better",
@@ -152,4 +159,4 @@ def criteria_of(criterion: str | Sequence[str] | None, options: PlanOptions, *, 
             f"plans by {both} can be compared at the model's own resolution, and not after a joint search",
             hint="name one criterion, or leave resolutions and the joint solver out",
         )
-    return names
+    return judges

@@ -8,9 +8,9 @@ import torch
 
 from hwprune.capture.captured import Captured
 from hwprune.dependency import Dependencies
-from hwprune.errors import CriterionError, UsageError
+from hwprune.errors import BudgetError, CriterionError, UsageError
 from hwprune.importance import gradient_redundancy, score
-from hwprune.importance.redundancy import Redundancy, floors, kept_energy
+from hwprune.importance.redundancy import Redundancy, fitting_floors, floors, kept_energy
 from tests.importance.cases import labelled, network, perceptron
 
 
@@ -90,6 +90,10 @@ def test_energies() -> None:
     assert g.order().tolist() == [1, 3, 0, 2]
     widths, prunable = floors(found, 13 / 14)
     assert widths == {"g": 2, "h": 1} and prunable == pytest.approx(0.5)
+    # Floors are lowered until they fit, and it is said how far.
+    assert fitting_floors(found, lambda w: w["g"] <= 2) == ({"g": 2, "h": 1}, 0.9)
+    with pytest.raises(BudgetError, match="exceed the budget"):
+        fitting_floors(found, lambda _: False)
     kept = kept_energy(found, {"g": (1, 4), "h": (1, 2)})
     assert kept == {"g": (pytest.approx(-5 / 6), 0.0), "h": (0.0, 0.0)}
     with pytest.raises(UsageError):

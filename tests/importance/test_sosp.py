@@ -14,8 +14,9 @@ from hwprune.errors import CriterionError, UsageError
 from hwprune.importance import curvature as curvature_module
 from hwprune.importance import get, score
 from hwprune.importance.batches import split_batch
-from hwprune.importance.curvature import Curvature, greedy_increments, output_curvature
+from hwprune.importance.curvature import Curvature, greedy_increments
 from hwprune.importance.gatespace import GateSpace
+from hwprune.importance.output_curvature import output_curvature
 from tests.importance.cases import labelled, network, opened, perceptron
 
 
@@ -94,7 +95,8 @@ def test_directions_of_the_output_curvature_multiply_to_it(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
 
     def product(loss, probes: int | None) -> Tensor:  # type: ignore[no-untyped-def]
-        found = torch.stack(list(output_curvature(outputs, batch, loss, probes=probes, generator=generator)))
+        options = {"probes": probes, "generator": generator, "criterion": "test"}
+        found = torch.stack(list(output_curvature(outputs, batch, loss, **options)))
         return torch.einsum("kni,knj->nij", found, found)
 
     p = outputs.softmax(1)

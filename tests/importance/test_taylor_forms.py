@@ -138,8 +138,10 @@ def test_full_gradient_is_the_sum_of_squares_over_examples() -> None:
         torch.testing.assert_close(value, sum(one[name] for one in each))
 
 
-@pytest.mark.parametrize("probes", [None, 1])
-def test_second_order_is_exact_for_a_loss_that_is_quadratic_in_each_unit(probes: int | None) -> None:
+@pytest.mark.parametrize(("curvature", "probes"), [("hessian", None), ("hessian", 1), ("gauss_newton", None)])
+def test_second_order_is_exact_for_a_loss_that_is_quadratic_in_each_unit(
+    curvature: str, probes: int | None
+) -> None:
     captured, deps = perceptron(activation="none")
     with torch.no_grad():
         # Every output reads two hidden units, so cross terms vanish only if the outputs read one.
@@ -150,7 +152,8 @@ def test_second_order_is_exact_for_a_loss_that_is_quadratic_in_each_unit(probes:
     def squares(outputs: torch.Tensor, _: object) -> torch.Tensor:
         return ((outputs - 0.3) ** 2).sum(1).mean()
 
-    found = score(captured, deps, "taylor2019", data, form="second_order", probes=probes, loss=squares)
+    options = {"form": "second_order", "curvature": curvature, "probes": probes}
+    found = score(captured, deps, "taylor2019", data, loss=squares, **options)
     change = true_loss_change(captured, deps, data, loss=squares)
     torch.testing.assert_close(found["hidden"], change["hidden"] ** 2)
     first = score(captured, deps, "taylor2019", data, loss=squares)["hidden"]
@@ -160,10 +163,27 @@ def test_second_order_is_exact_for_a_loss_that_is_quadratic_in_each_unit(probes:
 def test_second_order_of_a_large_batch_is_that_of_its_parts() -> None:
     captured, deps = perceptron()
     x, y = labelled(captured, 20)
-    found = score(captured, deps, "taylor2019", [(x, y)], form="second_order", probes=None)["hidden"]
+    options = {"form": "second_order", "curvature": "hessian", "probes": None}
+    found = score(captured, deps, "taylor2019", [(x, y)], **options)["hidden"]
     space = GateSpace(captured, deps, "consumers")
     first, second = space.hessian_diagonal(F.cross_entropy(space.model(x), y))
     torch.testing.assert_close(found, (0.5 * second["hidden"] - first["hidden"]).detach() ** 2)
+
+
+def test_behind_relu_the_gauss_newton_diagonal_is_that_of_the_hessian() -> None:
+    captured, deps = network("depthwise")  # every unit is read once
+    data = [labelled(captured, 6)]
+    options = {"form": "second_order", "probes": None}
+    exact = score(captured, deps, "taylor2019", data, curvature="hessian", **options)
+    found = score(captured, deps, "taylor2019", data, curvature="gauss_newton", **options)
+    for name in exact:
+        torch.testing.assert_close(found[name], exact[name])
+    # Read twice, in a stage of residual blocks, a unit enters the outputs quadratically.
+    captured, deps = network("residual")
+    exact = score(captured, deps, "taylor2019", data, curvature="hessian", **options)
+    found = score(captured, deps, "taylor2019", data, curvature="gauss_newton", **options)
+    torch.testing.assert_close(found["c1.0"], exact["c1.0"])
+    assert not torch.allclose(found["stem.0"], exact["stem.0"])
 
 
 @pytest.mark.parametrize("form", ["gate", "bn", "full_gradient", "second_order"])

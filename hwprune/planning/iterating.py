@@ -1,0 +1,280 @@
+"""The stages of pruning in rounds, and the order that they come in."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from hwprune.errors import RepairError, UsageError, VerificationError
+from hwprune.importance.modes import in_mode
+from hwprune.importance.registry import Criterion, Loss
+from hwprune.planner.options import PlanOptions
+from hwprune.planner.workbench import Progress
+from hwprune.planning.keeper import Kept, ScoreKeeper, refresh
+from hwprune.planning.plans import solve_for
+from hwprune.planning.prepare import prepare
+from hwprune.planning.rounds import Entries, Round, RoundState
+from hwprune.planning.schedules import shares
+from hwprune.pruned import Pruned, Subject
+from hwprune.repair.finetune import finetune
+from hwprune.repair.options import FinetuneOptions
+from hwprune.repair.progress import Progress as Trained
+from hwprune.repair.run import Evaluate
+from hwprune.repair.state import copy_tensors, model_tensors
+from hwprune.solve.budget import parse_budget
+from hwprune.solve.compose import compose
+from hwprune.solve.plan import model_fingerprint
+from hwprune.target import Target
+
+_log = logging.getLogger(__name__)
+
+#: Parameters of the analysis, which every round shares.
+_ANALYSIS = ("include", "exclude", "inside_heads", "prune_outputs")
+
+
+class IterativeOptions(BaseModel):
+    """How a model is pruned in rounds.
+
+    Attributes
+    ----------
+    rounds
+        Number of cuts.
+    schedule
+        ``"linear"``, ``"exponential"`` or ``"agp"``: see :func:`hwprune.planning.schedules.shares`.
+    momentum
+        What the average of scores keeps of itself with each minibatch that is scored.
+    every
+        A minibatch is scored every so many training steps.
+    batches
+        At most so many batches of the data are scored, again and again.
+    finetune
+        Training after every cut but the last.
+    final
+        Training after the last cut; default: as ``finetune``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rounds: int = Field(default=5, ge=1)
+    schedule: Literal["linear", "exponential", "agp"] = "agp"
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    every: int = Field(default=10, ge=1)
+    batches: int = Field(default=32, ge=1)
+    finetune: FinetuneOptions = FinetuneOptions(epochs=1)
+    final: FinetuneOptions | None = None
+
+
+@dataclass(frozen=True)
+class Iterated:
+    """What came out, and how.
+
+    Attributes
+    ----------
+    pruned
+        The model, trained, with one plan for all cuts together: it is saved, loaded and compiled like
+        any other.
+    rounds
+        One record per round.
+    """
+
+    pruned: Pruned
+    rounds: tuple[Round, ...]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What :func:`hwprune.prune_iteratively` was asked for; ``more`` goes to the planner."""
+
+    model: nn.Module
+    inputs: Sequence[Any] | torch.Tensor
+    target: str | Path | Target
+    latency: str | float
+    train: Iterable[Any]
+    data: Sequence[Any]
+    options: IterativeOptions
+    plan_options: PlanOptions
+    criterion: Criterion
+    loss: Loss | None
+    teacher: nn.Module | None
+    evaluate: Evaluate | None
+    minimum: float
+    more: dict[str, Any]
+
+
+class IterativeRun:
+    """The run itself; with a ``directory`` every stage is written there."""
+
+    def __init__(self, asked: Asked, directory: Path | None, progress: Progress) -> None:
+        criterion = asked.criterion
+        if not asked.data and criterion.data_need != "none":
+            raise UsageError(
+                f"there are no batches for criterion {criterion.name}", hint="give data or train"
+            )
+        self.asked, self.options, self.progress = asked, asked.options, progress
+        momentum = asked.options.momentum
+        self.keeper = ScoreKeeper(criterion, asked.data, momentum=momentum, loss=asked.loss)
+        self.original = self._open(asked.model)
+        self.sizes = {group.name: group.size for group in self.original.deps.groups}
+        written = {
+            "options": asked.options.model_dump(mode="json"),
+            "latency": str(asked.latency),
+            "criterion": criterion.name,
+            "minimum": asked.minimum,
+            "model": model_fingerprint(self.original.captured.model),
+        }
+        self.state = RoundState(directory, written)
+
+    def run(self) -> Iterated:
+        """From where it is to the end."""
+        current = self._resumed()
+        while self.state.number < self.options.rounds:
+            if not self.state.cut:
+                current = self._cut(current)
+            self._trained(current)
+        return self._finished(current)
+
+    def _open(self, model: nn.Module) -> Subject:
+        more = self.asked.more
+        chosen = {name: more[name] for name in _ANALYSIS if name in more}
+        return Subject.open(model, self.asked.inputs, **chosen)
+
+    def _resumed(self) -> nn.Module:
+        """The model of the stage that was reached last."""
+        if not self.state.recall():
+            return self.asked.model
+        self.keeper.average = dict(self.state.average)
+        if self.state.plan is None:
+            return self.asked.model
+        _log.info("resuming round %d of %d", self.state.number + 1, self.options.rounds)
+        current = self.original.cut(self.state.plan).model
+        copy_tensors(current, self.state.weights, source=str(self.state.path))
+        return current
+
+    def _cut(self, current: nn.Module) -> nn.Module:
+        """Plan for the model of now to this round's budget, and cut it."""
+        state, number = self.state, self.state.number
+        self.progress(f"round {number + 1}: plan", number, self.options.rounds)
+        prepared = prepare(
+            current,
+            self.asked.inputs,
+            self.asked.target,
+            None,
+            options=replace(self.asked.plan_options, layers=self._least()),
+            criterion=Kept(self.keeper),
+            minimum=self.asked.minimum,
+            loss=self.asked.loss,
+            progress=self.progress,
+            **self.asked.more,
+        )
+        if len(prepared.stations) > 1:
+            raise UsageError("pruning in rounds is for one target", hint="prune for the targets one by one")
+        begun = prepared.first.loop.begin()
+        now_ns, unit = begun.dense.median, prepared.first.bench.target.unit
+        if state.dense_ns is None:
+            state.dense_ns = now_ns
+            last = parse_budget(self.asked.latency, now_ns, unit=unit)
+            state.shares = shares(self.options.schedule, last / now_ns, self.options.rounds)
+        share = state.shares[number]
+        budget_ns = share * state.dense_ns
+        if budget_ns >= now_ns:
+            _log.info("round %d: cut deeper before than this round asks for", number + 1)
+            widths = self._widths()
+            state.rounds.append(Round(number + 1, share, None, widths, self._metric(current)))
+        else:
+            planned = solve_for(prepared, f"{100.0 * budget_ns / now_ns:.12g}%", begun=begun)
+            current = planned.subject.cut(planned.plan, planned).model
+            self.keeper.keep(planned.plan.keep)
+            state.plan = planned.plan if state.plan is None else compose(state.plan, planned.plan)
+            latency, widths = planned.plan.predicted_ns, planned.plan.widths
+            state.rounds.append(Round(number + 1, share, latency, widths, self._metric(current)))
+        state.cut = True
+        state.remember(current, self.keeper.average)
+        return current
+
+    def _widths(self) -> dict[str, int]:
+        """Units of every group now."""
+        return self.state.rounds[-1].widths if self.state.rounds else self.sizes
+
+    def _least(self) -> dict[str, tuple[float, float]]:
+        """Shares of the groups of now that are the least share of those of the original."""
+        return {
+            name: (min(1.0, self.asked.minimum * self.sizes[name] / width), 1.0)
+            for name, width in self._widths().items()
+        }
+
+    def _trained(self, current: nn.Module) -> None:
+        """Train the model of now; its scores build up."""
+        state, number = self.state, self.state.number
+        last = number + 1 == self.options.rounds
+        training = (self.options.final or self.options.finetune) if last else self.options.finetune
+        if current is self.asked.model:
+            raise RepairError(
+                f"round {number + 1} has cut nothing, and training would change the model that was given",
+                hint="ask for fewer rounds or another schedule",
+            )
+        entries = Entries(state.scores_path())
+        subject: Subject | None = None
+
+        def watch(step: Trained) -> None:
+            nonlocal subject
+            self.progress(f"round {number + 1}: train", step.step, step.steps)
+            if last or not self.keeper.builds_up or step.step % self.options.every:
+                return
+            if subject is None or not refresh(subject, current):
+                subject = self._open(current)
+            entries.add(step.step, self.keeper.minibatch(subject, step.step // self.options.every))
+
+        finetune(
+            current,
+            self.asked.train,
+            options=training,
+            teacher=self.asked.teacher,
+            loss=self.asked.loss,
+            progress=watch,
+            checkpoint=state.training_path(),
+        )
+        self.keeper.take(entries.in_order())
+        state.rounds[-1] = replace(state.rounds[-1], trained_metric=self._metric(current))
+        finished = replace(state)
+        state.number, state.cut = number + 1, False
+        state.remember(current, self.keeper.average)
+        finished.forget_training()
+
+    def _metric(self, model: nn.Module) -> float | None:
+        if self.asked.evaluate is None:
+            return None
+        with torch.no_grad(), in_mode(model, training=False):
+            return float(self.asked.evaluate(model))
+
+    def _finished(self, current: nn.Module) -> Iterated:
+        """The original, cut once by the plan of all rounds, with the weights that were trained."""
+        plan = self.state.plan
+        assert plan is not None
+        rounds = self.options.rounds
+        plan = plan.model_copy(
+            update={"budget_asked": f"{self.asked.latency} in {rounds} round{'s' * (rounds > 1)}"}
+        )
+        pruned = self.original.cut(plan)
+        copy_tensors(pruned.model, model_tensors(current), source="the trained model")
+        inputs = self.original.inputs
+        with torch.no_grad(), in_mode(current, training=False), in_mode(pruned.model, training=False):
+            found, expected = pruned.model(*inputs), current(*inputs)
+        for a, b in zip(_leaves(found), _leaves(expected), strict=True):
+            if not torch.allclose(a, b, rtol=1e-4, atol=1e-5):
+                raise VerificationError(
+                    "the model that is cut once does not equal the one that was cut in rounds",
+                    hint="this is a fault of hwprune; prune in one go",
+                )
+        return Iterated(pruned, tuple(self.state.rounds))
+
+
+def _leaves(outputs: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]

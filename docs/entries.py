@@ -94,6 +94,17 @@ REPAIRS: tuple[Entry, ...] = (
         paper="Luo, Wu and Lin, ThiNet, ICCV 2017",
     ),
     _entry(
+        "channel sampler",
+        "hwprune.surgery.sampler:sample",
+        summary="The first layer of a residual branch reads fewer channels than the stream has.",
+        details="Not a repair, but fitted by one: the stream stays as it is; channels are picked in front "
+        "of the layer. Picking takes time of its own.",
+        formula="X ← X[:, S]; then least_squares for W[:, S]",
+        data="none",
+        cost="a gather in front of the layer",
+        paper="He, Zhang and Sun, Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017",
+    ),
+    _entry(
         "fine-tuning",
         "hwprune.repair.finetune:finetune",
         summary="The smaller model is trained on.",

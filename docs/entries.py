@@ -74,6 +74,17 @@ REPAIRS: tuple[Entry, ...] = (
         paper="He, Zhang and Sun, Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017",
     ),
     _entry(
+        "channel sampler",
+        "hwprune.surgery.sampler:sample",
+        summary="The first layer of a residual branch reads fewer channels than the stream has.",
+        details="The stream keeps its width; an index in front of the layer picks the channels. Verified "
+        "against the model whose layer reads zeros in their place.",
+        formula="x ↦ layer(x at the chosen channels), the layer's weight cut to these",
+        data="none",
+        cost="an index at every branch, which takes time on the device",
+        paper="He, Zhang and Sun, Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017",
+    ),
+    _entry(
         "scales",
         "hwprune.repair.regression:fit_scales",
         summary="One factor per kept input channel is fitted and multiplied into the weights behind it.",
@@ -129,6 +140,16 @@ WIDTHS: tuple[Entry, ...] = (
         data="labelled",
         cost="a repair and a forward pass over the held-out batches for every group and three widths",
         paper="after He et al., AMC, ECCV 2018, and Yang et al., NetAdapt, ECCV 2018",
+        origin="adapted",
+    ),
+    _entry(
+        "JointPruning",
+        "hwprune.planner.joint.workbench:joint_solver",
+        summary="Widths, blocks and the input resolution are searched for together.",
+        formula="gradient estimates from the losses of pairs of networks that share their weights",
+        data="labelled",
+        cost="forward passes of candidates over held-out batches, after a training of the shared weights",
+        paper="Liu et al., JointPruning, arXiv 2005.08931, 2020",
         origin="adapted",
     ),
 )

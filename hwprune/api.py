@@ -98,9 +98,9 @@ def plan(
     options
         What else the plan must keep to: parameters, memory, widths of layers, a floor of importance.
     criterion
-        One of ``hwprune.importance.available()``, or one with parameters from
-        ``hwprune.importance.get``. Default: ``taylor2019`` with data, else ``l2``. With
-        held-out data also several: a plan is made by each, and the one of the least held-out loss taken.
+        One of ``hwprune.importance.available()``, with parameters as in ``"taylor2019:form=gate"`` if need
+        be. Default: ``taylor2019`` with data, else ``l2``. With held-out data also several: a plan is made
+        by each, and the one of the least held-out loss taken.
     include, exclude
         Patterns (``layer1.*``) over group names.
     submodule
@@ -290,6 +290,7 @@ def save(pruned: Pruned, directory: str | Path) -> None:
         submodule=pruned.submodule,
         blocks=pruned.removed,
         repairs=[report.to_dict() for report in pruned.repairs],
+        samplers=pruned.samplers,
     )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -26,7 +26,8 @@ from hwprune.solve.plan import Plan, model_fingerprint
 from hwprune.solve.plan_fit import other_size
 from hwprune.surgery.blocks import choose_blocks
 from hwprune.surgery.outcome import Outcome, outcomes
-from hwprune.surgery.part import put_back, shared_outside, verify_whole
+from hwprune.surgery.part import put_back, replace_module, shared_outside, verify_whole
+from hwprune.surgery.sampler import sample
 from hwprune.surgery.shortened import cut
 
 _log = logging.getLogger(__name__)
@@ -76,6 +77,9 @@ class Pruned:
         Blocks that are gone.
     repairs
         What :meth:`repair` did to the weights since the cut; it is saved with the model.
+    samplers
+        Layers that read only some of the channels of their stream, from :meth:`sample`, by their path
+        in :attr:`pruned_part`.
     """
 
     model: nn.Module
@@ -89,6 +93,32 @@ class Pruned:
     submodule: str | None = None
     removed: tuple[Block, ...] = ()
     repairs: tuple[RepairReport, ...] = ()
+    samplers: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+
+    def sample(self, channels: Mapping[str, Sequence[int] | int]) -> Pruned:
+        """Let layers at the entry of residual branches read fewer channels than their stream has.
+
+        Channels are picked in front of the layer (He, Zhang and Sun, ICCV 2017), in a model of the
+        result's own that is verified; :meth:`repair` it then. Picking takes time, too, of which the
+        plan knows nothing: time the result.
+
+        Parameters
+        ----------
+        channels
+            Path of a layer (in :attr:`pruned_part`) to the input channels that it still reads, numbered
+            as they are now, or how many: those of the largest weights. For the layers see
+            :func:`hwprune.surgery.sampler.branch_entries`.
+
+        Raises
+        ------
+        SurgeryError, VerificationError
+            There is no such layer, it is of another kind, has no such channels, or is used otherwise.
+        """
+        inputs = self.captured.example_inputs
+        smaller, samplers, error = sample(self.pruned_part, channels, inputs)
+        model = smaller if self.submodule is None else replace_module(self.model, self.submodule, smaller)
+        error, both = max(error, self.max_rel_error), {**self.samplers, **samplers}
+        return replace(self, model=model, samplers=both, max_rel_error=error)
 
     def repair(
         self,
@@ -100,36 +130,24 @@ class Pruned:
         """Fit the layers behind the cut to the original's outputs, and measure BatchNorm again.
 
         No training and no labels: a matter of seconds to minutes. :attr:`model` is changed in place, and
-        is as it was if anything fails. It then differs from the masked original that it was
-        verified against, which is the point.
+        is as it was if anything fails; it then differs from the masked original on purpose.
 
         Parameters
         ----------
         data
             Batches of the model's inputs, a few hundred examples like those of the training.
         options
-            See :class:`hwprune.repair.RepairOptions`; least squares by default.
+            Least squares by default.
         progress
             Told before each layer.
-
-        Returns
-        -------
-        Pruned
-            This one, with the report of the repair.
 
         Raises
         ------
         RepairError
             No data, or data that are not finite or do not fit the model.
-
-        Examples
-        --------
-        >>> pruned = hwprune.prune(model, x, latency="50%", data=loader).repair(loader)
-        >>> [(layer.weight, layer.before, layer.after) for layer in pruned.repairs[0].layers]
         """
-        origin = Origin(
-            self.original, self.captured, self.deps, self.plan.remaining, self.removed, self.submodule
-        )
+        cut = self.captured, self.deps, self.plan.remaining, self.removed
+        origin = Origin(self.original, *cut, self.submodule, self.samplers)
         report = repair_cut(self.model, origin, data, options, progress=progress)
         return replace(self, repairs=(*self.repairs, report))
 

@@ -50,7 +50,7 @@ CarriedDevice = Annotated[
 Criterion = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME[,NAME...]",
+        metavar="NAME[:PARAMETER=VALUE...][,NAME...]",
         help="Importance of channels, see `hwprune inspect --criteria`. With --calibrate also several: "
         "a plan is made by each, and the one of the least held-out loss is taken. "
         "Default: taylor2019 with --data, else l2.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -16,14 +16,14 @@ from hwprune.importance.batches import Batch
 from hwprune.importance.batchnorm import norms_for_the_others
 from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss, Origin, register
 from hwprune.importance.responses import Response, Responses, channels_of, is_batchnorm, responses_of
-from hwprune.importance.units import members_with_role, parameters_of, sum_by_unit, unit_of_position
+from hwprune.importance.units import parameters_of, sum_by_unit, unit_of_position
 
 Moment = Literal["mean", "second"]
 
 
 @register
 class BatchNormDistribution(Criterion):
-    """Mean of the absolute activation that a unit's BatchNorm parameters imply, without data.
+    """What a unit hands on in the mean by its BatchNorm parameters, times the weights that read it.
 
     Our reading of the abstract, which says that the distribution of the activations is inferred from
     the parameters of the BatchNorms; the paper's own expression was not at hand. A BatchNorm's output
@@ -35,16 +35,19 @@ class BatchNormDistribution(Criterion):
     moment
         ``"mean"``: ``E|a|``. ``"second"``: ``sqrt(E[a^2])``.
     weighted
-        Multiply by the sum of the absolute weights with which the unit's consumers read it, for its
-        effect on the next layers.
+        Multiply by the sum of the absolute weights with which the unit's consumers read it. Without,
+        the score is what the abstract says and no more; but a channel whose values are scaled up and
+        whose readers are scaled down means the same to the network, and has the same score only with
+        these weights. They make scores of different groups comparable, too.
 
     Notes
     -----
-    The score is the sum over the tensors in which the group is read. Behind a residual sum the values
-    are ``N(sum of means, sum of variances)`` of its operands, before the activation that follows: they
-    are taken for independent, identity shortcuts included, which they are not quite. What a BatchNorm
-    or a depthwise convolution of the group itself reads does not count: what they hand on does. Gates
-    (squeeze and excite) and pooling are passed without a change.
+    The activation is that in the tensors in which the group is read: their mean with ``weighted``, else
+    their sum. Behind a residual sum the values are ``N(sum of means, sum of variances)`` of its
+    operands, before the activation that follows: they are taken for independent, identity shortcuts
+    included, which they are not quite. What a BatchNorm or a depthwise convolution of the group itself
+    reads does not count: what they hand on does. Gates (squeeze and excite) and pooling are passed
+    without a change. A group that no weights read (an output of the model) has the unweighted score.
 
     Groups without a BatchNorm get L2 filter norms, scaled so that their median equals that of all
     scores; this is logged. Scales of LayerNorm, GroupNorm and InstanceNorm say nothing of this kind
@@ -55,11 +58,11 @@ class BatchNormDistribution(Criterion):
     data_need: ClassVar[DataNeed] = "none"
     comparability: ClassVar[Comparability] = "global"
     paper: ClassVar[str] = "Oh et al., Batch Normalization Tells You Which Filter is Important, WACV 2022"
-    formula: ClassVar[str] = "E|act(x)| with x ~ N(β, γ²), summed over the tensors that are read"
+    formula: ClassVar[str] = "E|act(x)| · Σ|w| over the weights that read the unit, with x ~ N(β, γ²)"
     origin: ClassVar[Origin] = "abstract"
     cost: ClassVar[str] = "reads the weights once"
 
-    def __init__(self, moment: Moment = "mean", weighted: bool = False) -> None:
+    def __init__(self, moment: Moment = "mean", weighted: bool = True) -> None:
         if moment not in ("mean", "second"):
             raise UsageError(f"bn_distribution has no moment {moment!r}", hint="use mean or second")
         self.moment: Moment = moment
@@ -78,29 +81,32 @@ class BatchNormDistribution(Criterion):
         reach = _Reach(captured, known)
         scores: dict[str, torch.Tensor] = {}
         for group in deps.groups:
-            found = self._score(group, reach)
-            if found is None:
-                continue
-            if self.weighted:
-                readers = members_with_role(group, "consumer", self.name)
-                weights = [
-                    sum_by_unit(parameters[m.param].detach().abs(), m.dim, m.runs, group.size)
-                    for m in readers
-                ]
-                found = found * torch.stack(weights).sum(0).cpu()
-            scores[group.name] = found
+            found = self._score(group, reach, parameters)
+            if found is not None:
+                scores[group.name] = found
         return norms_for_the_others(scores, deps, parameters, self.name)
 
-    def _score(self, group: ChannelGroup, reach: _Reach) -> torch.Tensor | None:
+    def _score(
+        self, group: ChannelGroup, reach: _Reach, parameters: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor | None:
         """None where nothing is known of a unit of the group."""
         total = torch.zeros(group.size, dtype=torch.float64)
-        seen = torch.zeros(group.size, dtype=torch.bool)
+        count = torch.zeros(group.size, dtype=torch.float64)
         for response, units in reach.read(group):
             values = response.absolute if self.moment == "mean" else response.root_mean_square
-            counts = (units >= 0) & response.known
-            total.index_add_(0, units[counts], values[counts])
-            seen[units[counts]] = True
-        return total if bool(seen.all()) else None
+            known = (units >= 0) & response.known
+            total.index_add_(0, units[known], values[known])
+            count.index_add_(0, units[known], torch.ones_like(values[known]))
+        if not bool((count > 0).all()):
+            return None
+        readers = {(m.param, m.dim): m for m in group.members if m.role == "consumer"}
+        if not self.weighted or not readers:
+            return total
+        weights = [
+            sum_by_unit(parameters[m.param].detach().abs(), m.dim, m.runs, group.size).cpu()
+            for m in readers.values()
+        ]
+        return total / count * torch.stack(weights).sum(0)
 
 
 @dataclass(frozen=True)

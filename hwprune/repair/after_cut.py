@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from hwprune.repair.options import RepairOptions
 from hwprune.repair.recalibrate import recalibrate_batchnorm
 from hwprune.repair.regression import Ridge
 from hwprune.surgery.apply import graph_tensors
+from hwprune.surgery.sampler import Samplers, sample_graph
 from hwprune.surgery.selection import select
 from hwprune.surgery.shortened import cut_to_graph
 
@@ -48,6 +49,8 @@ class Origin:
         Blocks that are gone.
     submodule
         Path of the only part that was pruned, None for the whole model.
+    samplers
+        Layers that read only some of the channels that are left.
     """
 
     original: nn.Module
@@ -56,6 +59,7 @@ class Origin:
     keep: Mapping[str, Sequence[int]]
     blocks: tuple[Block, ...] = ()
     submodule: str | None = None
+    samplers: Samplers = field(default_factory=dict[str, tuple[int, ...]])
 
 
 @dataclass(frozen=True)
@@ -215,6 +219,7 @@ def _fit(
 def _as_graph(part: nn.Module, owned: Mapping[str, torch.Tensor], origin: Origin) -> fx.GraphModule:
     """The graph form of the pruned model, with copies of the weights that it has now."""
     graph = cut_to_graph(origin.captured, origin.deps, origin.keep, origin.blocks)
+    sample_graph(graph, origin.samplers)
     with torch.no_grad():
         for name, value in graph_tensors(graph).items():
             mine = owned.get(name)

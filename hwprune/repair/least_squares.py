@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from hwprune.importance.batches import Batch
-from hwprune.repair.places import Norm, Place, find_places, tensor_at
+from hwprune.repair.places import Norm, Place, Sum, find_places, other_operand, tensor_at
 from hwprune.repair.regression import Fit, Ridge
 from hwprune.repair.sampler import Fitting, Sampler
 from hwprune.repair.walk import Walk
@@ -114,8 +114,8 @@ def _fit(
     weight = tensor_at(pruned, consumer.weight)
     shape = (consumer.groups, weight.shape[0] // consumer.groups, weight[0].numel())
     sampler = Sampler(place, pruned, kept.get(consumer.weight), fitting, shape[2])
-    corrects = fitting.residual and place.other is not None and place.other in walks[0].order
-    sampler.corrects = corrects and walks[0].order[str(place.other)] < walks[0].order[source.name]
+    if fitting.residual and place.sum is not None:
+        sampler.others = _others(place, place.sum, original, pruned)
     examples = sum(max(1, batch.size) for batch in batches)
     streams = zip(walks[0].until(source.name, after=True), walks[1].until(place.node.name), strict=True)
     for number, (wanted, values) in enumerate(streams):
@@ -141,8 +141,20 @@ def _fit(
         shape[2],
     )
     return LayerFit(
-        consumer.weight, sampler.count, shape[2], fit.before, min(fit.before, fit.after), sampler.corrects
+        consumer.weight,
+        sampler.count,
+        shape[2],
+        fit.before,
+        min(fit.before, fit.after),
+        sampler.others is not None,
     )
+
+
+def _others(place: Place, found: Sum, *graphs: fx.GraphModule) -> tuple[str, str] | None:
+    """What the layer's output is added to in the original, and in the pruned network."""
+    by_name = [{node.name: node for node in graph.graph.nodes} for graph in graphs]
+    before, now = (other_operand(nodes, found, place.node.name) for nodes in by_name)
+    return None if before is None or now is None else (before, now)
 
 
 @torch.no_grad()

@@ -54,4 +54,5 @@ def origin_of(directory: str | Path, dense: nn.Module) -> Origin:
             f"the dense model has no group {unknown[0]!r} as wide as that of {directory}",
             hint="give the model and the weights that were pruned",
         )
-    return Origin(dense, captured, deps, keep, blocks, cut.submodule)
+    samplers = {path: numbers_of(ranges) for path, ranges in cut.samplers.items()}
+    return Origin(dense, captured, deps, keep, blocks, cut.submodule, samplers)

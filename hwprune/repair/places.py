@@ -37,6 +37,14 @@ class Norm:
 
 
 @dataclass(frozen=True)
+class Sum:
+    """Names of a sum, and of its operand that comes from a layer."""
+
+    node: str
+    tail: str
+
+
+@dataclass(frozen=True)
 class Place:
     """A layer of the pruned graph and its surroundings.
 
@@ -50,9 +58,9 @@ class Place:
         Where its bias can go, None if it has to stay.
     norm
         BatchNorm behind it, if that is all that reads it.
-    other
-        Name of the tensor that the layer's output (behind the BatchNorm) is added to: the shortcut
-        of a residual block, known before the layer is computed. None where there is none.
+    sum
+        The sum that the layer's output (behind the BatchNorm) goes into and nothing else reads; None
+        where there is none.
     """
 
     consumer: Consumer
@@ -60,7 +68,7 @@ class Place:
     input: str
     sink: Sink | None
     norm: Norm | None
-    other: str | None
+    sum: Sum | None
 
 
 def find_places(graph: fx.GraphModule, owned: Mapping[str, torch.Tensor]) -> tuple[Place, ...]:
@@ -84,9 +92,8 @@ def find_places(graph: fx.GraphModule, owned: Mapping[str, torch.Tensor]) -> tup
         tensor = None if name is None else owned.get(name)
         return tensor is not None and users.get(id(tensor)) == 1
 
-    order = {node: number for number, node in enumerate(graph.graph.nodes)}
     places: list[Place] = []
-    for node in order:
+    for node in graph.graph.nodes:
         consumer = consumer_of(node)
         if consumer is None or not single(consumer.weight):
             continue
@@ -99,7 +106,7 @@ def find_places(graph: fx.GraphModule, owned: Mapping[str, torch.Tensor]) -> tup
             sink = Sink("bias", consumer.bias) if single(consumer.bias) else None
         elif norm is not None and single(norm.mean):
             sink = Sink("mean", norm.mean)
-        places.append(Place(consumer, node, source.name, sink, norm, _other(node, norm, order)))
+        places.append(Place(consumer, node, source.name, sink, norm, _sum(node, norm)))
     return tuple(places)
 
 
@@ -125,17 +132,29 @@ def _norm(node: fx.Node) -> Norm | None:
     return Norm(user.name, scale, mean, variance, float(str(user.args[7])))
 
 
-def _other(node: fx.Node, norm: Norm | None, order: Mapping[fx.Node, int]) -> str | None:
-    """The other operand of the sum that a layer's output goes into."""
+def _sum(node: fx.Node, norm: Norm | None) -> Sum | None:
+    """The sum that a layer's output goes into."""
     tail = node if norm is None else next(iter(node.users))
     user = _only_user(tail)
     while user is not None and str(user.target) in _PASSING:
         tail, user = user, _only_user(user)
     if user is None or str(user.target) != _SUM or user.kwargs.get("alpha", 1) != 1:
         return None
-    first, second = user.args[:2]
-    other = second if first is tail else first
-    if not isinstance(other, fx.Node) or other is tail or other.op == "get_attr":
+    return Sum(user.name, tail.name)
+
+
+def other_operand(nodes: Mapping[str, fx.Node], found: Sum, layer: str) -> str | None:
+    """What a layer's output is added to, if it is known before the layer is computed.
+
+    ``nodes`` are all nodes of one graph in their order: the original and a pruned one without some of
+    its blocks may have different answers.
+    """
+    order = {name: number for number, name in enumerate(nodes)}
+    if found.node not in nodes or found.tail not in nodes:
         return None
-    same = other.meta["val"].shape == tail.meta["val"].shape
-    return other.name if same and order[other] < order[node] else None
+    operands = nodes[found.node].args[:2]
+    others = [a for a in operands if isinstance(a, fx.Node) and a.name != found.tail]
+    if len(others) != 1 or others[0].op == "get_attr":
+        return None
+    same = others[0].meta["val"].shape == nodes[found.tail].meta["val"].shape
+    return others[0].name if same and order[others[0].name] < order[layer] else None

@@ -60,7 +60,8 @@ class Sampler:
     def __init__(
         self, place: Place, pruned: fx.GraphModule, kept: torch.Tensor | None, fitting: Fitting, columns: int
     ) -> None:
-        self.corrects = False
+        #: What the output is added to, in the original and in the pruned network, if that is corrected for.
+        self.others: tuple[str, str] | None = None
         self.count = 0
         self._place, self._kept, self._columns, self._fitting = place, kept, columns, fitting
         self._gram = Gram()
@@ -86,9 +87,9 @@ class Sampler:
             node.name, number, first, spots_of(consumer, output), size
         )
         target = self._of(consumer, output, at)
-        if self.corrects:
-            name = str(self._place.other)
-            missing = self._of(consumer, wanted[name], at) - outputs_at(consumer, values[name], at)
+        if self.others is not None:
+            before, now = self.others
+            missing = self._of(consumer, wanted[before], at) - outputs_at(consumer, values[now], at)
             target = target + missing * self._factor
         rows = Rows(
             _precise(inputs_at(consumer, node, values[self._place.input], at, output.shape[2:])),

@@ -25,7 +25,8 @@ class CutRecord(_Base):
     ``members`` is parameter to dimension to kept indices; ``keep`` is group to kept units;
     ``inputs`` are shapes and dtypes to capture the graph again (graph form only). ``blocks`` are
     names of blocks that are gone, ``identities`` paths of the modules that were theirs (module form
-    only). With a ``submodule``, all of them are its own; the weights are those of the whole model.
+    only); ``samplers`` is layer to the input channels that it still reads. With a ``submodule``, all
+    of them are its own; the weights are those of the whole model.
     """
 
     form: Literal["module", "graph"]
@@ -37,6 +38,7 @@ class CutRecord(_Base):
     prune_outputs: bool = False
     blocks: list[str] = []
     identities: list[str] = []
+    samplers: dict[str, list[tuple[int, int]]] = {}
 
 
 class WeightsRecord(_Base):

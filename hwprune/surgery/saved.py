@@ -31,6 +31,7 @@ from hwprune.surgery.record import (
     numbers_of,
     ranges_of,
 )
+from hwprune.surgery.sampler import Samplers, sampled
 from hwprune.surgery.selection import Cuts, select
 from hwprune.surgery.shortened import cut_to_graph
 
@@ -61,6 +62,7 @@ def save_pruned(
     submodule: str | None = None,
     blocks: Sequence[Block] = (),
     repairs: Sequence[Mapping[str, Any]] = (),
+    samplers: Samplers | None = None,
 ) -> Path:
     """Write a pruned model.
 
@@ -83,6 +85,8 @@ def save_pruned(
         Blocks that are gone; groups that went with them are not in ``keep``.
     repairs
         What was done to the weights since the cut, as JSON values.
+    samplers
+        Layers that read only some of their input channels since the cut.
 
     Raises
     ------
@@ -110,6 +114,7 @@ def save_pruned(
         prune_outputs=deps.prune_outputs,
         blocks=[block.name for block in blocks],
         identities=sorted({block.module for block in blocks}) if form == "module" else [],
+        samplers={path: ranges_of(kept) for path, kept in (samplers or {}).items()},
     )
     return _write(directory, model, dict(plan or {}), cut, repairs)
 
@@ -230,7 +235,7 @@ def _cut(dense: nn.Module, cut: CutRecord, directory: Path) -> nn.Module:
             captured = capture(dense, inputs)
             deps = analyse(captured, inside_heads=cut.inside_heads, prune_outputs=cut.prune_outputs)
             blocks = choose_blocks(find_blocks(captured, deps), cut.blocks) if cut.blocks else ()
-            return cut_to_graph(captured, deps, keep, blocks)
+            return _sampled(cut_to_graph(captured, deps, keep, blocks), cut)
         except HwpruneError as error:
             raise _other_architecture(directory, error.message) from error
     dense = plain_copy(dense)
@@ -244,7 +249,11 @@ def _cut(dense: nn.Module, cut: CutRecord, directory: Path) -> nn.Module:
                     directory, f"{param!r} is {shape}, and dimension {dim} should have size {dimension.size}"
                 )
             cuts.setdefault(param, {})[dim] = torch.tensor(numbers_of(dimension.kept), dtype=torch.int64)
-    return cut_parameters(with_identities(dense, cut.identities), cuts)
+    return _sampled(cut_parameters(with_identities(dense, cut.identities), cuts), cut)
+
+
+def _sampled(model: nn.Module, cut: CutRecord) -> nn.Module:
+    return sampled(model, {path: numbers_of(ranges) for path, ranges in cut.samplers.items()})
 
 
 def _other_architecture(directory: Path, reason: str) -> ArtifactError:

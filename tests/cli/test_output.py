@@ -254,28 +254,33 @@ class TestPlanAndPrune:
 
     def test_plans_by_two_criteria_are_compared(self, hw: Command, tmp_path: Path):
         base = ("plan", *SMALL, "-t", "x86-64-avx512", "-l", "80%", "--checks", "0")
-        asked = ("--calibrate", "tests.small:evaluation", "--criterion", "l1,l2", "--most-harm", "9")
+        asked = (
+            "--calibrate",
+            "tests.small:evaluation",
+            "--criterion",
+            "l1:variant=greedy,l2",
+            "--most-harm",
+            "9",
+        )
         ran = hw(*base, *asked, "--checkpoint", "losses.json", "--json")
         assert ran.code == 0, ran.err
         found = one_object(ran.out)
         rechecked = found["rechecked"]
         assert rechecked["criteria"][found["criterion"]] == rechecked["loss"]  # type: ignore[index]
-        assert set(rechecked["criteria"]) == {"l1", "l2"}  # type: ignore[index]
+        assert set(rechecked["criteria"]) == {"l1:variant=greedy", "l2"}  # type: ignore[index]
         assert all(group["floor"] for group in found["groups"])  # type: ignore[union-attr]
         before = (tmp_path / "losses.json").read_bytes()
         text = hw(*base, *asked, "--checkpoint", "losses.json").out
-        assert "by criteria: l1 " in text and "at least 16" in text
+        assert "by criteria: l1:variant=greedy " in text and "at least 16" in text
         assert (tmp_path / "losses.json").read_bytes() == before
 
     def test_a_joint_search_among_resolutions(self, hw: Command):
         asked = ("--solver", "joint", "--calibrate", "tests.small:evaluation", "--data", "tests.small:train")
         steps = [f"--joint={option}" for option in ("iterations=2", "every=1", "samples=1", "pairs=1")]
-        ran = hw(
-            "plan", *SMALL, "-t", "x86-64-avx512", "-l", "20%", "--checks", "0", *asked, *steps, "--json"
-        )
+        base = ("plan", *SMALL, "-t", "x86-64-avx512", "--checks", "0", *asked, *steps, "--json")
+        ran = hw(*base, "-l", "20%")
         assert ran.code == 1 and "cannot be reached" in ran.err
-        base = ("plan", *SMALL, "-t", "x86-64-avx512", "-l", "25%", "--checks", "0", "--resolution", "8,4")
-        ran = hw(*base, *asked, *steps, "--json")
+        ran = hw(*base, "-l", "25%", "--resolution", "8,4")
         assert ran.code == 0, ran.err
         found = one_object(ran.out)
         assert (found["solver"], found["resolution"]) == ("joint", [4, 4])

@@ -119,6 +119,7 @@ CASES: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "plot alone": ((*PLAN, "--plot", "x.svg"), 2, ("--plot draws a frontier", "--pareto 12")),
     "plot as what": ((*PLAN, "--pareto", "3", "--plot", "x.png"), 2, ("x.png is not an .svg file",)),
     "frontier with a floor": ((*PLAN, "--pareto", "3", "--floor", "0.9"), 2, ("--pareto shows all floors",)),
+    "form": ((*PLAN, "--criterion", "l1:power=2"), 2, ("'l1' has no parameter power", "variant, keep")),
     "criteria": ((*PLAN, "--criterion", "l1,l2"), 2, ("plans by l1 and l2", "--calibrate")),
     "harm": ((*PLAN, "--most-harm", "0.5"), 2, ("--most-harm is about a loss", "--calibrate")),
     "checkpoint": ((*PLAN, "--checkpoint", "x.json"), 2, ("--checkpoint keeps losses", "--calibrate")),

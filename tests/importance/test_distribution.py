@@ -36,6 +36,7 @@ class Between(nn.Module):
 
 def _between(activation: Callable[[Tensor], Tensor], **parameters: object) -> Tensor:
     captured, deps = analysed(Between(activation))
+    parameters = {"weighted": False, **parameters}
     return score(captured, deps, "bn_distribution", **parameters)["first"]  # type: ignore[arg-type]
 
 
@@ -84,8 +85,8 @@ class _All(nn.Module):
 
 def test_activations_are_found_in_the_graph_with_their_arguments() -> None:
     captured, deps = analysed(_All())
-    means = score(captured, deps, "bn_distribution")
-    roots = score(captured, deps, "bn_distribution", moment="second")
+    means = score(captured, deps, "bn_distribution", weighted=False)
+    roots = score(captured, deps, "bn_distribution", moment="second", weighted=False)
     # A kink too many is harmless: quadrature goes from one to the next.
     kinks = [-3.0, -1.0, -0.5, 0.0, 0.1, 1.0, 2.0, 3.0, 6.0]
     for number, (name, f) in enumerate(ACTIVATIONS.items()):
@@ -96,11 +97,33 @@ def test_activations_are_found_in_the_graph_with_their_arguments() -> None:
         torch.testing.assert_close(roots[group], truth, rtol=1e-7, atol=1e-7, msg=name)
 
 
-def test_weights_of_the_consumers_count_on_request() -> None:
+def test_the_weights_that_read_a_unit_count() -> None:
     model = Between(F.relu)
     captured, deps = analysed(model)
-    found = score(captured, deps, "bn_distribution", weighted=True)["first"]
+    found = score(captured, deps, "bn_distribution")["first"]
     torch.testing.assert_close(found, _between(F.relu) * model.last.weight.detach().abs().sum((0, 2, 3)))
+
+
+def test_scaling_a_channel_up_and_its_readers_down_changes_nothing() -> None:
+    model = settle(Residual())
+    before = score(*analysed(model), "bn_distribution")
+    factors = torch.rand(10, dtype=torch.float64) * 9 + 0.5
+    model.c1[1].weight.data *= factors
+    model.c1[1].bias.data *= factors
+    model.c2[0].weight.data /= factors[:, None, None]
+    after = score(*analysed(model), "bn_distribution")
+    torch.testing.assert_close(before["c1.0"], after["c1.0"])
+    without = score(*analysed(model), "bn_distribution", weighted=False)["c1.0"]
+    assert without.argsort().tolist() != after["c1.0"].argsort().tolist()
+
+
+def test_the_mean_over_the_tensors_is_weighted() -> None:
+    model = settle(_Branches())
+    captured, deps = analysed(model)
+    (both,) = score(captured, deps, "bn_distribution", weighted=False).values()
+    (found,) = score(captured, deps, "bn_distribution").values()
+    read = model.inner.weight.detach().abs().sum((0, 2, 3)) + model.out.weight.detach().abs().sum((0, 2, 3))
+    torch.testing.assert_close(found, both / 2 * read)
 
 
 class _Branches(nn.Module):
@@ -120,7 +143,7 @@ class _Branches(nn.Module):
 
 def test_residual_sums_add_means_and_variances() -> None:
     model = settle(_Branches())
-    (found,) = score(*analysed(model), "bn_distribution").values()
+    (found,) = score(*analysed(model), "bn_distribution", weighted=False).values()
     mean = model.na.bias + model.nb.bias
     variance = model.na.weight**2 + model.nb.weight**2
     first = relu_mean(mean, variance.sqrt())
@@ -132,7 +155,7 @@ def test_residual_sums_add_means_and_variances() -> None:
 def test_a_foretold_sum_is_what_independent_branches_have() -> None:
     model = settle(_Branches())
     captured, deps = analysed(nn.Sequential(*[_Only(model)]))
-    (found,) = score(captured, deps, "bn_distribution").values()
+    (found,) = score(captured, deps, "bn_distribution", weighted=False).values()
     generator = torch.Generator().manual_seed(0)
     total = torch.zeros(200_000, 5, dtype=torch.float64)
     for norm in (model.na, model.nb):
@@ -157,7 +180,7 @@ def _relu(norm: nn.Module) -> Tensor:
 
 def test_depthwise_layers_hand_on_and_linear_bottlenecks_are_folded_normal() -> None:
     model = settle(Depthwise())
-    scores = score(*analysed(model), "bn_distribution")
+    scores = score(*analysed(model), "bn_distribution", weighted=False)
     # What the depthwise convolution reads does not count, what it makes does.
     torch.testing.assert_close(scores["expand.0"], _relu(model.depthwise[1]))
     torch.testing.assert_close(scores["mix.0"], _relu(model.mix[1]))
@@ -168,21 +191,21 @@ def test_a_group_without_a_norm_behind_its_depthwise_layer_is_judged_before_it()
         nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU6(), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 2, 1)
     )
     settle(model)
-    found = score(*analysed(model), "bn_distribution")["0"]
+    found = score(*analysed(model), "bn_distribution", weighted=False)["0"]
     mean, std = model[1].bias.detach(), model[1].weight.detach()
     torch.testing.assert_close(found, expected(F.relu6, mean, std, (0.0, 6.0)))
 
 
 def test_gates_and_pooling_count_once() -> None:
     model = settle(Gate())
-    scores = score(*analysed(model), "bn_distribution")
+    scores = score(*analysed(model), "bn_distribution", weighted=False)
     torch.testing.assert_close(scores["conv.0"], _relu(model.conv[1]))
 
 
 def test_a_norm_of_concatenated_channels_counts_for_each_of_its_groups() -> None:
     model = settle(Concat())
     captured, deps = analysed(model)
-    scores = score(captured, deps, "bn_distribution")
+    scores = score(captured, deps, "bn_distribution", weighted=False)
     both = _relu(model.norm)
     torch.testing.assert_close(scores["a"], both[:4])
     torch.testing.assert_close(scores["b"], both[4:])
@@ -199,7 +222,7 @@ def test_activations_behind_a_concatenation() -> None:
             return self.out(F.relu(torch.cat([self.b(x), self.na(self.a(x))], 1)))
 
     model = settle(Net())
-    scores = score(*analysed(model), "bn_distribution")
+    scores = score(*analysed(model), "bn_distribution", weighted=False)
     torch.testing.assert_close(scores["a"], _relu(model.na))
     norm = model.b.weight.detach().flatten(1).norm(dim=1)
     torch.testing.assert_close(scores["b"], norm * scores["a"].median() / norm.median())
@@ -207,7 +230,7 @@ def test_activations_behind_a_concatenation() -> None:
 
 def test_groups_without_a_norm_get_filter_norms(caplog: pytest.LogCaptureFixture) -> None:
     model = settle(Plain())
-    scores = score(*analysed(model), "bn_distribution")
+    scores = score(*analysed(model), "bn_distribution", weighted=False)
     assert "bn_distribution: L2 filter norms stand in for groups without a BatchNorm: conv" in caplog.text
     torch.testing.assert_close(scores["stem.0"], _relu(model.stem[1]))
     assert scores["conv"].median() == pytest.approx(scores["stem.0"].median().item())
@@ -231,7 +254,7 @@ def test_every_structure_is_scored(name: str) -> None:
 
 def test_units_of_several_channels_are_summed() -> None:
     model = settle(NETS["grouped"]())
-    found = score(*analysed(model), "bn_distribution")["grouped.0"]
+    found = score(*analysed(model), "bn_distribution", weighted=False)["grouped.0"]
     each = _relu(model.grouped[1])
     torch.testing.assert_close(found, each[:4] + each[4:])
 

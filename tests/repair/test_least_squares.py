@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hwprune.capture import Captured, capture
 from hwprune.dependency import Dependencies, analyse
+from hwprune.dependency.blocks import find_blocks
 from hwprune.errors import RepairError
 from hwprune.importance.batches import Batch
 from hwprune.importance.modes import in_mode
@@ -17,6 +18,7 @@ from hwprune.repair.after_cut import CutRepair, Origin, RepairReport, repair_cut
 from hwprune.repair.options import RepairOptions
 from hwprune.repair.walk import Walk
 from hwprune.surgery import cut_graph, cut_module
+from hwprune.surgery.shortened import cut
 from tests.nets import NETS, settle
 
 EXACT = RepairOptions(ridge=0.0, recalibrate=False)
@@ -333,3 +335,43 @@ def test_repair_of_whatever_is_cut() -> None:
         repair.of(captured, deps, keep)(ours)
         repair_cut(theirs, Origin(model, captured, deps, keep), data, EXACT)
         assert _error(theirs, ours, data) == 0.0
+
+
+@pytest.mark.parametrize("name", ["strided", "flattened", "tokens", "without bias", "normed"])
+def test_a_constant_that_was_cut_goes_into_the_bias(name: str) -> None:
+    """A BatchNorm scale of zero leaves a channel its shift, everywhere; no padding blurs it here."""
+    torch.manual_seed(0)
+    model = Twins(READERS[name]()).double()
+    with torch.no_grad():
+        model.norm.weight[3], model.norm.bias[3] = 0.0, 0.7
+    data = _data()
+    cut, report = _repaired(model, {"first": [0, 1, 2, 4, 5]}, data, RepairOptions(recalibrate=False))
+    (layer,) = report.layers
+    if name == "without bias":  # there is nowhere for it to go but the weights, which can only come near
+        assert 1e-9 < layer.after < layer.before
+        return
+    assert layer.after < 1e-9 < 1e-4 < layer.before
+    assert _error(model, cut, _data(2)) < 1e-6
+    fixed = _repaired(model, {"first": [0, 1, 2, 4, 5]}, data, RepairOptions(intercept=False))[1]
+    assert fixed.layers[0].after > layer.after
+
+
+def test_a_branch_makes_up_for_a_block_that_is_gone() -> None:
+    """The target is the sum of the original, whose shortcut went through the block."""
+    torch.manual_seed(1)
+    model = settle(NETS["residual"]()).double()
+    data = _data(4, 32)
+    captured, deps = _opened(model, data[0])
+    blocks = [b for b in find_blocks(captured, deps) if b.reason is None and "a1.0.weight" in b.parameters]
+    assert len(blocks) == 1
+    keep = {"b1.0": [0, 1, 3]}
+    errors: list[float] = []
+    for residual in (False, True):
+        smaller = cut(captured, deps, keep, blocks).model
+        origin = Origin(model, captured, deps, keep, tuple(blocks))
+        options = RepairOptions(residual=residual, recalibrate=False, ridge=1e-6)
+        report = repair_cut(smaller, origin, data, options)
+        (layer,) = report.layers
+        assert (layer.weight, layer.corrected) == ("b2.0.weight", residual)
+        errors.append(_squares(model, smaller, data))
+    assert errors[1] < 0.9 * errors[0]

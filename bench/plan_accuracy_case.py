@@ -113,18 +113,14 @@ class Case:
 
     def prepare(self) -> None:
         """Data, trained network, its groups and their prices."""
-        self.prepare_network()
-        self.prices = self._priced()
-        self.dense_ns = self.prices.of(self.prices.model.dense)
-
-    def prepare_network(self) -> None:
-        """Data, trained network and its groups."""
         self.task: Task = TASKS[self.task_name](self.seed)
         self.model = self._trained()
         self.dense_accuracy = evaluate_accuracy(self.model, loader(self.task.test, 500))
         self._tell(f"dense accuracy {self.dense_accuracy:.4f}")
         self.captured = capture(self.model, torch.zeros(1, 1, SIDE, SIDE))
         self.deps = analyse(self.captured)
+        self.prices = self._priced()
+        self.dense_ns = self.prices.of(self.prices.model.dense)
 
     def _priced(self) -> Prices:
         if self.options.made_up:
@@ -142,12 +138,11 @@ class Case:
         return model.eval()
 
     def repair(self, model: nn.Module, steps: int) -> None:
-        """The same for everybody: BatchNorm statistics, then :meth:`tune`."""
-        recalibrate_batchnorm(model, loader(self.task.train, 256, shuffle=True, seed=self.seed), batches=2)
-        self.tune(model, steps)
+        """The same for everybody: BatchNorm statistics, then a few steps with the dense model as teacher.
 
-    def tune(self, model: nn.Module, steps: int) -> None:
-        """A few steps with the dense model as teacher; the best state on the held-out images stays."""
+        Where these did no good to the held-out images, the model from before them is kept.
+        """
+        recalibrate_batchnorm(model, loader(self.task.train, 256, shuffle=True, seed=self.seed), batches=2)
         options = FinetuneOptions(
             optimizer="adamw",
             lr=FINETUNE_LR,

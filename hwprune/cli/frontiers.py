@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,3 +66,25 @@ def show_frontier(frontier: Frontier, path: Path, plot: Path | None) -> None:
         f"dense {curve.dense_ns / 1e6:.3f} {unit} measured; at least {curve.least_ns / 1e6:.3f} {unit} remain"
     )
     say(f"written to {path}" + ("" if plot is None else f" and {plot}"))
+
+
+def show_stored(path: Path, curve: Mapping[str, Any]) -> None:
+    """For people: the frontier in a file, a line per point."""
+    scale, unit = (1e-6, "ms") if curve["unit"] == "ns" else (1e-6, f"million {curve['unit']}")
+
+    def time(ns: float | None) -> str:
+        return "-" if ns is None else f"{ns * scale:.3f}"
+
+    rows: list[tuple[object, ...]] = [
+        (
+            str(path.parent / point["plan"]),
+            time(point["predicted_ns"]),
+            time(point["measured_ns"]),
+            "-" if point["importance"] is None else f"{point['importance']:.1%}",
+            f"{point['gap']:.1e}",
+        )
+        for point in curve["points"]
+    ]
+    header = ("plan", f"predicted {unit}", f"measured {unit}", "importance", "gap")
+    print_table(f"frontier of {curve['model']} on {curve['target']}", header, rows)
+    say(f"dense {time(curve['dense_ns'])} {unit} measured; at least {time(curve['least_ns'])} {unit} remain")

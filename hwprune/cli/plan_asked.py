@@ -137,7 +137,14 @@ def _number(name: str, text: str) -> float:
         raise UsageError(f"weight '{text}' of {name} is not a number", hint="write --weight host=2") from None
 
 
-def require_apart(pareto: int | None, plot: Path | None, verdict: bool, floor: str | None) -> None:
+def require_apart(
+    pareto: int | None,
+    plot: Path | None,
+    verdict: bool,
+    floor: str | None,
+    latency: Sequence[str] = (),
+    output: Path | None = None,
+) -> None:
     """Refuse options that exclude each other, before any work.
 
     Raises
@@ -152,4 +159,12 @@ def require_apart(pareto: int | None, plot: Path | None, verdict: bool, floor: s
     if pareto is not None and floor is not None:
         raise UsageError(
             "--pareto shows all floors at once, --floor asks for one", hint="leave one of them out"
+        )
+    if latency and (pareto is not None or verdict):
+        asked = "--pareto shows all latencies" if pareto is not None else "--verdict says what can be saved"
+        raise UsageError(f"{asked}, --latency asks for one plan", hint="leave one of them out")
+    if verdict and output is not None:
+        raise UsageError(
+            f"--verdict makes no plan, so nothing would be in {output}",
+            hint="leave --out out; --json prints it as data",
         )

@@ -132,7 +132,7 @@ def plan(
     from hwprune.planning.frontiers import Frontier, check_place, check_plot
     from hwprune.pruned import Planned
 
-    require_apart(pareto, plot, verdict, floor)
+    require_apart(pareto, plot, verdict, floor, latency or (), output)
     options = plan_options(
         floor,
         parameters,

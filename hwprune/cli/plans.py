@@ -25,6 +25,7 @@ from hwprune.cli.common import (
     say,
 )
 from hwprune.cli.default_verb import with_verbs
+from hwprune.cli.frontiers import show_stored
 from hwprune.errors import PlanError, UsageError
 
 if TYPE_CHECKING:
@@ -56,7 +57,13 @@ def plan_command() -> type[TyperCommand]:
 
 @verbs.command()
 def show(plan: PlanFile, json: Json = False) -> None:
-    """Show what a plan keeps, why, and what it was proven to be worth."""
+    """Show what a plan keeps, why, and what it was proven to be worth; or the points of a frontier."""
+    from hwprune.planning.frontiers import read_frontier
+
+    curve = read_frontier(plan) if plan.is_file() else None
+    if curve is not None:
+        emit({"frontier": str(plan), **curve}, json, lambda: show_stored(plan, curve))
+        return
     made = _load(plan)
     emit({"plan": str(plan), **made.model_dump(mode="json")}, json, lambda: print_plan(made))
 
@@ -194,13 +201,26 @@ def print_plan(plan: Plan) -> None:
 
 def _load(path: Path) -> Plan:
     """A plan file, or the plan that a pruned model was made by."""
+    from hwprune.planning.frontiers import read_frontier
     from hwprune.solve.plan import Plan
+    from hwprune.surgery.saved import PLAN_FILE, stored_plan
 
-    if not path.is_dir():
-        return Plan.load(path)
-    from hwprune.surgery.saved import stored_plan
-
-    return Plan.read(stored_plan(path), path)
+    if path.is_dir():
+        if not (path / PLAN_FILE).is_file():
+            near = ", ".join(str(each) for each in sorted(path.glob("*.json"))[:3])
+            raise PlanError(
+                f"{path} is no directory of a pruned model: it holds no {PLAN_FILE}",
+                hint=f"give one of its files: {near}" if near else "give a plan file",
+            )
+        return Plan.read(stored_plan(path), path)
+    curve = read_frontier(path) if path.is_file() else None
+    if curve is not None:
+        points = [str(path.parent / point["plan"]) for point in curve["points"]]
+        raise PlanError(
+            f"{path} is a frontier of {len(points)} plans, not a plan",
+            hint=f"give one of {', '.join(points[:3])}{', ...' if len(points) > 3 else ''}",
+        )
+    return Plan.load(path)
 
 
 def _allowed(widths: str | None, floor: int | None) -> str:

@@ -37,7 +37,8 @@ class AdjointNetwork(fx.Interpreter):
 
     Layers keep ``|W|`` and lose their biases; BatchNorm multiplies by ``|gamma| / sqrt(var + eps)``;
     activations, softmax and normalisation across channels are the identity (the last times its
-    ``|gamma|``); maximum pooling becomes average pooling. Of a product of two activations each gets
+    ``|gamma|``); factors that are parameters or numbers count by their size; maximum pooling becomes
+    average pooling. Of a product of two activations each gets
     the score as if the other was one (a matrix product: divided by the length that is summed over),
     so that attention averages over tokens. The gradient at a tensor of what comes
     out, weighted with scores, is the score of every value of that tensor.
@@ -54,6 +55,7 @@ class AdjointNetwork(fx.Interpreter):
     def __init__(self, graph: fx.GraphModule, see: Callable[[fx.Node, Tensor], Tensor]) -> None:
         super().__init__(graph)
         self._see = see
+        self._open: set[str] = set()  # nodes that depend on the input
 
     def run_node(self, n: fx.Node) -> Any:
         """A node's value in the linear network."""
@@ -88,28 +90,64 @@ class AdjointNetwork(fx.Interpreter):
             return _attention(*args[:3])
         if name in ("embedding",):
             return torch.zeros(*args[1].shape, args[0].shape[-1], dtype=torch.float64).requires_grad_()
-        if name in _PRODUCTS or name in ("addmm", "baddbmm"):
-            return self._product(node, args[-2:] if name not in _PRODUCTS else args[:2], name)
+        if name in _PRODUCTS:
+            return self._product(node, args[:2])
+        if name in ("addmm", "baddbmm"):  # what is added is a bias or, with attention, a mask
+            return self._product(node, args[1:3])
+        if name in ("mul", "div") and (factor := self._factor(node)) is not None:
+            value = next(a for a, n in zip(args, node.args, strict=False) if self._fixed(n) is None)
+            return value * factor if name == "mul" else value / factor
         if name in _SUMS:
             return _summed(node, [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)])
         if f"aten.{name}.default" in POINTWISE or name in _IDENTITY:
             return next(a for a in args if isinstance(a, Tensor) and a.is_floating_point())
+        if str(node.target) in ("aten.view.default", "aten._unsafe_view.default"):
+            # What stands in front may have been left out, and with it the memory layout that a view needs.
+            return args[0].reshape(args[1])
         if name in _LINEAR or "getitem" in name or not _floats(args):
             return cast("Callable[..., Any]", node.target)(*args, **_in_double(kwargs))
         return _unknown(node, args)
+
+    def _factor(self, node: fx.Node) -> Tensor | float | None:
+        """The size of what a product multiplies by, where that is fixed."""
+        fixed = [self._fixed(argument) for argument in node.args[:2]]
+        known = [value for value in fixed if value is not None]
+        if len(known) != 1:
+            return None
+        return known[0].abs() if isinstance(known[0], Tensor) else abs(known[0])
+
+    def _fixed(self, argument: object) -> Tensor | float | None:
+        """The real value of a number, a parameter, or what is made of parameters alone."""
+        if isinstance(argument, int | float):
+            return float(argument)
+        if not isinstance(argument, fx.Node):
+            return None
+        if argument.op == "get_attr":
+            value = self.fetch_attr(str(argument.target))
+            return value.detach().double() if isinstance(value, Tensor) else None
+        inputs = argument.all_input_nodes
+        if argument.op != "call_function" or not inputs or argument.name in self._open:
+            return None
+        values = {n: self._fixed(n) for n in inputs}
+        if any(value is None for value in values.values()):
+            self._open.add(argument.name)
+            return None
+        args, kwargs = fx.map_arg((argument.args, argument.kwargs), lambda n: values[n])
+        found: Any = cast("Callable[..., Any]", argument.target)(*args, **_in_double(kwargs))
+        return found if isinstance(found, Tensor) else None
 
     def _raw(self, node: fx.Node, at: int) -> Tensor | None:
         """A parameter of a node; None where it has none."""
         argument = node.args[at] if len(node.args) > at else None
         if not isinstance(argument, fx.Node):
             return None
-        if argument.op != "get_attr":
+        value = self._fixed(argument)
+        if not isinstance(value, Tensor):
             raise CriterionError(
-                f"criterion nisp needs the weights of {node.name}, which are computed on the way",
+                f"criterion nisp needs the weights of {node.name}, which depend on the input",
                 hint="use another criterion",
             )
-        value = self.fetch_attr(str(argument.target))
-        return cast("Tensor", value).detach().double()
+        return value
 
     def _weight(self, node: fx.Node, at: int) -> Tensor:
         value = self._raw(node, at)
@@ -124,18 +162,15 @@ class AdjointNetwork(fx.Interpreter):
             return args[0] * gamma.abs().reshape(1, -1, *[1] * (args[0].ndim - 2))
         return args[0] * gamma.abs()
 
-    def _product(self, node: fx.Node, operands: tuple[Any, ...], name: str) -> Tensor:
+    def _product(self, node: fx.Node, operands: tuple[Any, ...]) -> Tensor:
         first, second = operands
-        nodes = [a for a in node.args if isinstance(a, fx.Node)][-2:]
-        # A factor that is a parameter is a weight.
-        if nodes[1].op == "get_attr":
-            return torch.matmul(
-                first, cast("Tensor", self.fetch_attr(str(nodes[1].target))).detach().double().abs()
-            )
-        if nodes[0].op == "get_attr":
-            return torch.matmul(
-                cast("Tensor", self.fetch_attr(str(nodes[0].target))).detach().double().abs(), second
-            )
+        nodes = node.args[:2] if len(node.args) == 2 else node.args[1:3]
+        # A factor that is fixed is a weight.
+        left, right = self._fixed(nodes[0]), self._fixed(nodes[1])
+        if isinstance(right, Tensor):
+            return torch.matmul(first, right.abs())
+        if isinstance(left, Tensor):
+            return torch.matmul(left.abs(), second)
         length = max(1, int(first.shape[-1]))
         ones = (torch.ones_like(first.detach()), torch.ones_like(second.detach()))
         return (torch.matmul(first, ones[1]) + torch.matmul(ones[0], second)) / length

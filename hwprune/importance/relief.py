@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
-from torch import fx
 
 from hwprune.capture.captured import Captured
-from hwprune.dependency.arguments import argument
 from hwprune.dependency.groups import Dependencies
 from hwprune.errors import CriterionError, UsageError
 from hwprune.importance.batches import Batch
 from hwprune.importance.readers import Moment, Reader, by_unit, stream_readers
 from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss, Origin, register
+from hwprune.importance.streams import inputs_at, spots_of
 from hwprune.importance.values import warn_if_all_alike
 
 Aggregate = Literal["norm", "sum"]
-#: Entries of the maps that are held at a time.
-_CHUNK = 1 << 23
+#: Entries of what kernels see that are held at a time.
+_CHUNK = 1 << 22
 
 
 @register
@@ -57,7 +55,9 @@ class Relief(Criterion):
         "Σ over the neurons that read the unit of mean|w·x| / (Σ over inputs of mean|w·x| + |b|)"
     )
     origin: ClassVar[Origin] = "adapted"
-    cost: ClassVar[str] = "one forward pass, and one of a single example; one example's activations"
+    cost: ClassVar[str] = (
+        "one forward pass; one example's activations, and a filter's positions squared per channel"
+    )
 
     def __init__(self, alpha: float | None = None, aggregate: Aggregate = "norm") -> None:
         if alpha is not None and not 0.0 < alpha <= 1.0:
@@ -145,47 +145,28 @@ def signals_of(reader: Reader, mean: torch.Tensor, aggregate: Aggregate) -> torc
     torch.Tensor
         ``[C_out, C_in/groups + 1]``, float64.
     """
-    weight = reader.weight.abs()
-    if reader.consumer.kind == "linear":
-        spots = mean.flatten(0, -2).double()
-        over = _aggregated(spots.T, aggregate)
-        signals, positions = weight.double() * over, len(spots)
+    consumer, node = reader.consumer, reader.node
+    shape = node.meta["val"].shape
+    positions = spots_of(consumer, node.meta["val"])
+    # At every position a kernel gives |w|'p, with p what it sees of the channel: no map is needed, only
+    # sums over positions of p and of p p'.
+    squares = first = torch.zeros(())
+    step = max(1, _CHUNK // (mean.shape[1 if consumer.kind == "convolution" else -1] * consumer.kernel))
+    for start in range(0, positions, step):
+        at = torch.arange(start, min(start + step, positions))[None]
+        seen = inputs_at(consumer, node, mean, at, shape[2:])
+        seen = (
+            seen.unflatten(2, (-1, consumer.kernel)).movedim(0, 2).double()
+        )  # [groups, C_in/groups, p, k*k]
+        squares, first = squares + seen.transpose(2, 3) @ seen, first + seen.sum(2)
+    weight = reader.weight.abs().double().reshape(consumer.groups, -1, *first.shape[1:])
+    if aggregate == "sum":
+        signals = (weight * first[:, None]).sum(3)
     else:
-        signals, positions = _convolved(reader.node, weight, mean, reader.consumer.groups, aggregate)
-    bias = torch.zeros(len(weight), 1, dtype=torch.float64, device=weight.device)
+        signals = (torch.einsum("gock,gckl->gocl", weight, squares) * weight).sum(3).clamp_min(0.0).sqrt()
+    signals = signals.flatten(0, 1)
+    bias = torch.zeros(len(signals), 1, dtype=torch.float64, device=signals.device)
     if reader.bias is not None:
         every = positions if aggregate == "sum" else positions**0.5
         bias = reader.bias.double().abs()[:, None] * every
     return torch.cat([signals, bias], 1)
-
-
-def _aggregated(maps: torch.Tensor, aggregate: Aggregate) -> torch.Tensor:
-    """Over the last dimension."""
-    return maps.sum(-1) if aggregate == "sum" else maps.square().sum(-1).sqrt()
-
-
-def _convolved(
-    node: fx.Node, weight: torch.Tensor, mean: torch.Tensor, groups: int, aggregate: Aggregate
-) -> tuple[torch.Tensor, int]:
-    """The convolution of every input channel by itself, some channels at a time."""
-    outputs, inputs = weight.shape[:2]
-    convolve = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[weight.ndim]
-    stride, padding, dilation = (
-        cast("int", argument(node, at, name, default))
-        for at, name, default in ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
-    )
-    each = outputs // groups
-    out = torch.zeros(outputs, inputs, dtype=torch.float64, device=weight.device)
-    positions = int(node.meta["val"].shape[2:].numel())
-    step = max(1, _CHUNK // (each * max(positions, 1)))
-    for group in range(groups):
-        own = slice(group * each, (group + 1) * each)
-        for start in range(0, inputs, step):
-            some = slice(start, min(start + step, inputs))
-            count = some.stop - start
-            filters = weight[own, some].transpose(0, 1).flatten(0, 1).unsqueeze(1)
-            x = mean[:, group * inputs + start : group * inputs + some.stop]
-            maps = convolve(x, filters, None, stride, padding, dilation, count)
-            positions = maps[0, 0].numel()
-            out[own, some] = _aggregated(maps[0].flatten(1).double(), aggregate).reshape(count, each).T
-    return out, positions

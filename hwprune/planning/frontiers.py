@@ -12,6 +12,7 @@ from hwprune.artifact import (
     atomic_write_bytes,
     atomic_write_text,
     load_json,
+    read_json,
     write_json,
 )
 from hwprune.errors import ArtifactError, UsageError
@@ -152,6 +153,22 @@ def check_place(path: Path, count: int) -> None:
                 f"{place} is no plan, so no plan takes its place",
                 hint="move that file away, or choose another output path",
             )
+
+
+def read_frontier(path: Path) -> dict[str, Any] | None:
+    """What the JSON file of a frontier says, None where a file is something else.
+
+    Raises
+    ------
+    ArtifactError
+        It is one, but damaged, edited or of another version.
+    """
+    try:
+        if load_json(path, KIND, sys.maxsize, oldest=0).payload.get("points") is None:
+            return None
+    except ArtifactError:
+        return None
+    return read_json(path, KIND, VERSION)
 
 
 def _directory(path: Path) -> Path:

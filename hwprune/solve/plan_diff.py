@@ -13,8 +13,8 @@ from hwprune.solve.ranges import format_ranges
 
 #: Characters of a list of units in a line of words; the numbers beside it are complete.
 _LONG = 40
-#: Nobody wants to know that these differ.
-_INCIDENTAL = ("solve_seconds",)
+#: Nobody wants to know that these differ; a verdict is about the dense model, whose latency is compared.
+_INCIDENTAL = ("solve_seconds", "verdict")
 #: Compared as what is kept, not field by field.
 _CHOICE = ("groups", "removed_blocks", "resolution")
 #: Lists that are compared entry by entry, by name.

@@ -251,6 +251,14 @@ class TestPlanAndPrune:
         text = hw(*base).out
         for word in ("frontier of Small", "greedy", "uniform", "written to frontier.json"):
             assert word in text
+        ran = hw("plan", "show", "frontier.json")
+        assert ran.code == 0 and "frontier/01.json" in ran.out and "importance" in ran.out
+        shown = one_object(hw("plan", "show", "frontier.json", "--json").out)
+        assert len(shown["points"]) == len(found["points"])  # type: ignore[arg-type]
+        ran = hw("plan", "diff", "frontier.json", "frontier/01.json")
+        assert ran.code == 1 and "is a frontier of" in ran.err and "frontier/01.json" in ran.err
+        ran = hw("plan", "show", "frontier")
+        assert ran.code == 1 and "holds no plan.json" in ran.err and "frontier/01.json" in ran.err
 
     def test_plans_by_two_criteria_are_compared(self, hw: Command, tmp_path: Path):
         base = ("plan", *SMALL, "-t", "x86-64-avx512", "-l", "80%", "--checks", "0")

@@ -188,6 +188,27 @@ def test_products_of_activations_pass_scores_to_both() -> None:
     assert all((value > 0).all() for value in found.values())
 
 
+class Scaled(nn.Module):
+    """Factors of three kinds, and a view that needs the memory layout of a clone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.m, self.b = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 4, 1), nn.Linear(4, 3)
+        self.gamma = nn.Parameter(torch.tensor([1.0, -2.0, 3.0, 0.5]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.m(torch.relu(self.a(x))) * self.gamma.view(-1, 1, 1) * -0.5 / 4.0 + 1.0
+        return self.b(x.transpose(2, 3).contiguous().view(-1, 4, 64).mean(2))
+
+
+def test_factors_count_by_their_size() -> None:
+    torch.manual_seed(0)
+    model = Scaled()
+    found = score(*analysed(model), "nisp", [images(4)], final="weights")["a"]
+    behind = model.b.weight.detach().abs().sum(0) * model.gamma.detach().abs()
+    torch.testing.assert_close(found, _normalised(model.m.weight.detach().abs()[:, :, 0, 0].T @ behind))
+
+
 def test_few_examples_and_outputs_without_a_layer_are_told(caplog: pytest.LogCaptureFixture) -> None:
     captured, deps = analysed(_mlp(), (4, 5))
     expected = score(captured, deps, "nisp", [images(8, shape=(5,))], final="weights")

@@ -371,8 +371,10 @@ def test_what_is_wrong_is_named() -> None:
     captured, deps = prepared("plain")
     domains, scores, data = _domains(deps), _scores(deps), _data(5)
     name = next(iter(domains))
-    with pytest.raises(CriterionError, match="empty"):
+    with pytest.raises(CriterionError, match="held-out batches is empty"):
         calibrate(captured, deps, domains, [], scores=scores)
+    with pytest.raises(CriterionError, match=r"does not take the held-out batches: .*\(4, 3, 9, 9\)"):
+        calibrate(captured, deps, domains, [(torch.zeros(4, 3, 9, 9), torch.arange(4))], scores=scores)
     with pytest.raises(CriterionError, match="labels"):
         calibrate(captured, deps, domains, [x for x, _ in data], scores=scores)
     with pytest.raises(CriterionError, match=f"group {name} has no scores"):

@@ -30,7 +30,8 @@ Against = Literal["labels", "outputs"]
 Repair = Callable[[nn.Module], object] | CutRepair
 #: Kept units per group, and blocks that are gone.
 Cut = tuple[Mapping[str, Sequence[int]], Sequence[Block]]
-_NAME = "calibration"
+#: Stands where a criterion is named in messages about data.
+_NAME = "calibration, which reads held-out batches"
 
 
 class Meter:
@@ -95,7 +96,13 @@ class Meter:
         self.examples = sum(max(1, batch.size) for batch in self._batches)
         #: Losses taken so far, each a pass over all batches beside its repair.
         self.count = 0
-        self.dense = self.of(captured.graph)
+        try:
+            self.dense = self.of(captured.graph)
+        except UsageError as error:
+            raise CriterionError(
+                f"the model does not take the held-out batches: {error.message}",
+                hint="give batches of the shape of the example inputs, of any batch size",
+            ) from error
 
     def _outputs(self, batch: Batch) -> torch.Tensor:
         with torch.no_grad(), in_mode(self.captured.graph, training=False):

@@ -13,6 +13,8 @@ from hwprune.errors import UsageError
 from hwprune.importance.batches import Batch, logits_of
 from hwprune.importance.gatespace import GateSpace, Vectors
 
+#: At most so many examples in one graph where several passes go over it.
+MICRO_BATCH = 16
 #: Numbers, each a sum over the examples of a batch of something that each example has for itself.
 Sums = Callable[[Batch], Iterable[Tensor]]
 

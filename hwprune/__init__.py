@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from hwprune.fxpass import PrunePass
     from hwprune.planner.options import PlanOptions
     from hwprune.planning.check import check_plan
+    from hwprune.planning.iterating import IterativeOptions
     from hwprune.repair.options import RepairOptions
     from hwprune.solve.compose import compose
     from hwprune.solve.plan import Plan
@@ -42,6 +43,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "HwpruneError",
+    "IterativeOptions",
     "Plan",
     "PlanOptions",
     "Planned",
@@ -73,6 +75,7 @@ __all__ = [
 
 _HOME = {
     "HwpruneError": "errors",
+    "IterativeOptions": "planning.iterating",
     "Plan": "solve.plan",
     "PlanOptions": "planner.options",
     "PrunePass": "fxpass",

@@ -13,6 +13,8 @@ from hwprune.errors import UsageError
 from hwprune.importance.batches import Batch, logits_of
 from hwprune.importance.gatespace import GateSpace, Vectors
 
+#: At most so many examples in one graph where several passes go over it.
+MICRO_BATCH = 16
 #: Numbers, each a sum over the examples of a batch of something that each example has for itself.
 Sums = Callable[[Batch], Iterable[Tensor]]
 
@@ -21,8 +23,8 @@ class PerExample:
     """Gate derivatives per example, one backward pass for a whole batch where that can be.
 
     It can where every gated tensor holds the examples one after the other in its first dimension,
-    which is found out on the first batch: an output of the first example must not depend on the gates
-    of others. Elsewhere (tokens first, computed weights) the examples run one at a time. The
+    which is found out on the first batch: outputs of the first and last example must not depend on
+    the gates of others. Elsewhere (tokens first, computed weights) the examples run one at a time. The
     model must be in evaluation mode.
     """
 
@@ -75,8 +77,12 @@ class PerExample:
                 return False
             # Weights that differ: a plain sum of class scores may be constant.
             weights = torch.linspace(1.0, 2.0, outputs[0].numel(), device=outputs.device).to(outputs.dtype)
-            found = _rows_of((outputs[0].flatten() * weights).sum(), rows)
-        return all(not bool(value[1:].any()) for value in found.values())
+            for example in (0, batch.size - 1):
+                found = _rows_of((outputs[example].flatten() * weights).sum(), rows)
+                others = [row for row in range(batch.size) if row != example]
+                if any(bool(value[others].any()) for value in found.values()):
+                    return False
+        return True
 
 
 def _rows_of(value: Tensor, rows: Vectors) -> Vectors:

@@ -8,6 +8,7 @@ a unit enters piecewise linearly and once, as with ReLU and pooling, its diagona
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,8 +46,10 @@ def slope_and_directions(
     criterion
         Name for error messages.
     """
-    yield batch_loss(model, batch, loss, criterion=criterion) * max(batch.size, 1)
-    outputs = _outputs(model, batch, criterion)
+    # One forward pass for all: two graphs would take twice the memory.
+    answer = _answer(model, batch, criterion)
+    yield batch_loss(_Answer(answer), batch, loss, criterion=criterion) * max(batch.size, 1)
+    outputs = logits_of(answer)
     # Scores at many positions have no root in one vector per class.
     whole = probes is None or (outputs[0].numel() <= probes and (outputs.ndim == 2 or loss is not None))
     count = None if whole else probes
@@ -149,11 +152,11 @@ def _root(outputs: Tensor, batch: Batch, loss: Loss, criterion: str) -> Tensor:
 
 
 class _Answer(torch.nn.Module):
-    def __init__(self, outputs: Tensor) -> None:
+    def __init__(self, outputs: Any) -> None:
         super().__init__()
         self._outputs = outputs
 
-    def forward(self, *args: object, **kwargs: object) -> Tensor:
+    def forward(self, *args: object, **kwargs: object) -> Any:
         return self._outputs
 
 
@@ -161,20 +164,19 @@ def _signs(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> 
     return (2 * torch.randint(0, 2, shape, generator=generator) - 1).to(like)
 
 
-def _outputs(model: torch.nn.Module, batch: Batch, criterion: str) -> Tensor:
-    """Class scores of a batch, with their graph; errors as for losses.
+def _answer(model: torch.nn.Module, batch: Batch, criterion: str) -> Any:
+    """What the model returns for a batch, with its graph; errors as for losses.
 
     Raises
     ------
     CriterionError
-        The model does not run on the batch, or its outputs are not finite.
+        The model does not run on the batch, or its class scores are not finite.
     """
+    found: list[Any] = []
 
-    found: list[Tensor] = []
-
-    def keep(outputs: object, _targets: object) -> Tensor:
-        found.append(logits_of(outputs))
-        return found[0].sum()
+    def keep(outputs: Any, _targets: object) -> Tensor:
+        found.append(outputs)
+        return logits_of(outputs).sum()
 
     batch_loss(model, batch, keep, criterion=criterion)
     return found[0]

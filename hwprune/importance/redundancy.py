@@ -21,7 +21,7 @@ from hwprune.dependency.groups import Dependencies
 from hwprune.errors import BudgetError, CriterionError, UsageError
 from hwprune.importance.batches import Batch, device_of
 from hwprune.importance.data import CriterionData, batch_loss
-from hwprune.importance.examples import PerExample
+from hwprune.importance.examples import MICRO_BATCH, PerExample, split
 from hwprune.importance.gatespace import GateSpace
 from hwprune.importance.modes import in_mode
 from hwprune.importance.places import At
@@ -161,8 +161,8 @@ def matrices(
         def sums(batch: Batch) -> list[torch.Tensor]:
             return [batch_loss(examples.space.model, batch, loss, criterion=_NAME) * max(batch.size, 1)]
 
-        for batch in data:
-            for found in examples.derive(batch, sums):
+        for part in (part for batch in data for part in split(batch, MICRO_BATCH)):
+            for found in examples.derive(part, sums):
                 for name, value in found.items():
                     rows[name].append(value.detach().cpu().double().numpy())
     return {name: Redundancy.of(np.concatenate(parts).T) for name, parts in rows.items()}

@@ -15,14 +15,13 @@ from hwprune.errors import CriterionError, UsageError
 from hwprune.importance.batches import Batch
 from hwprune.importance.curvature import Curvature, greedy_increments
 from hwprune.importance.data import batch_loss
-from hwprune.importance.examples import PerExample, split
+from hwprune.importance.examples import MICRO_BATCH, PerExample, split
 from hwprune.importance.gatespace import GateSpace, Vectors, twice_differentiable
 from hwprune.importance.modes import in_mode
 from hwprune.importance.output_curvature import slope_and_directions
 from hwprune.importance.places import At
 from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss, Origin, register
 from hwprune.importance.silence import reject_silence
-from hwprune.importance.taylor import MICRO_BATCH
 
 _PAPER = (
     "Nonnenmacher et al., SOSP: Efficiently Capturing Global Correlations by Second-Order Structured "
@@ -172,7 +171,7 @@ class SospI(Criterion):
                     criterion=self.name,
                 )
 
-            for batch in data:
+            for batch in _parts(data):
                 weight = max(batch.size, 1)
                 for number, rows in enumerate(per_example.derive(batch, sums)):
                     joined = torch.cat([rows[g.name].detach().cpu() for g in deps.groups], 1).numpy()

@@ -12,7 +12,7 @@ from hwprune.dependency.groups import Dependencies
 from hwprune.errors import UsageError
 from hwprune.importance.batches import Batch
 from hwprune.importance.data import batch_loss
-from hwprune.importance.examples import PerExample, split
+from hwprune.importance.examples import MICRO_BATCH, PerExample, split
 from hwprune.importance.gatespace import GateSpace, Vectors, twice_differentiable
 from hwprune.importance.modes import in_mode
 from hwprune.importance.momentum import Momentum
@@ -24,9 +24,6 @@ from hwprune.importance.silence import reject_silence
 Form = Literal["consumers", "gate", "weight", "bn", "full_gradient", "second_order"]
 #: Scores of one minibatch.
 _OfBatch = Callable[[Batch], Vectors]
-
-#: At most so many examples in one graph that is differentiated twice.
-MICRO_BATCH = 16
 
 
 @register
@@ -156,8 +153,13 @@ class Taylor2019(Criterion):
             return [batch_loss(examples.space.model, batch, loss, criterion=self.name) * batch.size]
 
         def of_batch(batch: Batch) -> Vectors:
-            (rows,) = examples.derive(batch, sums)
-            return {name: (row.double() ** 2).sum(0) for name, row in rows.items()}
+            total: Vectors = {}
+            for part in split(batch, MICRO_BATCH):
+                (rows,) = examples.derive(part, sums)
+                for name, row in rows.items():
+                    term = (row.double() ** 2).sum(0)
+                    total[name] = total[name] + term if name in total else term
+            return total
 
         return of_batch
 
@@ -176,11 +178,12 @@ class Taylor2019(Criterion):
 
         def of_batch(batch: Batch) -> Vectors:
             change: Vectors = {}
-            for number, rows in enumerate(examples.derive(batch, sums)):
-                for name, row in rows.items():
-                    wide = row.detach().double()
-                    term = -wide.sum(0) if number == 0 else 0.5 * (wide**2).sum(0)
-                    change[name] = change[name] + term if name in change else term
+            for part in split(batch, MICRO_BATCH):
+                for number, rows in enumerate(examples.derive(part, sums)):
+                    for name, row in rows.items():
+                        wide = row.detach().double()
+                        term = -wide.sum(0) if number == 0 else 0.5 * (wide**2).sum(0)
+                        change[name] = change[name] + term if name in change else term
             return _squared({name: value / max(batch.size, 1) for name, value in change.items()})
 
         return of_batch

@@ -14,7 +14,7 @@ from hwprune.dependency.groups import ChannelGroup, Dependencies
 from hwprune.errors import CriterionError, UsageError
 from hwprune.importance.batches import Batch
 from hwprune.importance.data import batch_loss
-from hwprune.importance.examples import PerExample
+from hwprune.importance.examples import MICRO_BATCH, PerExample, split
 from hwprune.importance.gatespace import GateSpace, Vectors
 from hwprune.importance.modes import in_mode
 from hwprune.importance.observe import with_observers
@@ -128,8 +128,13 @@ class Taylor2017(Criterion):
         examples = PerExample(space)
 
         def of_batch(batch: Batch) -> Vectors:
-            (rows,) = examples.derive(batch, lambda part: [whole(part)])
-            return {name: row.double().abs().sum(0) for name, row in rows.items()}
+            total: Vectors = {}
+            for part in split(batch, MICRO_BATCH):
+                (rows,) = examples.derive(part, lambda some: [whole(some)])
+                for name, row in rows.items():
+                    term = row.double().abs().sum(0)
+                    total[name] = total[name] + term if name in total else term
+            return total
 
         return of_batch
 

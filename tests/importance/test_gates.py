@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from hwprune.importance import true_loss_change, with_gates
 from hwprune.importance.batches import split_batch
@@ -13,7 +14,7 @@ from hwprune.importance.gatespace import GateSpace, twice_differentiable
 from hwprune.importance.observe import with_observers
 from hwprune.importance.places import At, places_of
 from hwprune.surgery.masked import masked_original
-from tests.importance.cases import labelled, network
+from tests.importance.cases import labelled, network, opened
 from tests.nets import NETS
 
 ALL = [*NETS, "tokens", "tokens_first"]
@@ -75,6 +76,31 @@ def test_derivatives_per_example_are_those_of_the_examples_alone(name: str) -> N
         alone = space.gradient(F.cross_entropy(one.run(space.model), one.target))
         for group in deps.groups:
             torch.testing.assert_close(found[group.name][number], alone[group.name])
+
+
+class _ClassToken(nn.Module):
+    """Tokens before the batch, of which only the first is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = torch.tanh(self.first(x.transpose(0, 1)))
+        return self.head(tokens[0])
+
+
+def test_a_layout_that_looks_like_examples_first_is_told_apart() -> None:
+    captured, deps = opened(_ClassToken(), 2, 5, 6)
+    space = GateSpace(captured, deps, "gate")
+    examples = PerExample(space)
+    # As many tokens as examples: the first row of the gates touches the first example only.
+    batch = split_batch(labelled(captured, 5))
+    (found,) = examples.derive(batch, lambda part: [part.run(space.model).sin().sum()])
+    assert not examples.together(batch)
+    for number, one in enumerate(split(batch, 1)):
+        alone = space.gradient(one.run(space.model).sin().sum())
+        torch.testing.assert_close(found["first"][number], alone["first"])
 
 
 def test_the_diagonal_of_the_hessian_is_exact_or_right_on_average() -> None:

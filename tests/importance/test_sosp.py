@@ -63,13 +63,14 @@ def test_gates_on_producers_are_directions_in_the_space_of_parameters() -> None:
     )
 
 
-def test_batches_and_parts_of_batches_add_up() -> None:
+@pytest.mark.parametrize(("name", "options"), [("sosp_h", {}), ("sosp_i", {"selection": "diagonal"})])
+def test_batches_and_parts_of_batches_add_up(name: str, options: dict[str, str]) -> None:
     captured, deps = network("residual")
     x, y = labelled(captured, 20)
-    whole = score(captured, deps, "sosp_h", [(x, y)])
-    parts = score(captured, deps, "sosp_h", [(x[:3], y[:3]), (x[3:], y[3:])])
-    for name in whole:
-        torch.testing.assert_close(whole[name], parts[name])
+    whole = score(captured, deps, name, [(x, y)], **options)
+    parts = score(captured, deps, name, [(x[:3], y[:3]), (x[3:], y[3:])], **options)
+    for group in whole:
+        torch.testing.assert_close(whole[group], parts[group])
 
 
 def _squares(outputs: Tensor, _: object) -> Tensor:

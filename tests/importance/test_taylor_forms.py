@@ -97,7 +97,7 @@ def test_norms_of_2017_are_one_and_latency_is_taken_off() -> None:
 
 def test_batches_of_several_sizes_are_averages_over_examples() -> None:
     captured, deps = network("grouped")
-    x, y = labelled(captured, 6)
+    x, y = labelled(captured, 20)  # more than are held at once
     for variant in ("paper", "elementwise", "batch"):
         whole = score(captured, deps, "taylor2017", [(x, y)], variant=variant)
         parts = score(captured, deps, "taylor2017", [(x[:1], y[:1]), (x[1:], y[1:])], variant=variant)

@@ -123,6 +123,8 @@ def test_an_interrupted_run_ends_like_one_that_was_not(tmp_path: Path) -> None:
             latency="50%",
             options=OPTIONS.model_copy(update={"rounds": 2}),
         )
+    with pytest.raises(RepairError, match="was written with other criterion"):
+        _run(_model(), tmp_path / "tables", checkpoint=where, criterion=get("taylor2019", form="gate"))
 
 
 def test_scores_build_up_over_training_steps_and_cuts(

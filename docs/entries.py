@@ -163,4 +163,14 @@ WIDTHS: tuple[Entry, ...] = (
         paper="Liu et al., JointPruning, arXiv 2005.08931, 2020",
         origin="adapted",
     ),
+    _entry(
+        "rounds",
+        "hwprune.planning.iterative:prune_iteratively",
+        summary="Pruning and training in turns; scores build up while the model trains.",
+        formula="latency after round i of n: linear, exponential, or cubic (AGP) from 1 to the budget",
+        data="labelled",
+        cost="the training, and a score of every batch that counts",
+        paper="Molchanov et al., ICLR 2017 and CVPR 2019; schedule: Zhu and Gupta, arXiv 1710.01878",
+        origin="adapted",
+    ),
 )

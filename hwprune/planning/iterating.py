@@ -126,7 +126,7 @@ class IterativeRun:
         written = {
             "options": asked.options.model_dump(mode="json"),
             "latency": str(asked.latency),
-            "criterion": criterion.name,
+            "criterion": criterion.label,
             "minimum": asked.minimum,
             "model": model_fingerprint(self.original.captured.model),
         }

@@ -13,7 +13,6 @@ from torch import nn
 from hwprune.benchmark import bench_bundle
 from hwprune.compile import CompiledModule
 from hwprune.delivery import compile_model
-from hwprune.errors import UsageError
 from hwprune.importance.registry import Loss
 from hwprune.measure.compare import Comparison
 from hwprune.measure.site import Site
@@ -26,7 +25,7 @@ from hwprune.planning.plans import frontier, solve_for, verdict
 from hwprune.planning.prepare import Targets, prepare
 from hwprune.planning.valued import Judges
 from hwprune.pruned import Planned, Pruned, Subject, analyse_model
-from hwprune.repair.options import Method, RepairOptions, repair_options
+from hwprune.repair.options import Method, RepairOptions, asked_repair
 from hwprune.solve.plan import Plan
 from hwprune.surgery import load_pruned, save_pruned
 from hwprune.target import Target, load_target
@@ -215,16 +214,12 @@ def prune(
     >>> pruned.plan.predicted_ns <= pruned.plan.budget_ns
     True
     """
-    if repair is not None and data is None:
-        raise UsageError("a repair needs data", hint="pass data=; it needs no labels")
-    if isinstance(repair, str):
-        repair = repair_options(method=repair)
+    asked = asked_repair(repair, data)
     planned = plan(model, example_inputs, target, latency, data, **options)
     pruned = planned.subject.cut(planned.plan, planned)
-    if repair is None:
+    if asked is None or data is None:
         return pruned
-    assert data is not None
-    return pruned.repair(data, repair, progress=options.get("progress", silent))
+    return pruned.repair(data, asked, progress=options.get("progress", silent))
 
 
 def compile(

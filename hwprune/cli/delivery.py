@@ -67,11 +67,7 @@ def repair(
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 0.01,
     optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
     fit: Annotated[
-        str | None,
-        typer.Option(
-            help="First fit layers to the dense model's (needs --weights): least-squares, or scales "
-            "(one factor per channel). A matter of seconds; labels are not used."
-        ),
+        str | None, typer.Option(help="Fit layers to the dense model's first: least-squares or scales.")
     ] = None,
     fit_examples: Annotated[int, typer.Option(help="Examples that the fit reads at most.")] = 512,
     ridge: Annotated[float, typer.Option(help="How much the fit holds on to the weights.")] = 1e-3,
@@ -87,25 +83,24 @@ def repair(
     from hwprune.repair.options import repair_options
     from hwprune.repair.saved import repair_saved
 
-    fitting = None
-    if fit is not None:
-        method = fit.replace("-", "_")
-        fitting = repair_options(method=method, examples=fit_examples, ridge=ridge, seed=seed)
+    known: dict[str, Any] = {"examples": fit_examples, "ridge": ridge, "seed": seed}
+    fitting = repair_options(method=fit.replace("-", "_"), **known) if fit else None
     require_directory(output, "plan.json")
     # A teacher that nobody has trained would do harm, so it must be asked for.
     taught = weights is not None if distill is None else distill
+    dense = load_model(model, weights, trust_pickle=trust_pickle) if taught or weights else None
     with progress_bar() as progress:
         result = repair_saved(
             pruned,
             load_factory(model),
             load_data(data),
             output,
-            teacher=load_model(model, weights, trust_pickle=trust_pickle) if taught else None,
+            teacher=dense if taught else None,
             test=load_data(evaluate) if evaluate else None,
             options={"epochs": epochs, "lr": lr, "optimizer": optimizer, "seed": seed},
             progress=progress,
             fit=fitting,
-            dense=load_model(model, weights, trust_pickle=trust_pickle) if fitting and weights else None,
+            dense=dense if weights else None,
         )
     before, after = result["accuracy_before"], result["accuracy_after"]
     accuracy = "" if after is None else f"; accuracy {100 * before:.2f} % before, {100 * after:.2f} % after"

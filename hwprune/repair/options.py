@@ -133,3 +133,16 @@ def repair_options(**values: Any) -> RepairOptions:
             f"{first['msg'].lower()}",
             hint="see hwprune.RepairOptions",
         ) from error
+
+
+def asked_repair(asked: RepairOptions | Method | None, data: object) -> RepairOptions | None:
+    """Options from what a caller asked for: options, a method, or nothing.
+
+    Raises
+    ------
+    UsageError
+        There is no such method, or there are no data for it.
+    """
+    if asked is not None and data is None:
+        raise UsageError("a repair needs data", hint="pass data=; it needs no labels")
+    return repair_options(method=asked) if isinstance(asked, str) else asked

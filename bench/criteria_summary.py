@@ -73,11 +73,16 @@ def _table(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, float]]]:
                 by_cell.setdefault((row["task"], row["model"], row["budget"]), []).append(row["accuracy"])
             spreads = [float(np.std(each, ddof=1)) if len(each) > 1 else 0.0 for each in by_cell.values()]
             table.setdefault(criterion, {})[stage] = {
-                "accuracy": 100 * float(np.mean([row["accuracy"] for row in here])),
-                "spread": 100 * float(np.mean(spreads)),
-                "behind": 100 * float(np.mean(behind)),
+                "accuracy": _points([row["accuracy"] for row in here]),
+                "spread": _points(spreads),
+                "behind": _points(behind),
             }
     return table
+
+
+def _points(shares: Sequence[float]) -> float:
+    """Their mean in points, to the hundredth."""
+    return round(100 * float(np.mean(shares)), 2)
 
 
 def _best(table: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, str]:

@@ -94,6 +94,17 @@ REPAIRS: tuple[Entry, ...] = (
         paper="Luo, Wu and Lin, ThiNet, ICCV 2017",
     ),
     _entry(
+        "channel sampler",
+        "hwprune.surgery.sampler:sample",
+        summary="The first layer of a residual branch reads fewer channels than the stream has.",
+        details="Not a repair, but fitted by one: the stream stays as it is; channels are picked in front "
+        "of the layer. Picking takes time of its own.",
+        formula="X ← X[:, S]; then least_squares for W[:, S]",
+        data="none",
+        cost="a gather in front of the layer",
+        paper="He, Zhang and Sun, Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017",
+    ),
+    _entry(
         "fine-tuning",
         "hwprune.repair.finetune:finetune",
         summary="The smaller model is trained on.",
@@ -150,6 +161,16 @@ WIDTHS: tuple[Entry, ...] = (
         data="labelled",
         cost="forward passes of candidates over held-out batches, after a training of the shared weights",
         paper="Liu et al., JointPruning, arXiv 2005.08931, 2020",
+        origin="adapted",
+    ),
+    _entry(
+        "rounds",
+        "hwprune.planning.iterative:prune_iteratively",
+        summary="Pruning and training in turns; scores build up while the model trains.",
+        formula="latency after round i of n: linear, exponential, or cubic (AGP) from 1 to the budget",
+        data="labelled",
+        cost="the training, and a score of every batch that counts",
+        paper="Molchanov et al., ICLR 2017 and CVPR 2019; schedule: Zhu and Gupta, arXiv 1710.01878",
         origin="adapted",
     ),
 )

@@ -51,6 +51,8 @@ class Criterion(ABC):
         abstract; ``"none"``: no paper stands behind it.
     cost
         What scoring takes, in forward and backward passes and what is held in memory.
+    written
+        The name and parameters that :func:`get` made it from; empty if it was constructed otherwise.
     """
 
     name: ClassVar[str]
@@ -60,6 +62,12 @@ class Criterion(ABC):
     formula: ClassVar[str] = ""
     origin: ClassVar[Origin] = "none"
     cost: ClassVar[str] = ""
+    written: str = ""
+
+    @property
+    def label(self) -> str:
+        """The name and the parameters that :func:`get` was given, as they are written behind a name."""
+        return self.written or self.name
 
     @abstractmethod
     def score(
@@ -147,13 +155,15 @@ def get(name: str, **params: Any) -> Criterion:
         takes = f"it takes {', '.join(known)}" if known else "it takes none"
         raise UsageError(f"criterion {name!r} has no parameter {', '.join(unknown)}", hint=takes)
     try:
-        return found(**params)
+        made = found(**params)
     except TypeError as error:
         given = ", ".join(f"{key}={value!r}" for key, value in params.items())
         raise UsageError(
             f"criterion {name!r} does not take {given}: {error}",
             hint="hwprune inspect --criteria shows defaults",
         ) from error
+    made.written = ":".join([name, *(f"{key}={_written(value)}" for key, value in params.items())])
+    return made
 
 
 def _value(text: str) -> Any:
@@ -161,3 +171,13 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
+
+
+def _written(value: Any) -> str:
+    """What :func:`_value` reads again, where there is such a text."""
+    if isinstance(value, str) and _value(value) == value:
+        return value
+    try:
+        return json.dumps(value, separators=(",", ":"))
+    except TypeError:
+        return repr(value)

@@ -12,10 +12,11 @@ from hwprune.errors import BudgetError, PlanError
 from hwprune.latency.fused import FusedGraph
 from hwprune.planner.limits.amount import Amount
 from hwprune.planner.limits.limits import Needs, Sizes
-from hwprune.planner.limits.widths import Bound, allowed_widths, bounds_of, offered_widths, restricted
+from hwprune.planner.limits.widths import Bound, allowed_widths, bounds_of, offered_widths
 from hwprune.planner.options import PlanOptions
 from hwprune.planner.removable import RemovableBlocks
 from hwprune.planner.widths import GroupWidths
+from hwprune.solve.narrow import restricted
 from hwprune.solve.problem import Choice, Concat, Problem
 from hwprune.target import Target
 

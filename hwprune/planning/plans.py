@@ -276,5 +276,5 @@ def _alone(prepared: Prepared, what: str) -> Prepared:
 def _one_criterion(asked: Mapping[str, Any], data: Iterable[Any] | None, what: str) -> None:
     judges = criteria_of(asked.get("criterion"), asked.get("options") or PlanOptions(), data=data is not None)
     if len(judges) > 1:
-        names = [judge.name for judge in judges]
+        names = [judge.label for judge in judges]
         raise UsageError(f"{what} is by one criterion", hint=f"name one of {', '.join(names)}")

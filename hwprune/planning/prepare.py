@@ -73,7 +73,7 @@ def prepare(
     targets = resolve(target, threads)
     # What can be judged by its name alone is, before minutes of measuring.
     judges, care = criteria_of(criterion, options, data=data is not None), measure_profile(profile)
-    names = [judge.name for judge in judges]
+    names = [judge.label for judge in judges]
     _check_budgets(latency, targets)
     if len(targets) > 1 and site is not None:
         raise UsageError("a site is given for several targets", hint="plan for them one by one")
@@ -138,7 +138,7 @@ def prepare(
         stations = tuple(_station(bench, valued, shaped, options) for bench in benches)
         if len(stations) == 1:
             stations[0].loop.shape = goal
-        asked = {"criterion": judge.name, "seed": seed, **analysis}
+        asked = {"criterion": judge.label, "seed": seed, **analysis}
         found.append(
             Prepared(subject, stations, goal, options, valued.values, checks, asked, meter, tuple(names))
         )

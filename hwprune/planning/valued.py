@@ -75,7 +75,7 @@ class Valuer:
         CriterionError
             The scores cannot be computed, or the held-out data is of no use.
         """
-        bench, options, criterion = self.bench, self.options, judge.name
+        bench, options, criterion = self.bench, self.options, judge.label
         bench.progress(f"score channels by {criterion}", 0, 1)
         found = score(bench.captured, bench.deps, criterion=judge, data=self.data, loss=self.loss)
         values = to_objective(found, judge.comparability)
@@ -142,13 +142,13 @@ def criteria_of(criterion: Judges, options: PlanOptions, *, data: bool) -> list[
     made = [each if isinstance(each, Criterion) else get_criterion(each.strip()) for each in given]
     first: dict[str, Criterion] = {}
     for each in made:
-        first.setdefault(each.name, each)
+        first.setdefault(each.label, each)
     judges = list(first.values())
     if not judges:
         raise UsageError("no criterion is named", hint="leave criterion out for the one that suits")
     if len(judges) == 1:
         return judges
-    both = " and ".join(each.name for each in judges)
+    both = " and ".join(each.label for each in judges)
     if options.held_out is None:
         raise UsageError(
             f"nothing says which of the plans by {both} is better",

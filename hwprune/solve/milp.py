@@ -5,14 +5,19 @@ See :mod:`hwprune.solve.exact` for how.
 
 from __future__ import annotations
 
+import logging
 import time
 
+from hwprune.errors import BudgetError
 from hwprune.solve.checks import check_problem
 from hwprune.solve.exact import Backend, Exact
 from hwprune.solve.greedy import lower_greedily
 from hwprune.solve.highs import HighsProgram
 from hwprune.solve.infeasible import Least, explain
+from hwprune.solve.narrow import narrowed
 from hwprune.solve.problem import Choice, Problem, Solution
+
+_log = logging.getLogger(__name__)
 
 
 def solve_milp(
@@ -56,6 +61,16 @@ def solve_exactly(
 ) -> Solution:
     """:func:`solve_milp` with any solver for the linear form (``name`` goes into the solution)."""
     check_problem(problem)
+    smaller = narrowed(problem) if reduce else problem
+    if smaller is not problem:
+        try:
+            exact = Exact(smaller, backend, reduce)
+            return solve_prepared(
+                exact, smaller, name, time_limit_s=time_limit_s, gap=gap, start=start, greedy=greedy
+            )
+        except BudgetError:
+            # What can be reached if a limit is given up is seen in the whole problem only.
+            _log.debug("nothing within the limits: the whole problem says what is closest")
     exact = Exact(problem, backend, reduce)
     return solve_prepared(
         exact, problem, name, time_limit_s=time_limit_s, gap=gap, start=start, greedy=greedy

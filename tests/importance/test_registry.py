@@ -13,7 +13,7 @@ from hwprune.capture import capture
 from hwprune.capture.captured import Captured
 from hwprune.dependency import Dependencies, analyse
 from hwprune.errors import CriterionError, UsageError
-from hwprune.importance import Criterion, available, get, register, registry, score, to_objective
+from hwprune.importance import Criterion, Random, available, get, register, registry, score, to_objective
 from tests.nets import Plain
 
 
@@ -79,6 +79,9 @@ def test_parameters_may_be_written_behind_the_name(plain: tuple[Captured, Depend
         == get("random", seed=3).seed
         == 3
     )  # type: ignore[attr-defined]
+    for text in ("l2", "l1:variant=greedy:keep=0.25", "bn_distribution:weighted=true"):
+        assert get(text).label == text
+    assert get("l1", variant="greedy").label == "l1:variant=greedy" and Random(seed=1).label == "random"
     written, given = score(*plain, "random:seed=3"), score(*plain, "random", seed=3)
     assert all(written[name].tolist() == given[name].tolist() for name in written)
     for text, message in (

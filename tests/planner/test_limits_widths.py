@@ -12,7 +12,8 @@ from hwprune.capture import capture
 from hwprune.dependency import analyse
 from hwprune.dependency.groups import Dependencies
 from hwprune.errors import PlanError, UsageError
-from hwprune.planner.limits.widths import allowed_widths, bounds_of, offered_widths, restricted
+from hwprune.planner.limits.widths import allowed_widths, bounds_of, offered_widths
+from hwprune.solve.narrow import restricted
 from hwprune.solve.problem import Choice, Concat, Domain, Limit, Problem, Term
 from hwprune.target import Alignment, Target
 from tests.small import SHAPE, Small

@@ -15,7 +15,6 @@ from hwprune.dependency.scope import matches
 from hwprune.errors import PlanError, UsageError
 from hwprune.planner.widths import GroupWidths, group_widths
 from hwprune.solve.domains import aligned_widths
-from hwprune.solve.problem import Domain, Problem, Term
 from hwprune.target import Target
 
 #: Keeps 0.1 * 30 from becoming 4 by a rounding error.
@@ -119,28 +118,6 @@ def allowed_widths(
         name: tuple(w for w in offered[name].widths if _within(w, sizes[name], bound))
         for name, bound in bounds.items()
     }
-
-
-def restricted(problem: Problem, allowed: Mapping[str, Sequence[int]]) -> Problem:
-    """The problem with fewer widths: of the groups in ``allowed`` only those are left."""
-
-    def narrowed(domain: Domain) -> Domain:
-        left = set(allowed.get(domain.group, domain.widths))
-        pairs = [(w, v) for w, v in zip(domain.widths, domain.values, strict=True) if w in left]
-        if not pairs:
-            raise PlanError(f"no width of group {domain.group!r} is left", hint="widen its limits")
-        widths, values = zip(*pairs, strict=True)
-        return replace(domain, widths=widths, values=values)
-
-    smaller = replace(problem, domains=tuple(narrowed(domain) for domain in problem.domains))
-    before, after = problem.all_levels, smaller.all_levels
-    kept = {axis: [before[axis].index(level) for level in levels] for axis, levels in after.items()}
-
-    def priced(term: Term) -> Term:
-        return replace(term, cost_ns=term.cost_ns[np.ix_(*(kept[axis] for axis in term.axes))])
-
-    limits = tuple(replace(limit, terms=tuple(map(priced, limit.terms))) for limit in smaller.limits)
-    return replace(smaller, limits=limits)
 
 
 def _within(width: int, size: int, bound: Bound) -> bool:

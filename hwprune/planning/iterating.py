@@ -126,7 +126,7 @@ class IterativeRun:
         written = {
             "options": asked.options.model_dump(mode="json"),
             "latency": str(asked.latency),
-            "criterion": [criterion.name, _plain(criterion)],
+            "criterion": criterion.label,
             "minimum": asked.minimum,
             "model": model_fingerprint(self.original.captured.model),
         }
@@ -278,12 +278,3 @@ class IterativeRun:
 
 def _leaves(outputs: Any) -> list[torch.Tensor]:
     return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
-
-
-def _plain(criterion: Criterion) -> dict[str, Any]:
-    """Parameters of a criterion that a file can hold."""
-    return {
-        name: value
-        for name, value in vars(criterion).items()
-        if value is None or isinstance(value, bool | int | float | str)
-    }

@@ -27,6 +27,7 @@ class Kept(Criterion):
         of = keeper.criterion
         self.name = of.name  # pyright: ignore[reportAttributeAccessIssue]
         self.comparability: Comparability = of.comparability  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.written = of.label
         self._keeper = keeper
 
     def score(

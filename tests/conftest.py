@@ -57,4 +57,6 @@ def fake_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
     _measured: list[KernelSpec] = []
     monkeypatch.setattr(Workbench, "measure_kernels", measure)
+    # Real kernels of other tests must not be mixed in.
+    monkeypatch.setattr(Workbench, "known_table", lambda self: None)  # pyright: ignore[reportUnknownLambdaType]
     monkeypatch.setattr(Workbench, "time_networks", time)

@@ -41,7 +41,10 @@ class TrainableGraph(fx.GraphModule):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         with silent_about_trees():
-            return super().__deepcopy__(memo)  # pyright: ignore[reportReturnType] - of this class
+            twin = super().__deepcopy__(memo)
+        # Every graph module is the only one of its class, which copying gives torch's own name.
+        type(twin).__name__ = type(self).__name__
+        return twin  # pyright: ignore[reportReturnType] - of this class
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode in every node that has one.

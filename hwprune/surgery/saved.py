@@ -253,6 +253,8 @@ def _cut(dense: nn.Module, cut: CutRecord, directory: Path) -> nn.Module:
 
 
 def _sampled(model: nn.Module, cut: CutRecord) -> nn.Module:
+    if not cut.samplers:
+        return model
     return sampled(model, {path: numbers_of(ranges) for path, ranges in cut.samplers.items()})
 
 

@@ -26,6 +26,7 @@ def test_copies_are_equal_apart_and_silent() -> None:
         expected = captured.graph(x)
         for twin in twins:
             assert isinstance(twin, TrainableGraph)
+            assert type(twin).__name__ == "Small"
             assert torch.equal(twin(x), expected)
             next(twin.parameters()).zero_()
         assert torch.equal(captured.graph(x), expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import json
 from abc import ABC, abstractmethod
@@ -52,7 +53,7 @@ class Criterion(ABC):
     cost
         What scoring takes, in forward and backward passes and what is held in memory.
     written
-        The name and parameters that :func:`get` made it from; empty if it was constructed otherwise.
+        The name and the parameters that it was made with; empty if there were none.
     """
 
     name: ClassVar[str]
@@ -66,8 +67,16 @@ class Criterion(ABC):
 
     @property
     def label(self) -> str:
-        """The name and the parameters that :func:`get` was given, as they are written behind a name."""
+        """The name and the parameters it was made with, as :func:`get` reads them.
+
+        It tells criteria of one class apart where scores are kept.
+        """
         return self.written or self.name
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "__init__" in cls.__dict__:
+            cls.__init__ = _noted(cls.__init__)
 
     @abstractmethod
     def score(
@@ -155,15 +164,26 @@ def get(name: str, **params: Any) -> Criterion:
         takes = f"it takes {', '.join(known)}" if known else "it takes none"
         raise UsageError(f"criterion {name!r} has no parameter {', '.join(unknown)}", hint=takes)
     try:
-        made = found(**params)
+        return found(**params)
     except TypeError as error:
         given = ", ".join(f"{key}={value!r}" for key, value in params.items())
         raise UsageError(
             f"criterion {name!r} does not take {given}: {error}",
             hint="hwprune inspect --criteria shows defaults",
         ) from error
-    made.written = ":".join([name, *(f"{key}={_written(value)}" for key, value in params.items())])
-    return made
+
+
+def _noted(init: Callable[..., None]) -> Callable[..., None]:
+    """A constructor after which the criterion knows its parameters."""
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def noting(self: Criterion, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        _, *given = signature.bind(self, *args, **kwargs).arguments.items()
+        self.written = ":".join([self.name, *(f"{key}={_written(value)}" for key, value in given)])
+
+    return noting
 
 
 def _value(text: str) -> Any:

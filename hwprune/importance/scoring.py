@@ -74,7 +74,7 @@ def score(
         if data is None:
             raise CriterionError(
                 f"criterion {criterion.name} needs {criterion.data_need} data, and none was given",
-                hint=f"pass data=, or use a criterion without data: {', '.join(available(data_need='none'))}",
+                hint=f"give data, or use a criterion without data: {', '.join(available(data_need='none'))}",
             )
         labelled = criterion.data_need == "labelled"
         wrapped = CriterionData(

@@ -144,5 +144,5 @@ def asked_repair(asked: RepairOptions | Method | None, data: object) -> RepairOp
         There is no such method, or there are no data for it.
     """
     if asked is not None and data is None:
-        raise UsageError("a repair needs data", hint="pass data=; it needs no labels")
+        raise UsageError("a repair needs data", hint="give data; labels are not needed")
     return repair_options(method=asked) if isinstance(asked, str) else asked

@@ -81,7 +81,8 @@ def test_parameters_may_be_written_behind_the_name(plain: tuple[Captured, Depend
     )  # type: ignore[attr-defined]
     for text in ("l2", "l1:variant=greedy:keep=0.25", "bn_distribution:weighted=true"):
         assert get(text).label == text
-    assert get("l1", variant="greedy").label == "l1:variant=greedy" and Random(seed=1).label == "random"
+    assert get("l1", variant="greedy").label == "l1:variant=greedy"
+    assert Random(seed=1).label == Random(1).label == "random:seed=1" and Random().label == "random"
     written, given = score(*plain, "random:seed=3"), score(*plain, "random", seed=3)
     assert all(written[name].tolist() == given[name].tolist() for name in written)
     for text, message in (

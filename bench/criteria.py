@@ -17,6 +17,8 @@ of residual branches; ``scales``, ThiNet's factors per channel instead; ``finetu
 fine-tuning after the recalibration; ``least_squares+finetuned``, the same after the fit. No stage but the
 last two takes a gradient step. ``seconds`` is what the stage took, ``score_s`` what scoring took.
 
+``--oracle`` compares scores with the loss without each unit instead (:mod:`bench.criteria_oracle`).
+
 Latency is that of measured kernels (``--made-up``: of a formula, to try things out). A run that was cut off
 goes on where it was.
 """
@@ -24,6 +26,7 @@ goes on where it was.
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,10 +34,10 @@ import torch
 
 from bench.common import write_result
 from bench.criteria_cells import Cells
-from bench.criteria_oracle import Oracle, oracle_summary
+from bench.criteria_oracle import NETWORKS, Oracle, oracle_summary
 from bench.criteria_summary import rows_of, summary
 from bench.plan_accuracy_case import State
-from bench.plan_accuracy_tasks import NETS, TASKS
+from bench.plan_accuracy_tasks import PRUNED, TASKS
 from hwprune.importance import available
 from hwprune.target import load_target
 
@@ -44,13 +47,14 @@ BUDGETS = (0.7, 0.5, 0.3)
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--criteria", default=",".join(available()), help="name or name:parameter=value")
-    parser.add_argument("--models", default=",".join(NETS))
+    parser.add_argument("--models", default=None, help=f"{', '.join(PRUNED)}; of --oracle: small too")
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--budgets", default=",".join(map(str, BUDGETS)), help="shares of the dense latency")
     parser.add_argument("--widths", default="same,own", help="same, own, or both")
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--seed", type=int, default=0, help="the first")
     parser.add_argument("--train", type=int, default=400, help="steps of training")
+    parser.add_argument("--oracle-train", default="100,400", help="steps of training, each with --oracle")
     parser.add_argument("--finetune", type=int, default=10, help="steps of fine-tuning")
     parser.add_argument("--target", default="host")
     parser.add_argument("--threads", type=int, default=1)
@@ -69,12 +73,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     target = load_target(options.target, threads=options.threads)
     state = State.load(options.out.with_suffix(".state.json"), options)
-    work = Oracle if options.oracle else Cells
+    models = options.models.split(",") if options.models else NETWORKS if options.oracle else PRUNED
     for seed in range(options.seed, options.seed + options.seeds):
-        for task in options.tasks.split(","):
-            for model in options.models.split(","):
-                work(task, model, seed, target, options, state).run()
-                finish(options, state, quiet=True)
+        for task, model in itertools.product(options.tasks.split(","), models):
+            if options.oracle:
+                for steps in map(int, options.oracle_train.split(",")):
+                    Oracle(task, model, seed, target, options, state, steps=steps).run()
+            else:
+                Cells(task, model, seed, target, options, state).run()
+            finish(options, state, quiet=True)
     finish(options, state, quiet=False)
 
 

@@ -1,4 +1,8 @@
-"""Rank correlation of scores with what the loss does without a unit."""
+"""Rank correlation of scores with what the loss does without a unit.
+
+Criteria estimate that near a network as it is; how well depends on how far its training has come (where the
+loss is nearly zero, so is its slope). Networks are therefore looked at early and late.
+"""
 
 from __future__ import annotations
 
@@ -18,29 +22,42 @@ from hwprune.importance import score, true_loss_change
 from hwprune.target import Target
 
 #: Batches of 64 images that criteria and oracle see.
-BATCHES = 8
+BATCHES = 4
+#: Networks by default.
+NETWORKS = ("small", "residual", "separable")
+#: The group of a row that is about all units of the network.
+ALL = "*"
 
 
 class Oracle:
     """All criteria on one trained network, against the oracle.
 
     The criteria and the oracle see the same images. Rows of the state, by
-    ``task/model/seed/criterion``: the correlation in every group.
+    ``steps/task/model/seed/criterion``: the correlation in every group, and over all units.
     """
 
     def __init__(
-        self, task: str, model: str, seed: int, target: Target, options: argparse.Namespace, state: State
+        self,
+        task: str,
+        model: str,
+        seed: int,
+        target: Target,
+        options: argparse.Namespace,
+        state: State,
+        *,
+        steps: int,
     ) -> None:
         # No latency is asked for.
-        options = argparse.Namespace(**{**vars(options), "made_up": True})
+        options = argparse.Namespace(**{**vars(options), "made_up": True, "train": steps})
         self.case = Case(task, model, seed, target, options, state)
         self.options, self.state = options, state
-        self.head = {"task": task, "model": model, "seed": seed}
+        self.name = f"{steps}/{self.case.name}"
+        self.head = {"task": task, "model": model, "seed": seed, "steps": steps}
 
     def run(self) -> None:
         """What the state lacks."""
         criteria = self.options.criteria.split(",")
-        missing = [c for c in criteria if f"{self.case.name}/{c}" not in self.state.rows]
+        missing = [c for c in criteria if f"{self.name}/{c}" not in self.state.rows]
         if not missing:
             return
         self.case.prepare()
@@ -63,22 +80,26 @@ class Oracle:
             else:
                 took = time.perf_counter() - begin
                 rows = [{**head, **row, "seconds": took} for row in correlations(scores, changes)]
-            self.state.put(f"{case.name}/{criterion}", {"rows": rows})
-            self._tell(f"{criterion}: {_mean([row['spearman_size'] for row in rows])}")
+            self.state.put(f"{self.name}/{criterion}", {"rows": rows})
+            self._tell(f"{criterion}: {rows[-1]['spearman_size']}")
 
     def _tell(self, text: str) -> None:
-        print(f"{time.strftime('%T')} {self.case.name}: {text}", file=sys.stderr, flush=True)
+        print(f"{time.strftime('%T')} {self.name}: {text}", file=sys.stderr, flush=True)
 
 
 def correlations(scores: dict[str, torch.Tensor], changes: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
-    """Per group Spearman's correlation with the change of the loss, and with its size."""
-    rows: list[dict[str, Any]] = []
-    for group, found in scores.items():
-        change = changes[group]
-        row = {"group": group, "units": len(found)}
-        row |= {"spearman": _rank(found, change), "spearman_size": _rank(found, change.abs())}
-        rows.append(row)
-    return rows
+    """Spearman's correlation with the change of the loss and with its size: per group, last over all units."""
+    pairs = [(group, found, changes[group]) for group, found in scores.items()]
+    _, found, truth = zip(*pairs, strict=True)
+    return [
+        {
+            "group": group,
+            "units": len(score),
+            "spearman": _rank(score, change),
+            "spearman_size": _rank(score, change.abs()),
+        }
+        for group, score, change in [*pairs, (ALL, torch.cat(found), torch.cat(truth))]
+    ]
 
 
 def _rank(left: torch.Tensor, right: torch.Tensor) -> float:
@@ -90,26 +111,33 @@ def _rank(left: torch.Tensor, right: torch.Tensor) -> float:
 
 
 def oracle_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means and least values per criterion, over groups, tasks, networks and seeds; the best first.
+    """Means per criterion, over tasks, networks and seeds; the best over all units first.
 
-    ``spearman`` is with the change of the loss, ``spearman_size`` with its size (which a squared
-    estimate follows).
+    Correlations are with the size of the change, which a squared estimate follows: ``within_groups``
+    is the mean over groups, ``all_units`` ranks all units of a network together, and ``least`` is the
+    least of those. ``by_steps`` has the same for each length of training.
     """
+    steps = dict.fromkeys(row["steps"] for row in rows)
+    return {
+        "criteria": _by_criterion(rows),
+        "by_steps": {str(n): _by_criterion([row for row in rows if row["steps"] == n]) for n in steps},
+        "failed": sorted({row["criterion"] for row in rows if row["spearman"] is None}),
+    }
+
+
+def _by_criterion(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for criterion in dict.fromkeys(row["criterion"] for row in rows):
         here = [row for row in rows if row["criterion"] == criterion and row["spearman"] is not None]
-        if here:
+        whole = [row["spearman_size"] for row in here if row["group"] == ALL]
+        if whole:
             found[criterion] = {
-                "spearman": _mean([row["spearman"] for row in here]),
-                "spearman_size": _mean([row["spearman_size"] for row in here]),
-                "least": min(row["spearman"] for row in here),
-                "least_size": min(row["spearman_size"] for row in here),
+                "all_units": _mean(whole),
+                "least": round(min(whole), 3),
+                "within_groups": _mean([row["spearman_size"] for row in here if row["group"] != ALL]),
             }
-    order = sorted(found, key=lambda criterion: -found[criterion]["spearman_size"])
-    failed = sorted({row["criterion"] for row in rows if row["spearman"] is None})
-    return {"criteria": {criterion: found[criterion] for criterion in order}, "failed": failed}
+    return dict(sorted(found.items(), key=lambda item: -item[1]["all_units"]))
 
 
-def _mean(values: Sequence[Any]) -> float:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else float("nan")
+def _mean(values: Sequence[float]) -> float:
+    return round(float(np.mean(values)), 3)

@@ -28,7 +28,7 @@ from bench.common import write_result
 from bench.plan_accuracy_case import Case, State
 from bench.plan_accuracy_methods import METHODS
 from bench.plan_accuracy_summary import rows_with_margins, summary
-from bench.plan_accuracy_tasks import NETS, TASKS
+from bench.plan_accuracy_tasks import PRUNED, TASKS
 from hwprune.target import load_target
 
 BUDGETS = (0.7, 0.5, 0.33, 0.25)
@@ -36,7 +36,7 @@ BUDGETS = (0.7, 0.5, 0.33, 0.25)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--models", default=",".join(NETS))
+    parser.add_argument("--models", default=",".join(PRUNED))
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--budgets", default=",".join(map(str, BUDGETS)), help="shares of the dense latency")
     parser.add_argument("--seeds", type=int, default=3, help="how many")

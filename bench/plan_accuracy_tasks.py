@@ -153,4 +153,11 @@ def separable(classes: int) -> Net:
     return Net(nn.Sequential(*stem, *blocks, *last), 256, classes)
 
 
-NETS = {"residual": residual, "plain": plain, "separable": separable}
+def small(classes: int) -> Net:
+    """A stem and one residual block of 16 channels: few enough units for every one to matter."""
+    return Net(nn.Sequential(conv_bn(1, 16, 3, 2), nn.ReLU(), Basic(16, 16, 1)), 16, classes)
+
+
+NETS = {"residual": residual, "plain": plain, "separable": separable, "small": small}
+#: Those that are worth pruning.
+PRUNED = ("residual", "plain", "separable")

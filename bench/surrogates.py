@@ -27,7 +27,7 @@ from scipy.stats import spearmanr
 
 from bench.common import write_result
 from bench.plan_accuracy_case import Case, State, loader
-from bench.plan_accuracy_tasks import NETS, TASKS
+from bench.plan_accuracy_tasks import PRUNED, TASKS
 from hwprune.importance import score, to_objective
 from hwprune.planner.curves.calibrate import calibrate
 from hwprune.planner.curves.meter import Meter
@@ -42,7 +42,7 @@ Values = Mapping[str, Sequence[float]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--models", default=",".join(NETS))
+    parser.add_argument("--models", default=",".join(PRUNED))
     parser.add_argument("--task", default="synthetic", choices=list(TASKS))
     parser.add_argument("--budgets", default="0.5,0.33", help="shares of the dense latency")
     parser.add_argument("--plans", type=int, default=24, help="random plans per network and budget")

@@ -73,10 +73,12 @@ def test_a_run_has_every_stage_of_every_criterion_and_goes_on_where_it_was(
 
 
 def test_the_oracle_runs(tiny: list[str]) -> None:
-    main([*tiny, "--criteria", "l1,taylor2019", "--oracle"])
+    main([*tiny, "--criteria", "l1,taylor2019", "--oracle", "--oracle-train", "1,3"])
     found = json.loads(Path(tiny[-1]).read_text())
     assert set(found["summary"]["criteria"]) == {"l1", "taylor2019"}
-    assert all(-1 <= row["spearman"] <= 1 and row["units"] == 32 for row in found["rows"])
+    assert set(found["summary"]["by_steps"]) == {"1", "3"}
+    assert all(-1 <= row["spearman"] <= 1 for row in found["rows"])
+    assert [row["units"] for row in found["rows"][:3]] == [32, 32, 64]
 
 
 def test_correlations_are_of_ranks_group_by_group() -> None:
@@ -85,9 +87,11 @@ def test_correlations_are_of_ranks_group_by_group() -> None:
     rows = {row["group"]: row for row in correlations(scores, changes)}
     assert rows["a"]["spearman"] == pytest.approx(1.0) and rows["c"]["spearman"] == 0.0
     assert rows["b"]["spearman"] == pytest.approx(-0.5) and rows["b"]["spearman_size"] == pytest.approx(1.0)
-    head = {"criterion": "l1"}
-    found = oracle_summary([{**head, **row} for row in rows.values()])
-    assert found["criteria"]["l1"]["least"] == pytest.approx(-0.5)
+    assert rows["*"]["units"] == 9
+    found = oracle_summary([{"criterion": "l1", "steps": 5, **row} for row in rows.values()])
+    assert found["criteria"]["l1"]["within_groups"] == pytest.approx(2 / 3, abs=1e-3)
+    assert found["criteria"]["l1"]["all_units"] == round(rows["*"]["spearman_size"], 3)
+    assert found["by_steps"]["5"] == found["criteria"] and found["failed"] == []
 
 
 def _cell(criterion: str, seed: int, **accuracies: float) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +55,7 @@ class RoundState:
     number: int = 0
     cut: bool = False
     dense_ns: float | None = None
+    dense_metric: float | None = None
     shares: tuple[float, ...] = ()
     rounds: list[Round] = field(default_factory=list[Round])
     plan: Plan | None = None
@@ -86,6 +88,7 @@ class RoundState:
             "number": self.number,
             "cut": self.cut,
             "dense_ns": self.dense_ns,
+            "dense_metric": self.dense_metric,
             "shares": list(self.shares),
             "rounds": [dataclasses.asdict(each) for each in self.rounds],
             "plan": None if self.plan is None else self.plan.model_dump(mode="json"),
@@ -111,10 +114,11 @@ class RoundState:
             if changed:
                 raise RepairError(
                     f"{self.path} was written with other {', '.join(changed)}",
-                    hint="use the same to resume, or another checkpoint directory to start again",
+                    hint=f"use the same to go on, or delete {self.directory} to start again",
                 )
             self.number, self.cut = scalars["number"], scalars["cut"]
             self.dense_ns, self.shares = scalars["dense_ns"], tuple(scalars["shares"])
+            self.dense_metric = scalars["dense_metric"]
             self.rounds = [Round(**each) for each in scalars["rounds"]]
             written = scalars["plan"]
             self.plan = None if written is None else Plan.read(written, self.path)
@@ -123,6 +127,15 @@ class RoundState:
         self.weights = _part(tensors, "weights:")
         self.average = _part(tensors, "average:")
         return True
+
+    def forget(self) -> None:
+        """Remove what was written, once the result is in a safe place; anything else there stays."""
+        if self.directory is None or not self.directory.is_dir():
+            return
+        for path in self.directory.glob("*.checkpoint"):
+            path.unlink()
+        with contextlib.suppress(OSError):
+            self.directory.rmdir()
 
     def forget_training(self) -> None:
         """Remove the files of a round that is finished."""

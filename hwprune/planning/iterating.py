@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +198,12 @@ class IterativeRun:
                     "the model that is cut once does not equal the one that was cut in rounds",
                     hint="this is a fault of hwprune; prune in one go",
                 )
+        record = {
+            "options": self.options.model_dump(mode="json"),
+            "dense_metric": self.state.dense_metric,
+            "rounds": [asdict(each) for each in self.state.rounds],
+        }
+        pruned = replace(pruned, history=(record,))
         return Iterated(pruned, tuple(self.state.rounds), self.state.dense_metric)
 
 

@@ -16,6 +16,9 @@ from hwprune.repair.checkpoint import load_checkpoint, save_checkpoint
 from hwprune.repair.state import model_tensors
 from hwprune.solve.plan import Plan
 
+#: File of the state of a run, in its directory.
+STATE_FILE = "rounds.checkpoint"
+
 
 @dataclass(frozen=True)
 class Round:
@@ -65,7 +68,7 @@ class RoundState:
     @property
     def path(self) -> Path | None:
         """File of the state."""
-        return None if self.directory is None else self.directory / "rounds.checkpoint"
+        return None if self.directory is None else self.directory / STATE_FILE
 
     def training_path(self) -> Path | None:
         """File of the training in the current round."""
@@ -128,20 +131,19 @@ class RoundState:
         self.average = _part(tensors, "average:")
         return True
 
-    def forget(self) -> None:
-        """Remove what was written, once the result is in a safe place; anything else there stays."""
-        if self.directory is None or not self.directory.is_dir():
-            return
-        for path in self.directory.glob("*.checkpoint"):
-            path.unlink()
-        with contextlib.suppress(OSError):
-            self.directory.rmdir()
-
     def forget_training(self) -> None:
         """Remove the files of a round that is finished."""
         for path in (self.training_path(), self.scores_path()):
             if path is not None:
                 path.unlink(missing_ok=True)
+
+
+def forget_rounds(directory: Path) -> None:
+    """Remove what a run wrote, once its result is in a safe place; anything else there stays."""
+    for path in directory.glob("*.checkpoint"):
+        path.unlink()
+    with contextlib.suppress(OSError):
+        directory.rmdir()
 
 
 class Entries:

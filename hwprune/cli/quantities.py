@@ -58,7 +58,7 @@ def read_pairs(texts: Sequence[str], what: str, example: str) -> dict[str, str]:
             raise UsageError(f"'{text}' is no {what}", hint=f"write it as {example}")
         if name in found:
             raise UsageError(
-                f"there are two entries for {name!r} (each {what})", hint="leave one of them out"
+                f"there are two entries for {name!r}, and one {what} is enough", hint="leave one of them out"
             )
         found[name] = value
     return found

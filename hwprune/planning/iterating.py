@@ -118,6 +118,11 @@ class IterativeRun:
             raise UsageError(
                 f"there are no batches for criterion {criterion.name}", hint="give data or train"
             )
+        if criterion.gives_widths:
+            raise UsageError(
+                f"scores of {criterion.label} build up batch by batch, and its floors need all data at once",
+                hint="leave the floors out, or plan in one step",
+            )
         self.asked, self.options, self.progress = asked, asked.options, progress
         momentum = asked.options.momentum
         self.keeper = ScoreKeeper(criterion, asked.data, momentum=momentum, loss=asked.loss)

@@ -152,7 +152,7 @@ def criteria_of(criterion: Judges, options: PlanOptions, *, data: bool) -> list[
         There is no such criterion, nothing decides between several, or the solver takes no floors of one.
     """
     if criterion is None:
-        return [get_criterion("taylor2019" if data else "l2")]
+        return [get_criterion("taylor2019" if data else "lamp")]
     given = criterion.split(",") if isinstance(criterion, str) else criterion
     given = [given] if isinstance(given, Criterion) else given
     made = [each if isinstance(each, Criterion) else get_criterion(each.strip()) for each in given]

@@ -98,7 +98,7 @@ def plan(
         What else the plan must keep to: parameters, memory, widths of layers, a floor of importance.
     criterion
         One of ``hwprune.importance.available()``, with parameters as in ``"taylor2019:form=gate"`` or
-        from ``hwprune.importance.get``. Default: ``taylor2019`` with data, else ``l2``. With held-out
+        from ``hwprune.importance.get``. Default: ``taylor2019`` with data, else ``lamp``. With held-out
         data also several: a plan is made by each, and the one of the least held-out loss taken.
     include, exclude
         Patterns (``layer1.*``) over group names.

@@ -63,11 +63,15 @@ def repair(
     weights: Weights = None,
     trust_pickle: TrustPickle = False,
     evaluate: Annotated[str | None, typer.Option(help="Factory of batches to test on.")] = None,
-    epochs: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning; 0 only recalibrates.")] = 10,
+    epochs: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning; 0 does without.")] = 10,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 0.01,
     optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
     fit: Annotated[
-        str | None, typer.Option(help="Fit layers to the dense model's first: least-squares or scales.")
+        str | None,
+        typer.Option(
+            help="Fit layers to the dense model's first: least-squares, scales or none. "
+            "Default: least-squares if its --weights are given, else none."
+        ),
     ] = None,
     fit_examples: Annotated[int, typer.Option(help="Examples that the fit reads at most.")] = 512,
     ridge: Annotated[float, typer.Option(help="How much the fit holds on to the weights.")] = 1e-3,
@@ -83,8 +87,9 @@ def repair(
     from hwprune.repair.options import repair_options
     from hwprune.repair.saved import repair_saved
 
+    method = fit or ("least-squares" if weights else "none")
     known: dict[str, Any] = {"examples": fit_examples, "ridge": ridge, "seed": seed}
-    fitting = repair_options(method=fit.replace("-", "_"), **known) if fit else None
+    fitting = repair_options(method=method.replace("-", "_"), **known)
     require_directory(output, "plan.json")
     # A teacher that nobody has trained would do harm, so it must be asked for.
     taught = weights is not None if distill is None else distill
@@ -99,7 +104,7 @@ def repair(
             test=load_data(evaluate) if evaluate else None,
             options={"epochs": epochs, "lr": lr, "optimizer": optimizer, "seed": seed},
             progress=progress,
-            fit=fitting,
+            fit=None if fitting.method == "none" else fitting,
             dense=dense if weights else None,
         )
     before, after = result["accuracy_before"], result["accuracy_after"]

@@ -53,7 +53,7 @@ Criterion = Annotated[
         metavar="NAME[:PARAMETER=VALUE...][,NAME...]",
         help="Importance of channels, see `hwprune inspect --criteria`. With --calibrate also several: "
         "a plan is made by each, and the one of the least held-out loss is taken. "
-        "Default: taylor2019 with --data, else l2.",
+        "Default: taylor2019 with --data, else lamp.",
         show_default=False,
     ),
 ]

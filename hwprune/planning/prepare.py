@@ -93,7 +93,7 @@ def prepare(
     if submodule is not None and data is not None:
         raise UsageError(
             f"channels of the submodule {submodule!r} cannot be scored with data of the whole model",
-            hint="leave data out: the criterion is then l2, or name one that needs none",
+            hint="leave data out: the criterion is then lamp, or name one that needs none",
         )
     repair, data = _repair(options, data)
     analysis: dict[str, Any] = {

@@ -138,7 +138,7 @@ def criteria_of(criterion: Judges, options: PlanOptions, *, data: bool) -> list[
         There is no such criterion, or nothing decides between several.
     """
     if criterion is None:
-        return [get_criterion("taylor2019" if data else "l2")]
+        return [get_criterion("taylor2019" if data else "lamp")]
     if isinstance(criterion, Criterion):
         return [criterion]
     given = criterion.split(",") if isinstance(criterion, str) else criterion

@@ -26,7 +26,7 @@ from hwprune.measure.compare import Comparison
 from hwprune.planner.workbench import Progress, measure_profile
 from hwprune.quickstart.digits import Batches, batches, load_digits_split
 from hwprune.quickstart.network import DigitsNet
-from hwprune.repair import FinetuneOptions, evaluate_accuracy, finetune, recalibrate_batchnorm
+from hwprune.repair import FinetuneOptions, evaluate_accuracy, finetune
 from hwprune.report import collect
 from hwprune.report.data import Accuracy, Measurement, ReportData
 from hwprune.report.page import write_report
@@ -122,8 +122,8 @@ def quickstart(
         pruned = api.apply_plan(dense, example, planned.plan)
         accuracy_cut = evaluate_accuracy(pruned.model, test_batches)
     with clock.stage("repair"):
-        recalibrate_batchnorm(pruned.model, batches(train, shuffle=True, seed=seed))
-        accuracy_recalibrated = evaluate_accuracy(pruned.model, test_batches)
+        pruned = pruned.repair(calibration, progress=progress)
+        accuracy_fitted = evaluate_accuracy(pruned.model, test_batches)
         options = FinetuneOptions(
             optimizer="adamw", lr=1e-3, weight_decay=1e-2, epochs=finetune_epochs, seed=seed
         )
@@ -156,7 +156,7 @@ def quickstart(
             dataset=DATASET,
             dense=accuracy_dense,
             after_pruning=accuracy_cut,
-            after_recalibration=accuracy_recalibrated,
+            after_fit=accuracy_fitted,
             after_finetuning=accuracy_pruned,
         )
         report = _report(planned, comparison, absent, accuracy, share, error, clock)

@@ -45,7 +45,7 @@ def repair_saved(
     teacher
         Dense model with its weights to distil from, or None.
     options
-        Of :class:`FinetuneOptions`; ``epochs`` 0 only recalibrates.
+        Of :class:`FinetuneOptions`; with ``epochs`` 0 nothing is trained.
     fit
         How layers are fitted to those of the dense model before anything else; None leaves that out.
     dense
@@ -54,9 +54,9 @@ def repair_saved(
     Returns
     -------
     dict
-        ``directory``, ``accuracy_before``, ``accuracy_after`` (None without test data),
-        ``batchnorms``, ``steps``; with ``fit`` also ``layers``, how many were fitted, and
-        ``accuracy_fitted``.
+        ``directory``, ``accuracy_before``, ``accuracy_recalibrated`` (after the fit, before
+        any training), ``accuracy_after`` (None without test data), ``batchnorms``, ``steps``; with
+        ``fit`` also ``layers``, how many were fitted.
 
     Raises
     ------
@@ -85,13 +85,13 @@ def repair_saved(
     report: RepairReport | None = None
     found: dict[str, Any] = {}
     if fit is not None and dense is not None:
+        # BatchNorm is measured below, on more data than a fit reads.
+        fit = fit.model_copy(update={"recalibrate": False})
         report = repair_cut(model, origin_of(directory, dense), data, fit, progress=progress)
-        found = {
-            "layers": len(report.layers),
-            "accuracy_fitted": None if test is None else evaluate_accuracy(model, test),
-        }
+        found = {"layers": len(report.layers)}
     progress("recalibrate", 0, 1)
     batchnorms = recalibrate_batchnorm(model, data)
+    recalibrated = None if test is None else evaluate_accuracy(model, test)
     steps = 0
     # Beside the output, not in it: the output appears complete or not at all.
     checkpoint = output.with_name(output.name + ".checkpoint")
@@ -114,6 +114,7 @@ def repair_saved(
     return {
         "directory": str(output),
         "accuracy_before": before,
+        "accuracy_recalibrated": recalibrated,
         "accuracy_after": after,
         "batchnorms": batchnorms,
         "steps": steps,

@@ -65,6 +65,7 @@ class Accuracy(Strict):
     dense: Fraction | None = None
     after_pruning: Fraction | None = None
     after_recalibration: Fraction | None = None
+    after_fit: Fraction | None = None
     after_finetuning: Fraction | None = None
 
     @property
@@ -74,6 +75,7 @@ class Accuracy(Strict):
             ("dense", self.dense),
             ("after pruning", self.after_pruning),
             ("after recalibration", self.after_recalibration),
+            ("after least squares", self.after_fit),
             ("after fine-tuning", self.after_finetuning),
         ]
         return [(name, value) for name, value in every if value is not None]

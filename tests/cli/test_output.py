@@ -119,12 +119,12 @@ class TestPlanAndPrune:
         found = one_object(ran.out)
         assert found["plan"] == "some/where/plan.json"
         assert found["budget_asked"] == "60%"
-        assert found["criterion"] == "l2"
+        assert found["criterion"] == "lamp"
         assert found["predicted_ns"] <= found["budget_ns"] < found["dense_ns"]  # type: ignore[operator]
         # What calling kernels of a few microseconds costs in a network is guessed before it is measured.
         assert found["measured_ns"] == pytest.approx(found["predicted_ns"], rel=0.2)
         assert [g["multiple"] for g in found["groups"]] == [16, 16]  # type: ignore[index,union-attr]
-        assert "score channels by l2" in ran.err
+        assert "score channels by lamp" in ran.err
         assert "profile made-up kernels" in ran.err
         written = Plan.load(tmp_path / "some/where/plan.json").model_dump(mode="json")
         assert all(found[key] == value for key, value in written.items())

@@ -84,7 +84,7 @@ def test_on_disk_as_in_memory(trained: Small, tmp_path: Path) -> None:
         )
 
     found = repaired("fitted", fit=fit, dense=trained)
-    assert found["layers"] == 3 and found["accuracy_fitted"] > found["accuracy_before"] + 0.2
+    assert found["layers"] == 3 and found["accuracy_recalibrated"] > found["accuracy_before"] + 0.2
     ours = pruned.repair(train(), fit).model.state_dict()
     theirs = hwprune.load(tmp_path / "fitted", Small).state_dict()
     assert all(torch.allclose(ours[n], theirs[n], atol=1e-5) for n in ours if "running" not in n)

@@ -30,15 +30,17 @@ def model() -> Small:
 
 
 def planned(model: Small, tables: Path, data: Any = None, **options: Any) -> hwprune.Pruned:
+    criterion = options.pop("criterion", "l1")
+    asked: dict[str, Any] = {"held_out": evaluation()} | options
     return hwprune.prune(
         model,
         IMAGE,
         latency="60%",
         data=train() if data is None else data,
-        criterion=options.pop("criterion", "l1"),
+        criterion=criterion,
         tables=tables,
         checks=0,
-        options=hwprune.PlanOptions(**({"held_out": evaluation()} | options)),
+        options=hwprune.PlanOptions(**asked),
     )
 
 

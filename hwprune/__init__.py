@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from hwprune.errors import HwpruneError
     from hwprune.fxpass import PrunePass
     from hwprune.planner.options import PlanOptions
+    from hwprune.planning.asked import IterativeOptions
     from hwprune.planning.check import check_plan
-    from hwprune.planning.iterating import IterativeOptions
     from hwprune.repair.options import RepairOptions
     from hwprune.solve.compose import compose
     from hwprune.solve.plan import Plan
@@ -75,7 +75,7 @@ __all__ = [
 
 _HOME = {
     "HwpruneError": "errors",
-    "IterativeOptions": "planning.iterating",
+    "IterativeOptions": "planning.asked",
     "Plan": "solve.plan",
     "PlanOptions": "planner.options",
     "PrunePass": "fxpass",

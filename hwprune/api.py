@@ -284,7 +284,7 @@ def save(pruned: Pruned, directory: str | Path) -> None:
         pruned.plan.model_dump(mode="json"),
         submodule=pruned.submodule,
         blocks=pruned.removed,
-        repairs=[report.to_dict() for report in pruned.repairs],
+        repairs=[*pruned.history, *(report.to_dict() for report in pruned.repairs)],
         samplers=pruned.samplers,
     )
 

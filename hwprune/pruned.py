@@ -77,6 +77,8 @@ class Pruned:
         Blocks that are gone.
     repairs
         What :meth:`repair` did to the weights since the cut; it is saved with the model.
+    history
+        What was done to the weights before that, as JSON values that are saved with the model, too.
     samplers
         Layers that read only some of the channels of their stream, from :meth:`sample`, by their path
         in :attr:`pruned_part`.
@@ -93,6 +95,7 @@ class Pruned:
     submodule: str | None = None
     removed: tuple[Block, ...] = ()
     repairs: tuple[RepairReport, ...] = ()
+    history: tuple[Mapping[str, Any], ...] = ()
     samplers: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
 
     def sample(self, channels: Mapping[str, Sequence[int] | int]) -> Pruned:

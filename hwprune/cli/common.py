@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from hwprune.target import Target, load_target
 
 #: Tables that go to a file or a pipe are not squeezed into 80 columns.
 _PIPE_COLUMNS = 200
+#: A stage that comes again: "round 2: train". Others are known by their first word.
+_NUMBERED = re.compile(r"\w+ \d+: \w+")
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
 err = Console(stderr=True, highlight=False)
@@ -213,7 +216,8 @@ def progress_bar() -> Generator[Callable[[str, int, int], None]]:
         seen: set[str] = set()
 
         def plain(what: str, done: int, total: int) -> None:
-            stage = what.split(" ", 1)[0]
+            numbered = _NUMBERED.match(what)
+            stage = numbered[0] if numbered else what.split(" ", 1)[0]
             if stage not in seen or (total and done == total):
                 seen.add(stage)
                 complain(f"{what} ({done}/{total})" if total > 1 else what)

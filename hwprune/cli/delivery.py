@@ -35,6 +35,7 @@ from hwprune.cli.common import (
     resolve_target,
     say,
 )
+from hwprune.cli.training_options import Distill, Evaluate, Lr, Optimizer, TrainData, taught
 from hwprune.cli.tuning import show_tuning
 from hwprune.target import load_target
 
@@ -56,16 +57,14 @@ def register(app: typer.Typer) -> None:
 def repair(
     model: Model,
     pruned: Annotated[Path, typer.Option("--pruned", help="Directory written by prune.")],
-    data: Annotated[
-        str, typer.Option(help="Factory of (inputs, labels) batches to train on: file.py:loader.")
-    ],
+    data: TrainData,
     output: Output = Path("repaired"),
     weights: Weights = None,
     trust_pickle: TrustPickle = False,
-    evaluate: Annotated[str | None, typer.Option(help="Factory of batches to test on.")] = None,
+    evaluate: Evaluate = None,
     epochs: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning; 0 does without.")] = 10,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 0.01,
-    optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
+    lr: Lr = 0.01,
+    optimizer: Optimizer = "sgd",
     fit: Annotated[
         str | None,
         typer.Option(
@@ -75,10 +74,7 @@ def repair(
     ] = None,
     fit_examples: Annotated[int, typer.Option(help="Examples that the fit reads at most.")] = 512,
     ridge: Annotated[float, typer.Option(help="How much the fit holds on to the weights.")] = 1e-3,
-    distill: Annotated[
-        bool | None,
-        typer.Option(help="Learn from the dense model as well. Default: if its --weights are given."),
-    ] = None,
+    distill: Distill = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -91,16 +87,15 @@ def repair(
     known: dict[str, Any] = {"examples": fit_examples, "ridge": ridge, "seed": seed}
     fitting = repair_options(method=method.replace("-", "_"), **known)
     require_directory(output, "plan.json")
-    # A teacher that nobody has trained would do harm, so it must be asked for.
-    taught = weights is not None if distill is None else distill
-    dense = load_model(model, weights, trust_pickle=trust_pickle) if taught or weights else None
+    teaches = taught(distill, weights)
+    dense = load_model(model, weights, trust_pickle=trust_pickle) if teaches or weights else None
     with progress_bar() as progress:
         result = repair_saved(
             pruned,
             load_factory(model),
             load_data(data),
             output,
-            teacher=dense if taught else None,
+            teacher=dense if teaches else None,
             test=load_data(evaluate) if evaluate else None,
             options={"epochs": epochs, "lr": lr, "optimizer": optimizer, "seed": seed},
             progress=progress,

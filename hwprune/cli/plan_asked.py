@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hwprune.cli.quantities import read_pairs
 from hwprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,9 +56,9 @@ def plan_options(
         raise UsageError("--most-harm is about a loss that nobody measures", hint="add --calibrate")
     if checkpoint is not None and calibrate is None:
         raise UsageError("--checkpoint keeps losses that nobody measures", hint="add --calibrate")
-    ranges = _pairs(limits, "limit on layers", "--limit 'layer1.*=50%..100%'")
-    searched = _pairs(joint, "option of the joint search", "--joint iterations=800")
-    numbers = _pairs(weights, "weight", "--weight host=2")
+    ranges = read_pairs(limits, "limit on layers", "--limit 'layer1.*=50%..100%'")
+    searched = read_pairs(joint, "option of the joint search", "--joint iterations=800")
+    numbers = read_pairs(weights, "weight", "--weight host=2")
     return PlanOptions(
         floor=floor,
         parameters=parameters,
@@ -93,7 +94,7 @@ def read_budgets(latencies: Sequence[str]) -> str | dict[str, str] | None:
                 hint="name their targets: -l host=50% -l NAME=8ms",
             )
         return latencies[0]
-    return _pairs(latencies, "latency budget of a target", "-l host=50%")
+    return read_pairs(latencies, "latency budget of a target", "-l host=50%")
 
 
 def require_one_target(targets: Sequence[object]) -> None:
@@ -109,20 +110,6 @@ def require_one_target(targets: Sequence[object]) -> None:
             "--rpc, --tracker, --key and --device are about one target",
             hint="plan for the targets one by one, or leave these options out",
         )
-
-
-def _pairs(texts: Sequence[str], what: str, example: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for text in texts:
-        name, equals, value = text.rpartition("=")
-        if not equals or not name or not value:
-            raise UsageError(f"'{text}' is not a {what}", hint=f"write it as {example}")
-        if name in found:
-            raise UsageError(
-                f"there are two entries for {name!r}: a {what} each", hint="leave one of them out"
-            )
-        found[name] = value
-    return found
 
 
 def _sides(text: str | None) -> tuple[int, ...]:

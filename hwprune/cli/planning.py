@@ -36,6 +36,7 @@ from hwprune.cli.common import (
     resolve_target,
     say,
 )
+from hwprune.cli.cuts import cut_data, cut_sentence
 from hwprune.cli.frontiers import show_frontier, show_verdict, verdict_data
 from hwprune.cli.plan_asked import plan_options, read_budgets, require_apart, require_one_target
 from hwprune.cli.plan_options import (
@@ -233,17 +234,8 @@ def prune(
         exclude=exclude or (),
     )
     api.save(pruned, output)
-    data = {
-        "directory": str(output),
-        "class": type(pruned.model).__name__,
-        "max_rel_error": pruned.max_rel_error,
-        "edited": made.edited,
-        "parameters": sum(p.numel() for p in pruned.model.parameters()),
-        "groups": [vars(outcome) for outcome in pruned.outcomes if outcome.reason is None],
-        "ledger": [{"name": r.name, "channels": r.channels, "reason": r.reason} for r in pruned.ledger],
-    }
-    text = f"{data['class']} with {data['parameters']:,} parameters in {output}; equals the masked original"
-    emit(data, json, lambda: say(f"{text} (error {pruned.max_rel_error:.1e})"))
+    text = f"{cut_sentence(pruned, output)}; equals the masked original"
+    emit(cut_data(pruned, output), json, lambda: say(f"{text} (error {pruned.max_rel_error:.1e})"))
 
 
 def _plan_data(made: Any, measured_ns: float | None, path: Path) -> dict[str, Any]:

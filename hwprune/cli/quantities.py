@@ -1,9 +1,10 @@
-"""Shares and durations as users type them."""
+"""Shares, durations and NAME=VALUE pairs as users type them."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 from hwprune.errors import UsageError
 
@@ -40,3 +41,24 @@ def parse_seconds(text: str) -> float:
     if not found:
         raise UsageError(f"'{text}' is not a duration", hint='write it as "90s", "10min" or "1h"')
     return float(found[1]) * _SECONDS[found[2]]
+
+
+def read_pairs(texts: Sequence[str], what: str, example: str) -> dict[str, str]:
+    """Texts like ``name=value``, as a dictionary.
+
+    Raises
+    ------
+    UsageError
+        One of them is no ``what``, or two are about the same; ``example`` is the hint.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.rpartition("=")
+        if not equals or not name or not value:
+            raise UsageError(f"'{text}' is no {what}", hint=f"write it as {example}")
+        if name in found:
+            raise UsageError(
+                f"there are two entries for {name!r}, and one {what} is enough", hint="leave one of them out"
+            )
+        found[name] = value
+    return found

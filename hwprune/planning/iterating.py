@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from hwprune.errors import RepairError, UsageError, VerificationError
+from hwprune.errors import RepairError, VerificationError
 from hwprune.importance.modes import in_mode
-from hwprune.importance.registry import Criterion, Loss
-from hwprune.planner.options import PlanOptions
 from hwprune.planner.workbench import Progress
+from hwprune.planning.asked import Asked
 from hwprune.planning.keeper import Kept, ScoreKeeper, refresh
 from hwprune.planning.plans import solve_for
 from hwprune.planning.prepare import prepare
@@ -25,51 +22,12 @@ from hwprune.planning.rounds import Entries, Round, RoundState
 from hwprune.planning.schedules import shares
 from hwprune.pruned import Pruned, Subject
 from hwprune.repair.finetune import finetune
-from hwprune.repair.options import FinetuneOptions
 from hwprune.repair.progress import Progress as Trained
-from hwprune.repair.run import Evaluate
 from hwprune.repair.state import copy_tensors, model_tensors
 from hwprune.solve.budget import parse_budget
 from hwprune.solve.compose import compose
-from hwprune.solve.plan import model_fingerprint
-from hwprune.target import Target
 
 _log = logging.getLogger(__name__)
-
-#: Parameters of the analysis, which every round shares.
-_ANALYSIS = ("include", "exclude", "inside_heads", "prune_outputs")
-
-
-class IterativeOptions(BaseModel):
-    """How a model is pruned in rounds.
-
-    Attributes
-    ----------
-    rounds
-        Number of cuts.
-    schedule
-        ``"linear"``, ``"exponential"`` or ``"agp"``: see :func:`hwprune.planning.schedules.shares`.
-    momentum
-        What the average of scores keeps of itself with each minibatch that is scored.
-    every
-        A minibatch is scored every so many training steps.
-    batches
-        At most so many batches of the data are scored, again and again.
-    finetune
-        Training after every cut but the last.
-    final
-        Training after the last cut; default: as ``finetune``.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    rounds: int = Field(default=5, ge=1)
-    schedule: Literal["linear", "exponential", "agp"] = "agp"
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    every: int = Field(default=10, ge=1)
-    batches: int = Field(default=32, ge=1)
-    finetune: FinetuneOptions = FinetuneOptions(epochs=1)
-    final: FinetuneOptions | None = None
 
 
 @dataclass(frozen=True)
@@ -83,54 +41,26 @@ class Iterated:
         any other.
     rounds
         One record per round.
+    dense_metric
+        What ``evaluate`` says of the dense model; None without it.
     """
 
     pruned: Pruned
     rounds: tuple[Round, ...]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What :func:`hwprune.prune_iteratively` was asked for; ``more`` goes to the planner."""
-
-    model: nn.Module
-    inputs: Sequence[Any] | torch.Tensor
-    target: str | Path | Target
-    latency: str | float
-    train: Iterable[Any]
-    data: Sequence[Any]
-    options: IterativeOptions
-    plan_options: PlanOptions
-    criterion: Criterion
-    loss: Loss | None
-    teacher: nn.Module | None
-    evaluate: Evaluate | None
-    minimum: float
-    more: dict[str, Any]
+    dense_metric: float | None = None
 
 
 class IterativeRun:
     """The run itself; with a ``directory`` every stage is written there."""
 
     def __init__(self, asked: Asked, directory: Path | None, progress: Progress) -> None:
-        criterion = asked.criterion
-        if not asked.data and criterion.data_need != "none":
-            raise UsageError(
-                f"there are no batches for criterion {criterion.name}", hint="give data or train"
-            )
+        asked.check()
         self.asked, self.options, self.progress = asked, asked.options, progress
         momentum = asked.options.momentum
-        self.keeper = ScoreKeeper(criterion, asked.data, momentum=momentum, loss=asked.loss)
-        self.original = self._open(asked.model)
+        self.keeper = ScoreKeeper(asked.criterion, asked.data, momentum=momentum, loss=asked.loss)
+        self.original = asked.open(asked.model)
         self.sizes = {group.name: group.size for group in self.original.deps.groups}
-        written = {
-            "options": asked.options.model_dump(mode="json"),
-            "latency": str(asked.latency),
-            "criterion": criterion.label,
-            "minimum": asked.minimum,
-            "model": model_fingerprint(self.original.captured.model),
-        }
-        self.state = RoundState(directory, written)
+        self.state = RoundState(directory, asked.identity(self.original))
 
     def run(self) -> Iterated:
         """From where it is to the end."""
@@ -141,14 +71,10 @@ class IterativeRun:
             self._trained(current)
         return self._finished(current)
 
-    def _open(self, model: nn.Module) -> Subject:
-        more = self.asked.more
-        chosen = {name: more[name] for name in _ANALYSIS if name in more}
-        return Subject.open(model, self.asked.inputs, **chosen)
-
     def _resumed(self) -> nn.Module:
         """The model of the stage that was reached last."""
         if not self.state.recall():
+            self.state.dense_metric = self._metric(self.asked.model)
             return self.asked.model
         self.keeper.average = dict(self.state.average)
         if self.state.plan is None:
@@ -174,8 +100,6 @@ class IterativeRun:
             progress=self.progress,
             **self.asked.more,
         )
-        if len(prepared.stations) > 1:
-            raise UsageError("pruning in rounds is for one target", hint="prune for the targets one by one")
         begun = prepared.first.loop.begin()
         now_ns, unit = begun.dense.median, prepared.first.bench.target.unit
         if state.dense_ns is None:
@@ -214,7 +138,7 @@ class IterativeRun:
         """Train the model of now; its scores build up."""
         state, number = self.state, self.state.number
         last = number + 1 == self.options.rounds
-        training = (self.options.final or self.options.finetune) if last else self.options.finetune
+        training = self.asked.last if last else self.options.finetune
         if current is self.asked.model:
             raise RepairError(
                 f"round {number + 1} has cut nothing, and training would change the model that was given",
@@ -229,7 +153,7 @@ class IterativeRun:
             if last or not self.keeper.builds_up or step.step % self.options.every:
                 return
             if subject is None or not refresh(subject, current):
-                subject = self._open(current)
+                subject = self.asked.open(current)
             entries.add(step.step, self.keeper.minibatch(subject, step.step // self.options.every))
 
         finetune(
@@ -238,6 +162,7 @@ class IterativeRun:
             options=training,
             teacher=self.asked.teacher,
             loss=self.asked.loss,
+            evaluate=self.asked.evaluate if training.keep_best else None,
             progress=watch,
             checkpoint=state.training_path(),
         )
@@ -273,7 +198,13 @@ class IterativeRun:
                     "the model that is cut once does not equal the one that was cut in rounds",
                     hint="this is a fault of hwprune; prune in one go",
                 )
-        return Iterated(pruned, tuple(self.state.rounds))
+        record = {
+            "options": self.options.model_dump(mode="json"),
+            "dense_metric": self.state.dense_metric,
+            "rounds": [asdict(each) for each in self.state.rounds],
+        }
+        pruned = replace(pruned, history=(record,))
+        return Iterated(pruned, tuple(self.state.rounds), self.state.dense_metric)
 
 
 def _leaves(outputs: Any) -> list[torch.Tensor]:

@@ -7,7 +7,8 @@ measured latency in the place of a number of channels.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from torch import nn
 from hwprune.errors import UsageError
 from hwprune.importance import get as get_criterion
 from hwprune.importance.registry import Criterion, Loss
+from hwprune.planner.curves.calibrate import BATCHES
 from hwprune.planner.options import PlanOptions
 from hwprune.planner.workbench import Progress, silent
-from hwprune.planning.iterating import Asked, Iterated, IterativeOptions, IterativeRun
+from hwprune.planning.asked import Asked, IterativeOptions
+from hwprune.planning.iterating import Iterated, IterativeRun
 from hwprune.repair.run import Evaluate
 from hwprune.target import Target
 
@@ -71,7 +74,7 @@ def prune_iteratively(
     teacher
         Model to distil from while training, such as ``model`` itself.
     evaluate
-        Called with the model after each cut and each training.
+        Called with the dense model, and with the model after each cut and each training.
     checkpoint
         Directory in which every stage is written: a run that was interrupted goes on from it.
     minimum
@@ -95,6 +98,11 @@ def prune_iteratively(
         After Ctrl-C; with ``checkpoint``, the same call goes on from there.
     """
     options = options or IterativeOptions()
+    if isinstance(train, Iterator):
+        raise UsageError(
+            "the training batches can be read only once, and every round reads them",
+            hint="give a DataLoader or a list of batches, not a generator",
+        )
     asked = Asked(
         model=model,
         inputs=example_inputs,
@@ -102,6 +110,7 @@ def prune_iteratively(
         latency=latency,
         train=train,
         data=list(itertools.islice(train if data is None else data, options.batches)),
+        separate=data is not None,
         options=options,
         plan_options=_understood(plan_options or PlanOptions(), plan_parameters),
         criterion=criterion if isinstance(criterion, Criterion) else get_criterion(criterion),
@@ -116,6 +125,9 @@ def prune_iteratively(
 
 def _understood(options: PlanOptions, more: dict[str, Any]) -> PlanOptions:
     """Refuse what is relative to the dense model, which later rounds do not know."""
+    if isinstance(options.held_out, Iterator):
+        # Every round reads them.
+        options = replace(options, held_out=list(itertools.islice(options.held_out, BATCHES)))
     taken = PlanOptions(
         held_out=options.held_out, solver=options.solver, time_limit_s=options.time_limit_s, gap=options.gap
     )

@@ -27,8 +27,12 @@ class Kept(Criterion):
         of = keeper.criterion
         self.name = of.name  # pyright: ignore[reportAttributeAccessIssue]
         self.comparability: Comparability = of.comparability  # pyright: ignore[reportIncompatibleVariableOverride]
-        self.written = of.label
         self._keeper = keeper
+
+    @property
+    def label(self) -> str:
+        """That of the criterion: a keeper is no parameter that could be written down."""
+        return self._keeper.criterion.label
 
     def score(
         self, captured: Captured, deps: Dependencies, data: Iterable[Batch] | None, *, loss: Loss | None

@@ -75,7 +75,7 @@ def prepare(
     # What can be judged by its name alone is, before minutes of measuring.
     judges, care = criteria_of(criterion, options, data=data is not None), measure_profile(profile)
     names = [judge.label for judge in judges]
-    _check_budgets(latency, targets)
+    check_budgets(latency, targets)
     if len(targets) > 1 and site is not None:
         raise UsageError("a site is given for several targets", hint="plan for them one by one")
     if len(targets) > 1 and (options.resolutions or options.solver == JOINT):
@@ -209,7 +209,7 @@ def _shaped(column: Column, offer: Offer, options: PlanOptions, least: Mapping[s
     return replace(column, shape=goal)
 
 
-def _check_budgets(latency: Budgets, targets: Sequence[Target]) -> None:
+def check_budgets(latency: Budgets, targets: Sequence[Target]) -> None:
     """Refuse budgets that cannot be read, whatever the dense latency is."""
     asked = budgets_of([target.name for target in targets], latency)
     for target in targets:

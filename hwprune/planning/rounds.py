@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,9 @@ from hwprune.errors import ArtifactError, RepairError
 from hwprune.repair.checkpoint import load_checkpoint, save_checkpoint
 from hwprune.repair.state import model_tensors
 from hwprune.solve.plan import Plan
+
+#: File of the state of a run, in its directory.
+STATE_FILE = "rounds.checkpoint"
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class RoundState:
     number: int = 0
     cut: bool = False
     dense_ns: float | None = None
+    dense_metric: float | None = None
     shares: tuple[float, ...] = ()
     rounds: list[Round] = field(default_factory=list[Round])
     plan: Plan | None = None
@@ -63,7 +68,7 @@ class RoundState:
     @property
     def path(self) -> Path | None:
         """File of the state."""
-        return None if self.directory is None else self.directory / "rounds.checkpoint"
+        return None if self.directory is None else self.directory / STATE_FILE
 
     def training_path(self) -> Path | None:
         """File of the training in the current round."""
@@ -86,6 +91,7 @@ class RoundState:
             "number": self.number,
             "cut": self.cut,
             "dense_ns": self.dense_ns,
+            "dense_metric": self.dense_metric,
             "shares": list(self.shares),
             "rounds": [dataclasses.asdict(each) for each in self.rounds],
             "plan": None if self.plan is None else self.plan.model_dump(mode="json"),
@@ -111,10 +117,11 @@ class RoundState:
             if changed:
                 raise RepairError(
                     f"{self.path} was written with other {', '.join(changed)}",
-                    hint="use the same to resume, or another checkpoint directory to start again",
+                    hint=f"use the same to go on, or delete {self.directory} to start again",
                 )
             self.number, self.cut = scalars["number"], scalars["cut"]
             self.dense_ns, self.shares = scalars["dense_ns"], tuple(scalars["shares"])
+            self.dense_metric = scalars["dense_metric"]
             self.rounds = [Round(**each) for each in scalars["rounds"]]
             written = scalars["plan"]
             self.plan = None if written is None else Plan.read(written, self.path)
@@ -129,6 +136,14 @@ class RoundState:
         for path in (self.training_path(), self.scores_path()):
             if path is not None:
                 path.unlink(missing_ok=True)
+
+
+def forget_rounds(directory: Path) -> None:
+    """Remove what a run wrote, once its result is in a safe place; anything else there stays."""
+    for path in directory.glob("*.checkpoint"):
+        path.unlink()
+    with contextlib.suppress(OSError):
+        directory.rmdir()
 
 
 class Entries:

@@ -32,7 +32,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], scalars: Ma
     header = {
         "format": FORMAT,
         "version": str(VERSION),
-        "sha256": _digest(plain, text),
+        "sha256": digest_of(plain, text),
         "scalars": text,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,12 +69,13 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
             f"{path} is not a checkpoint of format {FORMAT} version {VERSION} but {found}", hint=hint
         )
     text = header.get("scalars", "")
-    if header.get("sha256") != _digest(tensors, text):
+    if header.get("sha256") != digest_of(tensors, text):
         raise ArtifactError(f"the checkpoint {path} does not match its checksum", hint=hint)
     return tensors, json.loads(text)
 
 
-def _digest(tensors: Mapping[str, torch.Tensor], text: str) -> str:
+def digest_of(tensors: Mapping[str, torch.Tensor], text: str = "") -> str:
+    """SHA-256 of contiguous tensors on the CPU, with their names, and a text."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         value = tensors[name]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hwprune.errors import UsageError
+from hwprune.validated import validated
 
 Method = Literal["least_squares", "scales", "none"]
 
@@ -131,15 +132,18 @@ def repair_options(**values: Any) -> RepairOptions:
     UsageError
         There is no such option, or it is out of range.
     """
-    try:
-        return RepairOptions.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(
-            f"option {'.'.join(map(str, first['loc']))} of the repair is {first['input']!r}: "
-            f"{first['msg'].lower()}",
-            hint="see hwprune.RepairOptions",
-        ) from error
+    return validated(RepairOptions, values, "the repair")
+
+
+def finetune_options(**values: Any) -> FinetuneOptions:
+    """:class:`FinetuneOptions` from values of a command line or a call.
+
+    Raises
+    ------
+    UsageError
+        There is no such option, or it is out of range.
+    """
+    return validated(FinetuneOptions, values, "the training")
 
 
 def read_repair(text: str) -> RepairOptions:

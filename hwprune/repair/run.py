@@ -46,7 +46,7 @@ class Run:
         self.model, self.options, self.objective = model, options, objective
         self.evaluate, self.progress, self.checkpoint = evaluate, progress, checkpoint
         self.device = device_of(model)
-        self.per_epoch, self.total = _lengths(loader, options)
+        self.per_epoch, self.total = lengths(loader, options)
         self.epochs = math.ceil(self.total / self.per_epoch)
         self.warmup = round(options.warmup_fraction * self.total)
         optimizer = build_optimizer(model, options)
@@ -179,8 +179,14 @@ def _check_finite(value: float, message: str) -> None:
         raise RepairError(message, hint=_HINT)
 
 
-def _lengths(loader: Iterable[Any], options: FinetuneOptions) -> tuple[int, int]:
-    """Steps per epoch and in all."""
+def lengths(loader: Iterable[Any], options: FinetuneOptions) -> tuple[int, int]:
+    """Steps per epoch and in all.
+
+    Raises
+    ------
+    RepairError
+        The loader is empty, or nobody says where an epoch ends.
+    """
     length = options.steps_per_epoch or loader_length(loader)
     if length == 0:
         raise RepairError("the training loader is empty", hint="pass a loader with data")

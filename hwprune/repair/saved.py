@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from torch import nn
 
 from hwprune.errors import UsageError
 from hwprune.repair.accuracy import evaluate_accuracy
 from hwprune.repair.after_cut import RepairReport, repair_cut
 from hwprune.repair.finetune import finetune
-from hwprune.repair.options import FinetuneOptions, RepairOptions
+from hwprune.repair.options import RepairOptions, finetune_options
 from hwprune.repair.origin import origin_of
 from hwprune.repair.recalibrate import recalibrate_batchnorm
 from hwprune.surgery import load_pruned, replace_weights
@@ -67,14 +66,7 @@ def repair_saved(
     """
     given = dict(options)
     epochs = int(given.pop("epochs"))
-    try:
-        settings = FinetuneOptions.model_validate({**given, "epochs": max(1, epochs)})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(
-            f"option '{'.'.join(map(str, first['loc']))}' is {first['input']!r}: {first['msg'].lower()}",
-            hint="see hwprune repair --help",
-        ) from error
+    settings = finetune_options(**{**given, "epochs": max(1, epochs)})
     if fit is not None and dense is None:
         raise UsageError(
             "layers are fitted to those of the dense model, whose weights are missing",

@@ -23,6 +23,7 @@ VERBS = (
     "profile",
     "plan",
     "prune",
+    "iterate",
     "repair",
     "compile",
     "bench",

@@ -101,7 +101,7 @@ CASES: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "floor": ((*PLAN, "--floor", "much"), 2, ("'much' is not a share of the importance", "95%")),
     "parameters": ((*PLAN, "--parameters", "5Q"), 1, ("limit '5Q' on parameters", "unknown unit 'Q'")),
     "memory": ((*PLAN, "--memory", "5"), 1, ("limit '5' on memory has no unit", "8MB")),
-    "limit": ((*PLAN, "--limit", "a.*"), 2, ("'a.*' is not a limit on layers", "50%..100%")),
+    "limit": ((*PLAN, "--limit", "a.*"), 2, ("'a.*' is no limit on layers", "50%..100%")),
     "limit range": ((*PLAN, "--limit", "a.*=x"), 2, ("'x' is not a range of shares",)),
     "limit twice": ((*PLAN, "--limit", "a=..1", "--limit", "a=..0.5"), 2, ("two entries for 'a'",)),
     "limit of nothing": ((*PLAN, "--limit", "zz*=50%"), 2, ("limit pattern 'zz*' matches no layer",)),

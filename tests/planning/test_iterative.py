@@ -165,7 +165,7 @@ def test_scores_build_up_over_training_steps_and_cuts(
         torch.testing.assert_close(seen[0][name], value)
     # One minibatch (the second: step 5 is the first to be scored) after the last step of the first round.
     assert first.keys() == seen[1].keys()
-    captured, deps = hwprune.api.analyse_model(_rebuilt(weights[1]), IMAGE)
+    captured, deps = hwprune.api.analyse_model(_rebuilt(weights[2]), IMAGE)
     now = score(captured, deps, "taylor2019", [train()[1]], form="gate")
     plan = found.rounds[0]
     for name, value in seen[1].items():

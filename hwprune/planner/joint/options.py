@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from hwprune.errors import UsageError
+from hwprune.validated import validated
 
 
 class JointOptions(BaseModel):
@@ -86,15 +86,7 @@ class JointOptions(BaseModel):
         UsageError
             There is no such option, or its value is none.
         """
-        try:
-            return cls.model_validate({"seed": seed, **given})
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(map(str, first["loc"])) or ", ".join(given)
-            raise UsageError(
-                f"option {name!r} of the joint search: {first['msg']}",
-                hint=f"the options are {', '.join(cls.model_fields)}",
-            ) from error
+        return validated(cls, {"seed": seed, **given}, "the joint search")
 
     @property
     def warmup_steps(self) -> int:

@@ -229,9 +229,9 @@ def test_options_are_read_from_texts() -> None:
     )
     assert JointOptions.read({"seed": "5"}, seed=3).seed == 5
     for given, match in (
-        ({"iteration": "8"}, "'iteration' of the joint search: Extra"),
-        ({"iterations": "few"}, "'iterations' of the joint search: .*integer"),
-        ({"eta": "0.001"}, "'eta' of the joint search: .*fall"),
+        ({"iteration": "8"}, "'iteration' of the joint search is '8': extra"),
+        ({"iterations": "few"}, "'iterations' of the joint search is 'few': .*integer"),
+        ({"eta": "0.001"}, "the joint search: sigma and eta fall"),
     ):
         with pytest.raises(UsageError, match=match):
             JointOptions.read(given)

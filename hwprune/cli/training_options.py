@@ -1,0 +1,81 @@
+"""Options of the verbs that train: repair and iterate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from hwprune.cli.quantities import read_pairs
+from hwprune.errors import UsageError
+
+TrainData = Annotated[
+    str,
+    typer.Option(
+        "--data", help="Factory of (inputs, labels) batches to train on: file.py:loader.", show_default=False
+    ),
+]
+Evaluate = Annotated[
+    str | None, typer.Option(metavar="FACTORY", help="Factory of batches to test on.", show_default=False)
+]
+Lr = Annotated[float, typer.Option(help="Peak learning rate.")]
+Optimizer = Annotated[str, typer.Option(help="sgd or adamw.")]
+Distill = Annotated[
+    bool | None,
+    typer.Option(help="Learn from the dense model as well. Default: if its --weights are given."),
+]
+More = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--train",
+        metavar="OPTION=VALUE",
+        help="More about the training after each cut, e.g. --train weight_decay=0 (repeatable).",
+        show_default=False,
+    ),
+]
+Final = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="OPTION=VALUE",
+        help="What is different in the training after the last cut, e.g. --final epochs=10 (repeatable).",
+        show_default=False,
+    ),
+]
+
+#: Options of the training that the command line has options for.
+_OWN = ("epochs", "lr", "optimizer", "seed")
+
+
+def training(texts: Sequence[str]) -> dict[str, str]:
+    """What --train says.
+
+    Raises
+    ------
+    UsageError
+        A text is no OPTION=VALUE, or about something that has an option of its own.
+    """
+    found = read_pairs(texts, "option of the training", "--train weight_decay=0")
+    for name in _OWN:
+        if name in found:
+            raise UsageError(
+                f"--train {name}={found[name]} and --{name} are about the same",
+                hint=f"write --{name} {found[name]}",
+            )
+    return found
+
+
+def final_training(texts: Sequence[str]) -> dict[str, str]:
+    """What --final says.
+
+    Raises
+    ------
+    UsageError
+        A text is no OPTION=VALUE.
+    """
+    return read_pairs(texts, "option of the last training", "--final epochs=10")
+
+
+def taught(distill: bool | None, weights: object) -> bool:
+    """Whether the dense model teaches; one that nobody has trained would do harm, so it must be asked for."""
+    return weights is not None if distill is None else distill

@@ -67,7 +67,8 @@ class IterativeRun:
         self.keeper = ScoreKeeper(asked.criterion, asked.data, momentum=momentum, loss=asked.loss)
         self.original = asked.open(asked.model)
         self.sizes = {group.name: group.size for group in self.original.deps.groups}
-        self.state = RoundState(directory, asked.identity(self.original), loader_generators(asked.train))
+        identity = {} if directory is None else asked.identity(self.original)
+        self.state = RoundState(directory, identity, loader_generators(asked.train))
 
     def run(self) -> Iterated:
         """From where it is to the end."""

@@ -214,7 +214,11 @@ REFUSED: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "held-out data": ((*TRAIN, "--calibrate", "tests.small:number"), 2, ("returned int",)),
     "test data": ((*TRAIN, "--evaluate", "tests.small:number"), 2, ("returned int",)),
     "no data": (("--data", f"{HERE}:nothing"), 1, ("the training loader is empty",)),
-    "a generator": (("--data", f"{HERE}:once"), 2, ("read only once", "not a generator")),
+    "a generator": (
+        ("--data", f"{HERE}:once"),
+        2,
+        ("once' returned a generator", "read only once"),
+    ),
     "endless": (("--data", f"{HERE}:endless", "--batches", "2"), 1, ("no length", "steps_per_epoch")),
     "labels": (("--data", f"{HERE}:images", "--criterion", "l2"), 2, ("batch 0 has no labels", "distil")),
     "nothing to score": (
@@ -222,6 +226,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
         2,
         ("no batches for criterion taylor2019",),
     ),
+    "test data that end": ((*TRAIN, "--evaluate", f"{HERE}:once"), 2, ("read only once",)),
     "unlabelled test data": ((*TRAIN, "--evaluate", f"{HERE}:images"), 1, ("accuracy needs labels",)),
     "weights": ((*TRAIN, "--weights", "gone.pt"), 2, ("gone.pt does not exist",)),
     "output": ((*TRAIN, "-o", "mine"), 1, ("mine holds other files", "--out")),

@@ -107,7 +107,7 @@ def iterate(
         str | None,
         typer.Option(
             metavar="FACTORY",
-            help="Factory of held-out (inputs, labels) batches. What widths are worth is then measured by the "
+            help="Factory of held-out (inputs, labels) batches. What widths are worth is then read off the "
             "loss on them, anew in each round.",
             show_default=False,
         ),

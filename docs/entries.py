@@ -135,6 +135,17 @@ WIDTHS: tuple[Entry, ...] = (
         paper="Liu et al., Network Slimming, ICCV 2017",
     ),
     _entry(
+        "exact count",
+        "hwprune.importance.threshold:keep_exactly",
+        summary="Exactly so many of the best units of all groups stay.",
+        details="Of equal scores the earlier group and the lower number stay, and no group is emptied.",
+        formula="the κ best of all scores, κ = round(total·(1 − sparsity)), with the best of each group",
+        data="none",
+        cost="a sort",
+        paper="Lee et al., SNIP, ICLR 2019, whose units are single weights",
+        origin="adapted",
+    ),
+    _entry(
         "sensitivity scan",
         "hwprune.planner.curves.sensitivity:sensitivity_scan",
         summary="Accuracy or loss of every group at several widths, one group at a time, without a repair.",

@@ -26,7 +26,7 @@ from hwprune.importance.sparsity import RegularizedSparsity
 from hwprune.importance.taylor import Taylor2019
 from hwprune.importance.taylor2017 import Taylor2017
 from hwprune.importance.thinet import ThiNet
-from hwprune.importance.threshold import Selection, global_threshold
+from hwprune.importance.threshold import Selection, global_threshold, keep_exactly
 from hwprune.importance.wanda import Wanda
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "get",
     "global_threshold",
     "gradient_redundancy",
+    "keep_exactly",
     "register",
     "score",
     "to_objective",

@@ -6,7 +6,7 @@ import logging
 import math
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,10 +14,12 @@ import torch
 from hwprune.capture.captured import Captured
 from hwprune.dependency.groups import Dependencies, Run
 from hwprune.errors import CriterionError
+from hwprune.importance.alternation import ReadSums
 from hwprune.importance.batches import Batch
 from hwprune.importance.gram import Gram, contribution_gram
 from hwprune.importance.readers import Moment, Reader, by_unit, stream_readers
 from hwprune.importance.streams import Positions, rows_of, spots_of
+from hwprune.importance.units import unit_of_position
 
 _log = logging.getLogger(__name__)
 
@@ -41,10 +43,17 @@ class Contributions:
     fallback
         Scores of the groups that no convolution and no linear layer reads, see
         :func:`hwprune.importance.readers.stream_readers`.
+    layers
+        Per group what the layers that read it can be refitted from, if that was asked for.
+    sampled
+        Per group the part of ``products`` that is of other layers: those of which some outputs are
+        looked at only.
     """
 
     products: dict[str, np.ndarray]
     fallback: dict[str, torch.Tensor]
+    layers: dict[str, list[ReadSums]] = field(default_factory=dict[str, list[ReadSums]])
+    sampled: dict[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
 
 
 def contributions(
@@ -55,6 +64,7 @@ def contributions(
     *,
     centred: bool,
     criterion: str,
+    layers: bool = False,
 ) -> Contributions:
     """Stream data through the model and add up products of contributions.
 
@@ -69,6 +79,9 @@ def contributions(
         nothing deviates (constant activations) the contributions themselves serve; this is logged.
     criterion
         Name for messages.
+    layers
+        Hand over what the readers can be refitted from, too. It takes as much memory again as the
+        products of all that they read.
 
     Raises
     ------
@@ -87,13 +100,20 @@ def contributions(
 
     fallback = stream_readers(captured, deps, data, visit, criterion=criterion)
     products: dict[str, np.ndarray] = {}
+    refits: dict[str, list[ReadSums]] = {}
+    sampled: dict[str, np.ndarray] = {}
     for held in sums.values():
+        about = centred
         found = held.products(centred)
         if centred and not any(bool(k.any()) for k in found):
             _log.warning("%s: what %s reads does not vary over the data", criterion, held.reader.node)
-            found = held.products(centred=False)
-        for (group, _), own in zip(held.reader.parts, found, strict=True):
+            about, found = False, held.products(centred=False)
+        for (group, runs), own in zip(held.reader.parts, found, strict=True):
             products[group.name] = products.get(group.name, 0.0) + own / held.energy
+            if isinstance(held, _Sampled):
+                sampled[group.name] = sampled.get(group.name, 0.0) + own / held.energy
+            elif layers:
+                refits.setdefault(group.name, []).append(held.sums(runs, about))
     for name, own in products.items():
         if not own.any():
             _log.warning("%s: no unit of group %s contributes anything; all score alike", criterion, name)
@@ -102,7 +122,7 @@ def contributions(
                 f"criterion {criterion}: contributions of group {name} overflow",
                 hint="look for very large values in the weights and the data",
             )
-    return Contributions(products, fallback)
+    return Contributions(products, fallback, refits, sampled)
 
 
 class _Exact:
@@ -126,6 +146,17 @@ class _Exact:
         xx, xy = self._gram.centred()[:2] if centred else (self._gram.xx, self._gram.xy)
         zz, _ = contribution_gram(xx, xy, self.reader.weight, self.reader.consumer.kernel)
         return [_of_units(zz, runs, group.size) for group, runs in self.reader.parts]
+
+    def sums(self, runs: tuple[Run, ...], centred: bool) -> ReadSums:
+        """What is read of one group, and what is done with it."""
+        kernel = self.reader.consumer.kernel
+        xx = self._gram.centred()[0] if centred else self._gram.xx
+        groups, wide, _ = xx.shape
+        units = unit_of_position(runs, wide // kernel).repeat_interleave(kernel)
+        own = (units >= 0).nonzero().flatten()
+        weight = self.reader.weight.double().reshape(groups, -1, wide)[:, :, own.to(xx.device)]
+        inner = xx[:, own][:, :, own]
+        return ReadSums(inner.cpu().numpy(), weight.cpu().numpy(), units[own].numpy(), self.energy)
 
 
 class _Sampled:

@@ -14,7 +14,7 @@ RIDGE = 1e-8
 #: The least penalty that is looked at is that of the empty set over 2 to this power.
 _HALVINGS = 30
 #: Sweeps on the way to a width: where columns depend on each other they would never end.
-_SWEEPS = 200
+SWEEPS = 200
 
 
 def lasso(
@@ -104,13 +104,13 @@ def exact_width(a: np.ndarray, b: np.ndarray, width: int, *, steps: int = 40) ->
     # Down to the first penalty with too many, then between it and the last one without.
     for _ in range(_HALVINGS):
         low /= 2
-        outer = lasso(a, b, low, start=inner, sweeps=_SWEEPS)
+        outer = lasso(a, b, low, start=inner, sweeps=SWEEPS)
         if np.count_nonzero(outer) > width:
             break
         high, inner = low, outer
     for _ in range(steps if np.count_nonzero(outer) > width else 0):
         middle = (high + low) / 2
-        beta = lasso(a, b, middle, start=inner, sweeps=_SWEEPS)
+        beta = lasso(a, b, middle, start=inner, sweeps=SWEEPS)
         if np.count_nonzero(beta) > width:
             low, outer = middle, beta
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from hwprune.planner.workbench import Progress, Workbench, measure_profile, sile
 from hwprune.planning.prepared import Prepared, Station
 from hwprune.planning.valued import Judges, Valued, Valuer, criteria_of
 from hwprune.pruned import Subject
+from hwprune.repair.cut_repair import CutRepair
 from hwprune.solve.budget import parse_budget
 from hwprune.target import Target, load_target
 
@@ -94,6 +95,7 @@ def prepare(
             f"channels of the submodule {submodule!r} cannot be scored with data of the whole model",
             hint="leave data out: the criterion is then lamp, or name one that needs none",
         )
+    repair, data = _repair(options, data)
     analysis: dict[str, Any] = {
         "include": tuple(include),
         "exclude": tuple(exclude),
@@ -127,22 +129,58 @@ def prepare(
     columns = _columns(first, options, analysis)
     if len(names) > 1 and isinstance(data, Iterator):
         data = list(itertools.islice(data, SCORED))
-    valuer = Valuer(first, columns, options, data, held_out, loss, seed)
-    meter = None if held_out is None else Meter(captured, deps, held_out, loss)
+    valuer = Valuer(first, columns, options, data, held_out, loss, seed, repair)
+    meter = None if held_out is None else Meter(captured, deps, held_out, loss, repair=repair)
     found: list[Prepared] = []
     for judge in judges:
         valued = valuer.by(judge)
         blocks = first.blocks if options.depth else None
-        goal = Goal.of(captured, deps, first.fused, offer, options, blocks, valued.least)
-        shaped = tuple(_shaped(column, offer, options, valued.least) for column in columns)
+        goal = Goal.of(captured, deps, first.fused, offer, options, blocks, valued.all_floors)
+        goal = replace(goal, floors_of="" if valued.floors is None else judge.label)
+        shaped = tuple(_shaped(column, offer, options, goal) for column in columns)
         stations = tuple(_station(bench, valued, shaped, options) for bench in benches)
         if len(stations) == 1:
             stations[0].loop.shape = goal
         asked = {"criterion": judge.label, "seed": seed, **analysis}
         found.append(
-            Prepared(subject, stations, goal, options, valued.values, checks, asked, meter, tuple(names))
+            Prepared(
+                subject,
+                stations,
+                goal,
+                options,
+                valued.values,
+                checks,
+                asked,
+                meter,
+                tuple(names),
+                floors=valued.floors,
+                harm=valued.least,
+            )
         )
     return replace(found[0], others=tuple(found[1:]))
+
+
+def _repair(
+    options: PlanOptions, data: Iterable[Any] | None
+) -> tuple[CutRepair | None, Iterable[Any] | None]:
+    """What cuts are repaired by before they are judged, and data that still have what it has read."""
+    asked = options.repair_asked
+    if asked is None:
+        return None, data
+    if data is None:
+        raise UsageError(
+            f"cuts are to be judged after the repair {asked.label}, but there are no data for it",
+            hint="give data (data=, --data), or leave the repair out",
+        )
+    if data is options.held_out:
+        raise UsageError(
+            "data= and held_out= are the same batches: a repair must not be fitted to what judges it",
+            hint="keep some labelled batches out of data",
+        )
+    if not isinstance(data, Iterator):
+        return CutRepair(data, asked), data
+    data, again = itertools.tee(data)
+    return CutRepair(again, asked), data
 
 
 def resolve(target: Targets, threads: int | None = None) -> tuple[Target, ...]:
@@ -175,13 +213,13 @@ def _station(bench: Workbench, valued: Valued, columns: tuple[Column, ...], opti
     return Station(bench, loop)
 
 
-def _shaped(column: Column, offer: Offer, options: PlanOptions, least: Mapping[str, int]) -> Column:
+def _shaped(column: Column, offer: Offer, options: PlanOptions, goal: Goal) -> Column:
     """A resolution with its own limits."""
     there = column.network
     assert isinstance(there, Workbench)
     blocks = there.blocks if options.depth else None
-    goal = Goal.of(there.captured, there.deps, there.fused, offer, options, blocks, least)
-    return replace(column, shape=goal)
+    own = Goal.of(there.captured, there.deps, there.fused, offer, options, blocks, goal.least)
+    return replace(column, shape=replace(own, floors_of=goal.floors_of))
 
 
 def check_budgets(latency: Budgets, targets: Sequence[Target]) -> None:

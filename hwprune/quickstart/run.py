@@ -72,7 +72,7 @@ def quickstart(
     *,
     share: float = 0.5,
     epochs: int = 8,
-    finetune_epochs: int = 6,
+    finetune_epochs: int = 1,
     profile: str = "quick",
     tables: Path | None = None,
     seed: int = 0,

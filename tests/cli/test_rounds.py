@@ -207,6 +207,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "budget": ((*TRAIN, "-l", "fast"), 1, ("budget 'fast' cannot be read", "8ms")),
     "budget without unit": ((*TRAIN, "-l", "8"), 1, ("budget '8' has no unit",)),
     "criterion": ((*TRAIN, "--criterion", "taylor2018"), 2, ("taylor2018", "taylor2019")),
+    "floors": ((*TRAIN, "--criterion", "gradient_matrix:floors=true"), 2, ("floors", "gradient_matrix")),
     "target": ((*TRAIN, "-t", "hots"), 2, ("unknown target 'hots'",)),
     "care": ((*TRAIN, "--profile", "slow"), 2, ("unknown measurement profile 'slow'",)),
     "include": ((*TRAIN, "--include", "nosuch*"), 2, ("include pattern 'nosuch*'",)),

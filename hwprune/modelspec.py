@@ -13,7 +13,7 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -179,13 +179,24 @@ def _read_state(path: Path, trust_pickle: bool) -> dict[str, torch.Tensor]:
     return state
 
 
-def load_data(name: str) -> Iterable[Any]:
-    """Build a data loader from its factory."""
+def load_data(name: str, *, again: bool = False) -> Iterable[Any]:
+    """Build a data loader from its factory; ``again``: it will be read more than once.
+
+    Raises
+    ------
+    UsageError
+        The factory fails, or returns no such thing.
+    """
     data = load_factory(name)()
     if not isinstance(data, Iterable):
         raise UsageError(
             f"data factory '{name}' returned {type(data).__name__}, not an iterable of batches",
             hint="return a DataLoader or a list of (inputs, labels) pairs",
+        )
+    if again and isinstance(data, Iterator):
+        raise UsageError(
+            f"data factory '{name}' returned a {type(data).__name__}, which can be read only once",
+            hint="return a DataLoader or a list of batches",
         )
     return data
 

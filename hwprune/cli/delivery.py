@@ -93,10 +93,10 @@ def repair(
         result = repair_saved(
             pruned,
             load_factory(model),
-            load_data(data),
+            load_data(data, again=epochs > 0),
             output,
             teacher=dense if teaches else None,
-            test=load_data(evaluate) if evaluate else None,
+            test=load_data(evaluate, again=True) if evaluate else None,
             options={"epochs": epochs, "lr": lr, "optimizer": optimizer, "seed": seed},
             progress=progress,
             fit=None if fitting.method == "none" else fitting,

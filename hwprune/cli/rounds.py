@@ -32,7 +32,6 @@ from hwprune.cli.common import (
     resolve_target,
 )
 from hwprune.cli.cuts import rounds_data, show_rounds
-from hwprune.cli.plan_options import Calibrate
 from hwprune.cli.training_options import (
     Distill,
     Evaluate,
@@ -104,7 +103,15 @@ def iterate(
     momentum: Annotated[
         float, typer.Option(help="What the average of scores keeps of itself with each scored batch.")
     ] = 0.9,
-    calibrate: Calibrate = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FACTORY",
+            help="Factory of held-out (inputs, labels) batches. What widths are worth is then read off the "
+            "loss on them, anew in each round.",
+            show_default=False,
+        ),
+    ] = None,
     target: TargetName = "host",
     threads: Threads = None,
     include: Include = None,
@@ -153,20 +160,21 @@ def iterate(
     }
     options = validated(IterativeOptions, asked, "pruning in rounds")
     # Beside the output, not in it: the output appears complete or not at all.
-    checkpoint = output.with_name(output.name + ".rounds")
+    place = output if output.name else output.absolute()
+    checkpoint = place.with_name(place.name + ".rounds")
     require_directory(output, "plan.json")
     require_directory(checkpoint, STATE_FILE)
     resolved = resolve_target(target, threads, winograd)
     site = site_for(resolved, rpc, tracker, key)
     with progress_bar() as progress:
         network = load_model(model, weights, trust_pickle=trust_pickle)
-        test = None if evaluate is None else load_data(evaluate)
+        test = None if evaluate is None else load_data(evaluate, again=True)
         found = api.prune_iteratively(
             network,
             example_inputs(input),
             resolved,
             latency,
-            train=load_data(data),
+            train=load_data(data, again=True),
             data=load_data(scored) if scored else None,
             options=options,
             plan_options=PlanOptions(held_out=load_data(calibrate) if calibrate else None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from torch.utils import _pytree as pytree
 
 from hwprune.errors import RepairError, VerificationError
 from hwprune.importance.modes import in_mode
+from hwprune.planner.limits.lazy import solve_lazily
+from hwprune.planner.loop import PlanningLoop
+from hwprune.planner.outcome import Begun
+from hwprune.planner.pareto import least_of
 from hwprune.planner.workbench import Progress
 from hwprune.planning.asked import Asked
 from hwprune.planning.keeper import Kept, ScoreKeeper, refresh
@@ -23,9 +28,11 @@ from hwprune.planning.schedules import shares
 from hwprune.pruned import Pruned, Subject
 from hwprune.repair.finetune import finetune
 from hwprune.repair.progress import Progress as Trained
+from hwprune.repair.rng import loader_generators
 from hwprune.repair.state import copy_tensors, model_tensors
 from hwprune.solve.budget import parse_budget
 from hwprune.solve.compose import compose
+from hwprune.solve.solvers import solve
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +67,8 @@ class IterativeRun:
         self.keeper = ScoreKeeper(asked.criterion, asked.data, momentum=momentum, loss=asked.loss)
         self.original = asked.open(asked.model)
         self.sizes = {group.name: group.size for group in self.original.deps.groups}
-        self.state = RoundState(directory, asked.identity(self.original))
+        identity = {} if directory is None else asked.identity(self.original)
+        self.state = RoundState(directory, identity, loader_generators(asked.train))
 
     def run(self) -> Iterated:
         """From where it is to the end."""
@@ -106,6 +114,7 @@ class IterativeRun:
             state.dense_ns = now_ns
             last = parse_budget(self.asked.latency, now_ns, unit=unit)
             state.shares = shares(self.options.schedule, last / now_ns, self.options.rounds)
+            _require_reachable(prepared.first.loop, begun, last)
         share = state.shares[number]
         budget_ns = share * state.dense_ns
         if budget_ns >= now_ns:
@@ -139,6 +148,8 @@ class IterativeRun:
         state, number = self.state, self.state.number
         last = number + 1 == self.options.rounds
         training = self.asked.last if last else self.options.finetune
+        # Every round draws, drops out and augments anew.
+        training = training.model_copy(update={"seed": training.seed + number})
         if current is self.asked.model:
             raise RepairError(
                 f"round {number + 1} has cut nothing, and training would change the model that was given",
@@ -205,6 +216,14 @@ class IterativeRun:
         }
         pruned = replace(pruned, history=(record,))
         return Iterated(pruned, tuple(self.state.rounds), self.state.dense_metric)
+
+
+def _require_reachable(loop: PlanningLoop, begun: Begun, budget_ns: float) -> None:
+    """Refuse a last budget that no plan for the dense model meets, before the trainings on the way to it."""
+    problem = loop.problem(begun.table, begun.residual, math.inf)
+    if least_of(problem) > budget_ns:
+        # Says what can be reached, unless it finds a way after all.
+        solve_lazily(problem.limited(budget_ns), solve)
 
 
 def _leaves(outputs: Any) -> list[torch.Tensor]:

@@ -23,6 +23,7 @@ from hwprune.planner.options import PlanOptions
 from hwprune.planner.workbench import Progress, silent
 from hwprune.planning.asked import Asked, IterativeOptions
 from hwprune.planning.iterating import Iterated, IterativeRun
+from hwprune.repair.rng import rng_state, seed_all, set_rng_state
 from hwprune.repair.run import Evaluate
 from hwprune.target import Target
 
@@ -109,7 +110,7 @@ def prune_iteratively(
         target=target,
         latency=latency,
         train=train,
-        data=list(itertools.islice(train if data is None else data, options.batches)),
+        data=_scored(train if data is None else data, options.batches, plan_parameters.get("seed", 0)),
         separate=data is not None,
         options=options,
         plan_options=_understood(plan_options or PlanOptions(), plan_parameters),
@@ -121,6 +122,16 @@ def prune_iteratively(
         more=plan_parameters,
     )
     return IterativeRun(asked, checkpoint, progress).run()
+
+
+def _scored(data: Iterable[Any], limit: int, seed: int) -> list[Any]:
+    """The batches that are scored; a run that is taken up draws the same ones."""
+    before = rng_state(cuda=False)
+    seed_all(seed)
+    try:
+        return list(itertools.islice(data, limit))
+    finally:
+        set_rng_state(before)
 
 
 def _understood(options: PlanOptions, more: dict[str, Any]) -> PlanOptions:

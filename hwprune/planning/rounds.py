@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,11 +51,13 @@ class Round:
 class RoundState:
     """A run between two stages: ``cut`` says whether the current round's cut is done.
 
-    Without a ``directory`` nothing is written.
+    Without a ``directory`` nothing is written. ``generators`` are those that the training data are drawn by:
+    a run that is taken up draws what it would have drawn.
     """
 
     directory: Path | None
     options: dict[str, Any]
+    generators: Sequence[torch.Generator] = ()
     number: int = 0
     cut: bool = False
     dense_ns: float | None = None
@@ -86,6 +89,7 @@ class RoundState:
             return
         tensors = {f"weights:{name}": value for name, value in self.weights.items()}
         tensors |= {f"average:{name}": value for name, value in self.average.items()}
+        tensors |= {f"generator:{i}": each.get_state() for i, each in enumerate(self.generators)}
         scalars: dict[str, Any] = {
             "options": self.options,
             "number": self.number,
@@ -129,6 +133,10 @@ class RoundState:
             raise ArtifactError(f"{self.path} lacks {error}", hint="delete it to start again") from error
         self.weights = _part(tensors, "weights:")
         self.average = _part(tensors, "average:")
+        drawn = _part(tensors, "generator:")
+        for number, generator in enumerate(self.generators):
+            if str(number) in drawn:
+                generator.set_state(drawn[str(number)])
         return True
 
     def forget_training(self) -> None:

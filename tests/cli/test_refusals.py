@@ -70,6 +70,7 @@ def assert_refused(ran: Ran, code: int, *needles: str) -> None:
         assert needle in said, ran.err
 
 
+REPAIR_DATA = ("--data", "tests.small:train")
 PLAN, INSPECT = ("plan", *SMALL), ("inspect", *SMALL)
 
 CASES: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
@@ -138,7 +139,7 @@ CASES: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "repair of no kind": (
         (*PLAN, "--calibrate", "tests.small:evaluation", "--calibrate-repair", "lasso"),
         2,
-        ("option method of the repair is 'lasso'", "least_squares"),
+        ("option 'method' of the repair is 'lasso'", "least_squares"),
     ),
     "checkpoint": ((*PLAN, "--checkpoint", "x.json"), 2, ("--checkpoint keeps losses", "--calibrate")),
     "joint alone": ((*PLAN, "--joint", "iterations=8"), 2, ("--joint is about a search", "--solver joint")),
@@ -214,6 +215,11 @@ CASES: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
         ("repair", SMALL[0], "--pruned", "gone", "--data", "tests.small:train"),
         1,
         ("gone/plan.json does not exist",),
+    ),
+    "repair with test data that end": (
+        ("repair", SMALL[0], "--pruned", "gone", *REPAIR_DATA, "--evaluate", "tests.cli.test_rounds:once"),
+        2,
+        ("once' returned a generator", "read only once"),
     ),
     "optimizer": (
         ("repair", SMALL[0], "--pruned", "gone", "--data", "tests.small:train", "--optimizer", "adam"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import hwprune
 from hwprune.errors import BudgetError, RepairError, UsageError
@@ -28,16 +29,27 @@ OPTIONS = IterativeOptions(
 )
 
 
+def _loader() -> DataLoader[tuple[torch.Tensor, ...]]:
+    """The training batches in an order that a generator of its own draws."""
+    images, labels = (torch.cat(part) for part in zip(*train(), strict=True))
+    generator = torch.Generator().manual_seed(5)
+    return DataLoader(TensorDataset(images, labels), batch_size=16, shuffle=True, generator=generator)
+
+
 def _accuracy(model: nn.Module) -> float:
     hits = [(model(x).argmax(1) == y).float().mean() for x, y in evaluation()]
     return float(torch.stack(hits).mean())
 
 
 def _run(model: nn.Module, tables: Path, *, checkpoint: Path | None = None, **more) -> Iterated:  # type: ignore[no-untyped-def]
-    options = {"latency": "40%", "options": OPTIONS, "checks": 0, "train": train()} | more
-    return hwprune.prune_iteratively(
-        model, IMAGE, tables=tables, checkpoint=checkpoint, evaluate=_accuracy, **options
-    )
+    options = {
+        "latency": "40%",
+        "options": OPTIONS,
+        "checks": 0,
+        "train": _loader(),
+        "evaluate": _accuracy,
+    } | more
+    return hwprune.prune_iteratively(model, IMAGE, tables=tables, checkpoint=checkpoint, **options)
 
 
 _WHOLE: list[Iterated] = []
@@ -203,6 +215,15 @@ def test_what_is_not_understood_is_refused(tmp_path: Path) -> None:
         _run(_model(), tmp_path, data=[])
     with pytest.raises(UsageError, match="did you mean taylor2019"):
         _run(_model(), tmp_path, criterion="taylor2018")
+    stages: list[str] = []
+    with pytest.raises(BudgetError, match="the least reachable latency is"):
+        _run(_model(), tmp_path, latency="2%", progress=lambda what, done, total: stages.append(what))
+    assert stages and not [what for what in stages if "train" in what]
+    with pytest.raises(UsageError, match="read only once"):
+        _run(_model(), tmp_path, train=iter(train()))
+    with pytest.raises(UsageError, match="keep its best epoch"):
+        best = OPTIONS.finetune.model_copy(update={"keep_best": True})
+        _run(_model(), tmp_path, options=OPTIONS.model_copy(update={"final": best}), evaluate=None)
     with pytest.raises(BudgetError, match="cannot be read"):
         _run(_model(), tmp_path, latency="half")
     with pytest.raises(RepairError, match="the training loader is empty"):

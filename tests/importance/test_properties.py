@@ -21,32 +21,36 @@ from tests.importance.nets import analysed, convolution
 from tests.nets import settle
 
 
-def _chain(activation: nn.Module) -> nn.Sequential:
+class Chain(nn.Module):
     """Convolution, BatchNorm, an activation, pooling, convolution."""
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), activation, nn.MaxPool2d(2), nn.Conv2d(6, 3, 3), nn.Flatten()
-    )
-    settle(model)
-    return model
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.norm, self.activation = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), activation
+        self.last = nn.Conv2d(6, 3, 3)
+        settle(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.activation(self.norm(self.first(x)))
+        return self.last(F.max_pool2d(x, 2)).flatten(1)
 
 
 @pytest.mark.parametrize(("activation", "same"), [(nn.ReLU(), True), (nn.SiLU(), False)])
 def test_factors_before_and_behind_an_activation_differ_unless_it_is_homogeneous(
     activation: nn.Module, same: bool
 ) -> None:
-    model = _chain(activation)
+    model = Chain(activation)
     captured, deps = opened(model, 2, 3, 8, 8)
     x, y = labelled(captured, 5)
     found = {
-        at: space.gradient(F.cross_entropy(space.model(x), y))["0"].detach()
+        at: space.gradient(F.cross_entropy(space.model(x), y))["first"].detach()
         for at, space in ((at, GateSpace(captured, deps, at)) for at in ("gate", "consumers"))
     }
-    twin = copy.deepcopy(captured.model)
+    twin = copy.deepcopy(model)
     F.cross_entropy(twin(x), y).backward()
-    norm, reader = twin[1], twin[4]
-    made = (norm.weight * norm.weight.grad + norm.bias * norm.bias.grad).detach()
-    read = (reader.weight * reader.weight.grad).sum((0, 2, 3)).detach()
+    made = _product(twin.norm.weight) + _product(twin.norm.bias)
+    read = _product(twin.last.weight).sum((0, 2, 3))
     # The weights that read a unit always say what a factor there does.
     torch.testing.assert_close(found["consumers"], read)
     assert torch.allclose(made, read, rtol=1e-6) == same
@@ -54,26 +58,32 @@ def test_factors_before_and_behind_an_activation_differ_unless_it_is_homogeneous
         torch.testing.assert_close(found["gate"], made)
 
 
+def _product(parameter: Tensor) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.detach() * parameter.grad
+
+
 def test_second_derivatives_of_factors_behind_batchnorm_are_those_along_scale_and_shift() -> None:
-    captured, deps = opened(_chain(nn.ReLU()), 2, 3, 8, 8)
+    model = Chain(nn.ReLU())
+    captured, deps = opened(model, 2, 3, 8, 8)
     x, y = labelled(captured, 5)
     space = GateSpace(captured, deps, "gate")
-    one = {"0": torch.ones(6, dtype=torch.float64)}
+    one = {"first": torch.ones(6, dtype=torch.float64)}
     _, product = space.hessian_product(F.cross_entropy(space.model(x), y), one)
-    norm = captured.model.get_submodule("1")
-    scale, shift = (p.detach() for p in norm.parameters())
+    scale, shift = model.norm.weight.detach(), model.norm.bias.detach()
     flat = torch.cat([scale, shift])
 
     def loss(both: Tensor) -> Tensor:
-        own = {"1.weight": both[:6], "1.bias": both[6:]}
+        own = {"norm.weight": both[:6], "norm.bias": both[6:]}
         return F.cross_entropy(torch.func.functional_call(captured.model, own, (x,)), y)
 
     hessian = torch.autograd.functional.hessian(loss, flat)
+    assert isinstance(hessian, Tensor)
     units = torch.cat([torch.diag(scale), torch.diag(shift)], 1)  # theta_s, zero elsewhere
-    torch.testing.assert_close(product["0"], units @ hessian @ units.sum(0))
+    torch.testing.assert_close(product["first"], units @ hessian @ units.sum(0))
     (gradient,) = torch.autograd.grad(loss(flat.requires_grad_()), [flat])
     expected = (units @ gradient).abs() + 0.5 * (units @ hessian @ units.sum(0)).abs()
-    found = score(captured, deps, "sosp_h", [(x, y)], at="gate")["0"]
+    found = score(captured, deps, "sosp_h", [(x, y)], at="gate")["first"]
     torch.testing.assert_close(found, expected.detach())
 
 
@@ -83,7 +93,8 @@ def test_greedy_removal_from_a_linear_model_goes_by_the_whole_hessian() -> None:
 
     captured, deps = perceptron(activation="relu")
     x = labelled(captured, 7)[0]
-    hidden, head = (captured.model.get_submodule(name) for name in ("hidden", "head"))
+    hidden, head = captured.model.get_submodule("hidden"), captured.model.get_submodule("head")
+    assert isinstance(head, nn.Linear)
     # The outputs are linear in the factors: columns of the Jacobian are contributions.
     z = torch.relu(hidden(x))[:, None, :] * head.weight
     matrix = torch.einsum("nou,nov->uv", z, z).detach().numpy() / len(x)
@@ -114,9 +125,10 @@ def test_enlarging_a_weight_never_lowers_its_sparsity_index(parameters: dict[str
 @pytest.mark.parametrize("bias", [False, True])
 def test_larger_inputs_change_the_mask_of_relief_only_beside_a_bias(bias: bool) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(5, 12), nn.ReLU(), nn.Linear(12, 4, bias=bias))
+    last = nn.Linear(12, 4, bias=bias)
     if bias:
-        model[2].bias.data.fill_(3.0)
+        last.bias.data.fill_(3.0)
+    model = nn.Sequential(nn.Linear(5, 12), nn.ReLU(), last)
     captured, deps = analysed(model, torch.randn(2, 5))
     (reader,) = find_readers(captured, deps, criterion="relief")
     mean = torch.rand(12, dtype=torch.float64)
@@ -129,12 +141,12 @@ def test_larger_inputs_change_the_mask_of_relief_only_beside_a_bias(bias: bool) 
 @pytest.mark.parametrize("name", ["l1", "l2"])
 def test_a_filter_of_zeros_goes_first_and_scale_changes_no_order(name: str) -> None:
     torch.manual_seed(0)
-    model = _chain(nn.ReLU())
+    model = Chain(nn.ReLU())
     with torch.no_grad():
-        model[0].weight[4] = 0.0
-    before = score(*opened(model, 2, 3, 8, 8), name)["0"]
+        model.first.weight[4] = 0.0
+    before = score(*opened(model, 2, 3, 8, 8), name)["first"]
     with torch.no_grad():
-        model[0].weight *= 1e-3
-    after = score(*opened(model, 2, 3, 8, 8), name)["0"]
+        model.first.weight *= 1e-3
+    after = score(*opened(model, 2, 3, 8, 8), name)["first"]
     assert before.argmin() == 4 and before[4] == 0.0
     torch.testing.assert_close(after, before, rtol=1e-6, atol=0)

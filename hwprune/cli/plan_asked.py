@@ -23,6 +23,7 @@ def plan_options(
     depth: bool = False,
     resolution: str | None = None,
     calibrate: str | None = None,
+    calibrate_repair: str | None = None,
     most_harm: float | None = None,
     checkpoint: Path | None = None,
     solver: str = "milp",
@@ -49,6 +50,8 @@ def plan_options(
         raise UsageError(
             "--resolution is to be chosen, but nothing says what each of them costs", hint="add --calibrate"
         )
+    if calibrate_repair is not None and calibrate is None:
+        raise UsageError("--calibrate-repair is about losses that nobody measures", hint="add --calibrate")
     if most_harm is not None and calibrate is None:
         raise UsageError("--most-harm is about a loss that nobody measures", hint="add --calibrate")
     if checkpoint is not None and calibrate is None:
@@ -65,6 +68,7 @@ def plan_options(
         depth=depth,
         resolutions=sides,
         held_out=load_data(calibrate) if calibrate else None,
+        repair=calibrate_repair,
         most_harm=most_harm,
         checkpoint=checkpoint,
         solver=solver,

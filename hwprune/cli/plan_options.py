@@ -117,6 +117,16 @@ Calibrate = Annotated[
         show_default=False,
     ),
 ]
+CalibrateRepair = Annotated[
+    str | None,
+    typer.Option(
+        metavar="METHOD[:OPTION=VALUE...]",
+        help="With --calibrate: fit layers of every cut to the dense model's on --data before its loss is "
+        "taken, as `hwprune repair --fit` will: least-squares or scales, e.g. least-squares:examples=128. "
+        "Takes longer; without it BatchNorm statistics alone are measured again.",
+        show_default=False,
+    ),
+]
 MostHarm = Annotated[
     float | None,
     typer.Option(

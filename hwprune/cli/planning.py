@@ -41,6 +41,7 @@ from hwprune.cli.frontiers import show_frontier, show_verdict, verdict_data
 from hwprune.cli.plan_asked import plan_options, read_budgets, require_apart, require_one_target
 from hwprune.cli.plan_options import (
     Calibrate,
+    CalibrateRepair,
     CarriedDevice,
     Checkpoint,
     Checks,
@@ -90,6 +91,7 @@ def plan(
     depth: Depth = False,
     resolution: Resolutions = None,
     calibrate: Calibrate = None,
+    calibrate_repair: CalibrateRepair = None,
     most_harm: MostHarm = None,
     checkpoint: Checkpoint = None,
     solver: Solver = "milp",
@@ -143,6 +145,7 @@ def plan(
         depth=depth,
         resolution=resolution,
         calibrate=calibrate,
+        calibrate_repair=calibrate_repair,
         most_harm=most_harm,
         checkpoint=checkpoint,
         solver=solver,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hwprune.errors import UsageError
 from hwprune.planner.limits.amount import Amount, parse_range
 from hwprune.planner.limits.lazy import solve_lazily
+from hwprune.repair.options import RepairOptions, read_repair
 from hwprune.solve.problem import Problem, Solution
 from hwprune.solve.solvers import check_solver, solve
 
@@ -47,6 +48,11 @@ class PlanOptions:
     held_out
         Labelled batches that were not trained on. What widths, blocks and resolutions are worth is then
         measured by the loss on them, and the finished plan is compared with uniform widths by it.
+    repair
+        What every cut is repaired by before its loss on ``held_out`` is taken: None measures BatchNorm
+        statistics again; ``"least_squares"``, ``"scales"`` (also as ``"least_squares:examples=128"``) or
+        options fit layers to the plan's ``data`` as :meth:`hwprune.Pruned.repair` does. Give what the
+        finished model will be repaired by.
     most_harm
         Most that a group, cut alone and repaired, may add to the loss on ``held_out``: narrower widths of
         it are not on offer, however much they save. A floor against starvation for every group.
@@ -81,6 +87,7 @@ class PlanOptions:
     depth: bool = False
     resolutions: Sequence[int | tuple[int, int]] = ()
     held_out: Iterable[Any] | None = None
+    repair: RepairOptions | str | None = None
     most_harm: float | None = None
     solver: str = "milp"
     joint: JointOptions | None = None
@@ -90,6 +97,12 @@ class PlanOptions:
 
     def __post_init__(self) -> None:
         _ = self.floor_share, self.parameters_amount, self.memory_amount, self.layer_ranges
+        if self.repair_asked is not None and (self.held_out is None or self.solver == JOINT):
+            raise UsageError(
+                f"a repair ({self.repair_asked.label}) of cuts whose loss nobody measures",
+                hint="give held_out and a solver other than joint, or leave the repair out here and repair"
+                " the finished model",
+            )
         if self.solver != JOINT:
             check_solver(self.solver)
         elif self.held_out is None or self.floor is not None:
@@ -135,6 +148,11 @@ class PlanOptions:
             problem,
             lambda part: solve(part, solver=self.solver, time_limit_s=self.time_limit_s, gap=self.gap),
         )
+
+    @property
+    def repair_asked(self) -> RepairOptions | None:
+        """:attr:`repair` as options."""
+        return read_repair(self.repair) if isinstance(self.repair, str) else self.repair
 
     @property
     def floor_share(self) -> float | None:

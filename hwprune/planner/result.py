@@ -20,7 +20,7 @@ class Asked:
     """What a plan was asked for, as far as its file says it.
 
     ``allowed`` are widths of groups that the user narrowed, ``least`` floors against starvation; with
-    ``depth`` blocks could be left out.
+    ``depth`` blocks could be left out; ``judged_after`` is the repair behind the losses that it goes by.
     """
 
     criterion: str
@@ -33,6 +33,7 @@ class Asked:
     inside_heads: tuple[str, ...] = ()
     prune_outputs: bool = False
     depth: bool = False
+    judged_after: str | None = None
     allowed: Mapping[str, Sequence[int]] = field(default_factory=dict[str, Sequence[int]])
     least: Mapping[str, int] = field(default_factory=dict[str, int])
 
@@ -89,6 +90,7 @@ def make_plan(
         seed=asked.seed,
         solve_seconds=result.solve_seconds,
         rechecked=rechecked,
+        judged_after=asked.judged_after,
         verdict=verdict,
         limits=limits,
         fleet=fleet,

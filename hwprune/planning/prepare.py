@@ -30,6 +30,7 @@ from hwprune.planner.workbench import Progress, Workbench, measure_profile, sile
 from hwprune.planning.prepared import Prepared, Station
 from hwprune.planning.valued import Judges, Valued, Valuer, criteria_of
 from hwprune.pruned import Subject
+from hwprune.repair.cut_repair import CutRepair
 from hwprune.solve.budget import parse_budget
 from hwprune.target import Target, load_target
 
@@ -94,6 +95,7 @@ def prepare(
             f"channels of the submodule {submodule!r} cannot be scored with data of the whole model",
             hint="leave data out: the criterion is then lamp, or name one that needs none",
         )
+    repair, data = _repair(options, data)
     analysis: dict[str, Any] = {
         "include": tuple(include),
         "exclude": tuple(exclude),
@@ -127,8 +129,8 @@ def prepare(
     columns = _columns(first, options, analysis)
     if len(names) > 1 and isinstance(data, Iterator):
         data = list(itertools.islice(data, SCORED))
-    valuer = Valuer(first, columns, options, data, held_out, loss, seed)
-    meter = None if held_out is None else Meter(captured, deps, held_out, loss)
+    valuer = Valuer(first, columns, options, data, held_out, loss, seed, repair)
+    meter = None if held_out is None else Meter(captured, deps, held_out, loss, repair=repair)
     found: list[Prepared] = []
     for judge in judges:
         valued = valuer.by(judge)
@@ -156,6 +158,29 @@ def prepare(
             )
         )
     return replace(found[0], others=tuple(found[1:]))
+
+
+def _repair(
+    options: PlanOptions, data: Iterable[Any] | None
+) -> tuple[CutRepair | None, Iterable[Any] | None]:
+    """What cuts are repaired by before they are judged, and data that still have what it has read."""
+    asked = options.repair_asked
+    if asked is None:
+        return None, data
+    if data is None:
+        raise UsageError(
+            f"cuts are to be judged after the repair {asked.label}, but there are no data for it",
+            hint="give data (data=, --data), or leave the repair out",
+        )
+    if data is options.held_out:
+        raise UsageError(
+            "data= and held_out= are the same batches: a repair must not be fitted to what judges it",
+            hint="keep some labelled batches out of data",
+        )
+    if not isinstance(data, Iterator):
+        return CutRepair(data, asked), data
+    data, again = itertools.tee(data)
+    return CutRepair(again, asked), data
 
 
 def resolve(target: Targets, threads: int | None = None) -> tuple[Target, ...]:

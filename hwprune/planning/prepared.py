@@ -99,11 +99,12 @@ class Prepared:
         rechecked: Rechecked | None = None,
     ) -> Plan:
         """The plan file of a result."""
-        floor = self.options.floor
+        floor, repair = self.options.floor, self.options.repair_asked
         asked = Asked(
             budget=budget,
             floor=None if floor is None else str(floor),
             depth=self.options.depth,
+            judged_after=None if repair is None else repair.label,
             allowed=self.goal.allowed,
             least=self.goal.least,
             **self.asked,

@@ -21,6 +21,7 @@ from hwprune.planner.network import Column
 from hwprune.planner.options import JOINT, PlanOptions
 from hwprune.planner.workbench import Workbench
 from hwprune.planner.worth import Side, Worth
+from hwprune.repair.cut_repair import CutRepair
 from hwprune.solve.problem import Problem, Solution
 
 #: Criteria as they are asked for: names, several joined by commas, or with parameters.
@@ -66,7 +67,7 @@ class Valuer:
     """Judges a model by criteria.
 
     ``columns`` are the resolutions on offer, ``data`` is what criteria (and the joint search) go by,
-    ``held_out`` what losses are measured on, as far as there is any.
+    ``held_out`` what losses are measured on, as far as there is any, after ``repair``.
     """
 
     bench: Workbench
@@ -76,6 +77,7 @@ class Valuer:
     held_out: Sequence[Any] | None
     loss: Loss | None
     seed: int
+    repair: CutRepair | None = None
 
     def by(self, judge: Criterion) -> Valued:
         """Score the channels, and measure what the widths are worth where there is held-out data.
@@ -104,6 +106,7 @@ class Valuer:
             scores=values,
             blocks=bench.blocks.blocks if options.depth else (),
             resolutions=self._sides,
+            repair=self.repair,
             memory=options.checkpoint,
             progress=bench.progress,
         )

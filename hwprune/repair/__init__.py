@@ -1,7 +1,8 @@
 """Repair after surgery: least squares, BatchNorm recalibration, fine-tuning and distillation."""
 
 from hwprune.repair.accuracy import evaluate_accuracy
-from hwprune.repair.after_cut import CutRepair, Origin, RepairReport, repair_cut
+from hwprune.repair.after_cut import Origin, RepairReport, repair_cut
+from hwprune.repair.cut_repair import CutRepair
 from hwprune.repair.distill import distillation_loss
 from hwprune.repair.finetune import finetune
 from hwprune.repair.least_squares import LayerFit

@@ -103,6 +103,7 @@ def repair_cut(
     options: RepairOptions | None = None,
     *,
     progress: Told = lambda what, done, total: None,
+    quiet: bool = False,
 ) -> RepairReport:
     """Repair a model that was cut, in place, without a step of training.
 
@@ -122,6 +123,8 @@ def repair_cut(
         See :class:`RepairOptions`.
     progress
         Told before each layer.
+    quiet
+        Log no warnings of data that tell little: for many repairs of one kind.
 
     Raises
     ------
@@ -137,6 +140,8 @@ def repair_cut(
     try:
         if options.method != "none":
             fits = _fit(part, origin, batches, options, progress)
+            if not quiet:
+                _warn(fits, batches, options)
         if options.recalibrate:
             progress("recalibrate", 0, 1)
             batchnorms = recalibrate_batchnorm(model, batches, batches=len(batches))
@@ -148,31 +153,6 @@ def repair_cut(
             raise RepairError(error.message, hint=error.hint) from error
         raise
     return RepairReport(options, sum(max(1, batch.size) for batch in batches), fits, batchnorms)
-
-
-class CutRepair:
-    """A repair to be applied to whatever is cut from one model: for calibration before the choice.
-
-    Parameters
-    ----------
-    data, options
-        As for :func:`repair_cut`; the data are read once and kept.
-    """
-
-    def __init__(self, data: Iterable[Any], options: RepairOptions | None = None) -> None:
-        self.options = options or RepairOptions()
-        self._batches = collect_batches(data, self.options.examples, None)
-
-    def of(
-        self,
-        captured: Captured,
-        deps: Dependencies,
-        keep: Mapping[str, Sequence[int]],
-        blocks: Sequence[Block] = (),
-    ) -> Callable[[nn.Module], object]:
-        """The repair of the model that is cut in this way."""
-        origin = Origin(captured.model, captured, deps, keep, tuple(blocks))
-        return lambda model: repair_cut(model, origin, self._batches, self.options)
 
 
 def _fit(
@@ -206,13 +186,12 @@ def _fit(
             mine = owned.get(name)
             if mine is not None and not torch.equal(mine, value):
                 mine.copy_(value)
-    examples = sum(max(1, batch.size) for batch in batches)
-    if examples < _FEW:
-        _log.warning(
-            "layers are fitted to %d examples only: what they do not show is lost; give a few hundred, or"
-            " recalibrate alone",
-            examples,
-        )
+    return fits
+
+
+def _warn(fits: Sequence[LayerFit], batches: Sequence[Batch], options: RepairOptions) -> None:
+    """Where a fit is likely to disappoint."""
+    warn_of_few(batches)
     short = [fit.weight for fit in fits if fit.rows < fit.columns]
     if short and options.method == "least_squares":
         _log.warning(
@@ -223,7 +202,17 @@ def _fit(
         )
     if not fits:
         _log.warning("no layer of the model lost input channels that a fit could make up for")
-    return fits
+
+
+def warn_of_few(batches: Sequence[Batch]) -> None:
+    """Say so where there are too few examples to fit layers to."""
+    examples = sum(max(1, batch.size) for batch in batches)
+    if examples < _FEW:
+        _log.warning(
+            "layers are fitted to %d examples only: what they do not show is lost; give a few hundred, or"
+            " recalibrate alone",
+            examples,
+        )
 
 
 def _as_graph(part: nn.Module, owned: Mapping[str, torch.Tensor], origin: Origin) -> fx.GraphModule:

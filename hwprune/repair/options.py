@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -116,6 +117,12 @@ class RepairOptions(BaseModel):
     memory_gb: float = Field(default=1.0, gt=0)
     seed: int = 0
 
+    @property
+    def label(self) -> str:
+        """The method and what differs from its defaults, as :func:`read_repair` reads it."""
+        own = self.model_dump(mode="json", exclude={"method"}, exclude_defaults=True)
+        return ":".join([self.method, *(f"{name}={json.dumps(value)}" for name, value in own.items())])
+
 
 def repair_options(**values: Any) -> RepairOptions:
     """:class:`RepairOptions` from values of a command line or a call.
@@ -139,8 +146,29 @@ def finetune_options(**values: Any) -> FinetuneOptions:
     return validated(FinetuneOptions, values, "the training")
 
 
-def asked_repair(asked: RepairOptions | Method | None, data: object) -> RepairOptions | None:
-    """Options from what a caller asked for: options, a method, or nothing.
+def read_repair(text: str) -> RepairOptions:
+    """Options as they are written in one word: ``"least_squares"``, ``"scales:ridge=0.01:examples=128"``.
+
+    Raises
+    ------
+    UsageError
+        There is no such method or option, or an option is out of range.
+    """
+    method, *written = text.split(":")
+    values: dict[str, Any] = {"method": method.strip().replace("-", "_")}
+    for part in written:
+        name, equals, value = part.partition("=")
+        if not equals or name in values:
+            raise UsageError(
+                f"{part!r} behind the repair {method!r} is {'no option' if not equals else 'given twice'}",
+                hint=f"write {method}:examples=128",
+            )
+        values[name] = value
+    return repair_options(**values)
+
+
+def asked_repair(asked: RepairOptions | str | None, data: object) -> RepairOptions | None:
+    """Options from what a caller asked for: options, a method (see :func:`read_repair`), or nothing.
 
     Raises
     ------
@@ -149,4 +177,4 @@ def asked_repair(asked: RepairOptions | Method | None, data: object) -> RepairOp
     """
     if asked is not None and data is None:
         raise UsageError("a repair needs data", hint="give data; labels are not needed")
-    return repair_options(method=asked) if isinstance(asked, str) else asked
+    return read_repair(asked) if isinstance(asked, str) else asked

@@ -84,6 +84,9 @@ class Plan(Strict):
         What is used beside latency, and what the plan takes on further targets.
     rechecked
         Measured loss of this plan, None where it was not measured.
+    judged_after
+        Repair of every cut whose held-out loss the plan goes by, such as ``"least_squares"``; None where
+        BatchNorm statistics alone were measured again, or where no losses were measured.
     verdict
         What was said beforehand about what pruning can do on this target.
     edited
@@ -126,6 +129,7 @@ class Plan(Strict):
     seed: int
     solve_seconds: float
     rechecked: Rechecked | None = None
+    judged_after: str | None = None
     verdict: str | None = None
     edited: bool = False
     limits: tuple[LimitLine, ...] = ()

@@ -45,6 +45,8 @@ def plan_words(plan: Plan) -> dict[str, str]:
         lines["loss"] = (
             f"{found.loss:.4g} (dense {found.dense:.4g}{uniform}) on {found.examples} examples{by}"
         )
+    if plan.judged_after is not None:
+        lines["judged"] = f"by losses after the repair {plan.judged_after} of every cut"
     if plan.verdict is not None:
         lines["verdict"] = plan.verdict
     if plan.edited:

@@ -283,6 +283,19 @@ class TestPlanAndPrune:
         assert "by criteria: l1:variant=greedy " in text and "at least 16" in text
         assert (tmp_path / "losses.json").read_bytes() == before
 
+    def test_cuts_are_judged_after_a_repair(self, hw: Command):
+        base = ("plan", *SMALL, "-t", "x86-64-avx512", "-l", "80%", "--checks", "0", "--checkpoint", "l.json")
+        asked = ("--data", "tests.small:train", "--calibrate", "tests.small:evaluation", "--criterion", "l1")
+        fit = ("--calibrate-repair", "least-squares:examples=48")
+        ran = hw(*base, *asked, *fit, "--json")
+        assert ran.code == 0, ran.err
+        found = one_object(ran.out)
+        assert found["judged_after"] == "least_squares:examples=48" and found["rechecked"]
+        assert "after the repair least_squares:examples=48 of every cut" in hw(*base, *asked, *fit).out
+        ran = hw(*base, *asked)
+        assert ran.code == 2
+        assert "the checkpoint l.json holds losses after the repair least_squares:examples=48" in ran.err
+
     def test_a_joint_search_among_resolutions(self, hw: Command):
         asked = ("--solver", "joint", "--calibrate", "tests.small:evaluation", "--data", "tests.small:train")
         steps = [f"--joint={option}" for option in ("iterations=2", "every=1", "samples=1", "pairs=1")]

@@ -125,6 +125,21 @@ CASES: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "form": ((*PLAN, "--criterion", "l1:power=2"), 2, ("'l1' has no parameter power", "variant, keep")),
     "criteria": ((*PLAN, "--criterion", "l1,l2"), 2, ("plans by l1 and l2", "--calibrate")),
     "harm": ((*PLAN, "--most-harm", "0.5"), 2, ("--most-harm is about a loss", "--calibrate")),
+    "repair": (
+        (*PLAN, "--calibrate-repair", "scales"),
+        2,
+        ("--calibrate-repair is about losses", "--calibrate"),
+    ),
+    "repair without data": (
+        (*PLAN, "--calibrate", "tests.small:evaluation", "--calibrate-repair", "least-squares"),
+        2,
+        ("after the repair least_squares", "no data for it", "--data"),
+    ),
+    "repair of no kind": (
+        (*PLAN, "--calibrate", "tests.small:evaluation", "--calibrate-repair", "lasso"),
+        2,
+        ("option method of the repair is 'lasso'", "least_squares"),
+    ),
     "checkpoint": ((*PLAN, "--checkpoint", "x.json"), 2, ("--checkpoint keeps losses", "--calibrate")),
     "joint alone": ((*PLAN, "--joint", "iterations=8"), 2, ("--joint is about a search", "--solver joint")),
     "joint without data": ((*PLAN, "--solver", "joint"), 2, ("judges networks by held-out data",)),

@@ -317,14 +317,15 @@ def test_an_interrupted_calibration_goes_on_and_ends_the_same(tmp_path: Path) ->
     again = calibrate(captured, deps, domains, data, memory=memory, **options)
     assert again.measured == whole.measured and again.worth == whole.worth
     assert again.losses == whole.losses - 2
-    # Nothing is taken over from other data, another order of units, or another repair.
+    # Nothing is taken over from other data, or another order of units.
     for changed in (
         {"data": _data(5, 1, seed=1)},
         {"scores": {g: -s for g, s in scores.items()}},
-        {"repair_name": "other"},
     ):
         arguments = {"data": data, **options, **changed}
         assert calibrate(captured, deps, domains, memory=memory, **arguments).losses == whole.losses
+    with pytest.raises(UsageError, match="after the repair other"):
+        calibrate(captured, deps, domains, data, memory=memory, repair_name="other", **options)
     # Nor is anything forgotten over it: the first calibration is still known.
     assert calibrate(captured, deps, domains, data, memory=memory, **options).losses == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hwprune.errors import BudgetError, PlanError, UsageError
 from hwprune.latency.fusion import fuse
 from hwprune.planner.goal import Goal, Offer
 from hwprune.planner.options import PlanOptions
+from hwprune.repair.options import RepairOptions
 from hwprune.solve.problem import Choice, Domain, Limit, Problem, Term
 from hwprune.target import Alignment, Target
 from tests.small import SHAPE, Small
@@ -102,13 +104,19 @@ def test_floors_against_starvation_narrow_what_the_user_allows():
         ({"most_harm": 0.5}, "nobody measures"),
         ({"most_harm": 0.5, "held_out": [1], "solver": "joint"}, "nobody measures"),
         ({"checkpoint": Path("kept.json")}, "checkpoint of nothing"),
+        ({"repair": "least_squares"}, r"a repair \(least_squares\) of cuts whose loss nobody measures"),
+        ({"repair": RepairOptions(), "held_out": [1], "solver": "joint"}, "solver other than joint"),
+        ({"repair": "lasso", "held_out": [1]}, "option method of the repair is 'lasso'"),
+        ({"repair": "scales:examples=0", "held_out": [1]}, "option examples of the repair is '0'"),
+        ({"repair": "scales:ridge", "held_out": [1]}, "'ridge' behind the repair 'scales' is no option"),
         ({"most_harm": 0.0, "held_out": [1]}, "most_harm is 0.0"),
         ({"most_harm": float("nan"), "held_out": [1]}, "most_harm is nan"),
     ],
 )
 def test_what_needs_held_out_data(options: dict[str, Any], match: str):
-    with pytest.raises(UsageError, match=match):
+    with pytest.raises(UsageError) as caught:
         PlanOptions(**options)
+    assert re.search(match, f"{caught.value.message} {caught.value.hint}")
 
 
 @pytest.mark.parametrize("floor", ["0%", "101%", "much", float("nan"), True, -0.5])

@@ -14,7 +14,8 @@ from hwprune.dependency.blocks import find_blocks
 from hwprune.errors import RepairError
 from hwprune.importance.batches import Batch
 from hwprune.importance.modes import in_mode
-from hwprune.repair.after_cut import CutRepair, Origin, RepairReport, repair_cut
+from hwprune.repair.after_cut import Origin, RepairReport, repair_cut
+from hwprune.repair.cut_repair import CutRepair
 from hwprune.repair.options import RepairOptions
 from hwprune.repair.walk import Walk
 from hwprune.surgery import cut_graph, cut_module

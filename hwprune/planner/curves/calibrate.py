@@ -31,6 +31,7 @@ from hwprune.planner.curves.shape import loss_curve, probe_widths
 from hwprune.planner.curves.values import worth_of
 from hwprune.planner.workbench import Progress, silent
 from hwprune.planner.worth import Side, Worth
+from hwprune.repair.cut_repair import CutRepair
 from hwprune.solve.domains import keep_best
 
 #: Widths at which each group is measured, besides the full one.
@@ -131,9 +132,10 @@ def calibrate(
         See above.
     repair
         Changes a model in place as the finished one will be repaired; by default BatchNorm
-        statistics are measured again. A few steps of fine-tuning tell more and take longer.
+        statistics are measured again. A :class:`CutRepair` fits layers, a few steps of fine-tuning tell
+        more and take longer.
     repair_name
-        Tells repairs apart in ``memory``.
+        Tells repairs apart in ``memory``; a :class:`CutRepair` has a name of its own.
     memory
         File in which losses are kept, so that an interrupted calibration goes on where it was.
     progress
@@ -143,8 +145,10 @@ def calibrate(
     ------
     CriterionError
         No data or labels, a loss that is not finite on the dense model, scores that do not fit.
+    RepairError
+        The repair cannot run the model, or what its layers read is not finite.
     UsageError
-        ``points`` or ``batches`` below one.
+        ``points`` or ``batches`` below one, or ``memory`` is of another repair.
     ArtifactError
         ``memory`` is another file.
 
@@ -159,6 +163,9 @@ def calibrate(
     begin = time.monotonic()
     order = {name: _scores(name, scores, size) for name, size in deps.dense_widths.items() if name in domains}
     meter = Meter(captured, deps, data, loss, against=against, batches=batches, repair=repair)
+    fitted: list[torch.Tensor] = []
+    if isinstance(repair, CutRepair):
+        repair_name, fitted = repair.options.label, repair.tensors
     facts = {
         "repair": repair_name,
         "against": against,
@@ -168,7 +175,7 @@ def calibrate(
     }
     facts |= {name: str(np.argsort(-value, kind="stable").tolist()) for name, value in order.items()}
     weights = [value for _, value in sorted(captured.graph.state_dict().items())]
-    kept = Memory(memory, digest([*weights, *meter.tensors], facts))
+    kept = Memory(memory, digest([*weights, *meter.tensors, *fitted], facts), repair_name)
     removable = [block for block in blocks if block.reason is None]
     probes = {name: probe_widths(widths, points) for name, widths in domains.items()}
     total = sum(map(len, probes.values())) + len(removable) + len(resolutions)

@@ -18,7 +18,7 @@ from hwprune.importance.batches import Batch, device_of, logits_of
 from hwprune.importance.data import CriterionData, batch_loss
 from hwprune.importance.modes import in_mode
 from hwprune.importance.registry import Loss
-from hwprune.repair.after_cut import CutRepair
+from hwprune.repair.cut_repair import CutRepair
 from hwprune.repair.recalibrate import recalibrate_batchnorm
 from hwprune.surgery.apply import cut_graph
 from hwprune.surgery.blocks import without_blocks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,11 @@ import torch
 
 import hwprune
 from hwprune.capture import capture
-from hwprune.dependency import analyse
+from hwprune.capture.captured import Captured
+from hwprune.dependency import Dependencies, analyse
 from hwprune.errors import BudgetError, CriterionError, PlanError, UsageError
 from hwprune.importance import get, gradient_matrix, gradient_redundancy, score
+from hwprune.importance.redundancy import Redundancy
 from hwprune.planning.iterative import IterativeOptions
 from hwprune.repair import FinetuneOptions, finetune
 from tests.small import SHAPE, Small, batches, evaluation, train
@@ -34,7 +35,7 @@ def model() -> Small:
 
 
 def planned(model: Small, tables: Path, floors: Any, latency: Any = "80%", **options: Any) -> hwprune.Plan:
-    found = hwprune.plan(
+    return hwprune.plan(
         model,
         IMAGE,
         latency=latency,
@@ -43,37 +44,53 @@ def planned(model: Small, tables: Path, floors: Any, latency: Any = "80%", **opt
         tables=tables,
         checks=0,
         options=hwprune.PlanOptions(**options),
-    )
-    return found.plan
+    ).plan
 
 
-def effective(model: Small, share: float) -> dict[str, int]:
+@pytest.fixture(scope="module")
+def opened(model: Small) -> tuple[Captured, Dependencies]:
     captured = capture(model, torch.zeros(SHAPE))
-    found = gradient_redundancy(captured, analyse(captured), DATA)
+    return captured, analyse(captured)
+
+
+@pytest.fixture(scope="module")
+def found(opened: tuple[Captured, Dependencies]) -> dict[str, Redundancy]:
+    return gradient_redundancy(*opened, DATA)
+
+
+def effective(found: dict[str, Redundancy], share: float) -> dict[str, int]:
     return {name: each.effective(share) for name, each in found.items()}
 
 
-def test_every_group_keeps_as_many_units_as_directions_hold_the_share(model: Small, tables: Path):
+def test_every_group_keeps_as_many_units_as_directions_hold_the_share(
+    model: Small,
+    tables: Path,
+    opened: tuple[Captured, Dependencies],
+    found: dict[str, Redundancy],
+):
     share = 0.9999
-    least = effective(model, share)
+    least = effective(found, share)
     assert 32 < least["a.0"] <= 48 < least["stem.0"]  # so that the widths on offer tell
     plan = planned(model, tables, share, "90%")
     assert {group.name: group.floor for group in plan.groups} == least
     assert {group.name: group.width for group in plan.groups} == {"stem.0": 64, "a.0": 48}
     assert plan.criterion == "gradient_matrix:floors=0.9999"
+    # What the plan is worth is the energy that is left.
+    whole = sum(each.tail_energy(0) for each in found.values())
+    lost = sum(found[group.name].tail_energy(group.width) for group in plan.groups)
+    assert plan.value == pytest.approx(1.0 - lost / whole, rel=1e-6)
     # Without floors the same budget is met otherwise, and nothing is written of floors.
     free = planned(model, tables, "false", "50%")
     assert all(group.floor is None for group in free.groups)
     assert all(group.width < 64 for group in free.groups)
     # What is kept is the best by the criterion's own order.
-    captured = capture(model, torch.zeros(SHAPE))
-    scores = score(captured, analyse(captured), "gradient_matrix", DATA)
+    scores = score(*opened, "gradient_matrix", DATA)
     kept = next(group for group in plan.groups if group.name == "a.0").kept_units
     assert set(kept) == set(scores["a.0"].argsort(descending=True)[:48].tolist())
 
 
-def test_a_share_that_does_not_fit_names_the_groups(model: Small, tables: Path):
-    least = effective(model, 0.9999)
+def test_a_share_that_does_not_fit_names_the_groups(model: Small, tables: Path, found: dict[str, Redundancy]):
+    least = effective(found, 0.9999)
     with pytest.raises(BudgetError, match=r"floors=0\.9999 leave no plan for a budget of 40%") as caught:
         planned(model, tables, 0.9999, "40%")
     for name, width in least.items():
@@ -91,10 +108,14 @@ def test_a_share_that_does_not_fit_names_the_groups(model: Small, tables: Path):
 
 
 def test_floors_are_lowered_until_they_fit_and_it_is_said(
-    model: Small, tables: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    model: Small,
+    tables: Path,
+    found: dict[str, Redundancy],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ):
     monkeypatch.setattr(gradient_matrix, "SHARES", (1.0, 0.9999, 0.95))
-    middle, low = effective(model, 0.9999), effective(model, 0.95)
+    middle, low = effective(found, 0.9999), effective(found, 0.95)
     assert max(low.values()) <= 16  # they bind nowhere
     plan = planned(model, tables, "true", "90%")
     assert {group.name: group.floor for group in plan.groups} == middle
@@ -103,21 +124,6 @@ def test_floors_are_lowered_until_they_fit_and_it_is_said(
     plan = planned(model, tables, "true", "50%")
     assert {group.name: group.floor for group in plan.groups} == low
     assert "lowered from 100 % to 95 % of the energy" in caplog.text
-    with caplog.at_level(logging.WARNING):
-        caplog.clear()
-        monkeypatch.setattr(gradient_matrix, "SHARES", (0.95, 0.5))
-        planned(model, tables, "true", "50%")
-        assert "lowered" not in caplog.text
-
-
-def test_the_budget_is_spread_so_that_the_least_energy_is_lost(model: Small, tables: Path):
-    captured = capture(model, torch.zeros(SHAPE))
-    found = gradient_redundancy(captured, analyse(captured), DATA)
-    plan = planned(model, tables, 0.5, "60%")
-    widths = {group.name: group.width for group in plan.groups}
-    whole = sum(each.tail_energy(0) for each in found.values())
-    lost = sum(found[name].tail_energy(width) for name, width in widths.items())
-    assert plan.value == pytest.approx(1.0 - lost / whole, rel=1e-6)
 
 
 def test_frontiers_keep_the_first_floors(model: Small, tables: Path):
@@ -127,22 +133,31 @@ def test_frontiers_keep_the_first_floors(model: Small, tables: Path):
     assert all(group.width >= (group.floor or 65) for plan in curve.plans for group in plan.groups)
 
 
-def test_floors_beside_other_wishes(model: Small, tables: Path):
-    # Limits on layers that contradict them.
-    with pytest.raises(PlanError, match=r"at most 32 units .* at least \d+ by the floors of gradient_matrix"):
-        hwprune.frontier(
+def test_a_fleet_keeps_the_first_floors_and_says_who_holds_them(model: Small, tables: Path):
+    pytest.importorskip("onnxruntime")
+
+    with pytest.raises(BudgetError) as caught:
+        hwprune.plan(
             model,
             IMAGE,
+            ["host", "host-onnxruntime"],
+            latency="40%",
             data=DATA,
             criterion="gradient_matrix:floors=0.9999",
             tables=tables,
-            options=hwprune.PlanOptions(layers={"a.*": "..50%"}),
+            checks=0,
         )
+    assert caught.value.hint is not None
+    assert "the floors of gradient_matrix:floors=0.9999 hold stem.0 (at least " in caught.value.hint
+
+
+def test_floors_beside_other_wishes(model: Small, tables: Path, found: dict[str, Redundancy]):
+    # Limits on layers that contradict them.
     with pytest.raises(PlanError, match=r"at most 32 units .* by the floors of gradient_matrix"):
         planned(model, tables, 0.9999, layers={"a.*": "..50%"})
     # Floors by harm: the greater one counts.
     plan = planned(model, tables, 0.9999, "90%", held_out=evaluation(), most_harm=1e6)
-    assert {group.name: group.floor for group in plan.groups} == effective(model, 0.9999)
+    assert {group.name: group.floor for group in plan.groups} == effective(found, 0.9999)
     with pytest.raises(UsageError, match="the joint solver finds widths by the loss alone"):
         planned(model, tables, 0.9, held_out=evaluation(), solver="joint")
     with pytest.raises(CriterionError, match=r"fewer than two examples per unit in stem\.0") as caught:

@@ -30,6 +30,10 @@ class GradientMatrix(Criterion):
     that repeat each other, or that are sums of others make its rank smaller than the number of
     units, and come last.
 
+    With ``floors`` the ranks decide about widths as well, before units are chosen inside them: a plan
+    keeps at least as many units of a group as directions hold that share of its energy, and its budget
+    is spread so that the energy lost over all groups is least.
+
     Parameters
     ----------
     at

@@ -34,6 +34,10 @@ class Lasso(Criterion):
     intercept, and the penalty of the factors' absolute values falls from where all are zero to none.
     A unit's score is the penalty below which its factor is not zero any more.
 
+    For one width (``keep``) the set is the LASSO's own of exactly that width or, with a ``tolerance``,
+    what the authors' search for the penalty ends with; ``alternate`` takes turns with least squares on
+    the weights, as the paper defines the problem.
+
     Parameters
     ----------
     positions

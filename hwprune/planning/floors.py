@@ -87,6 +87,7 @@ def with_fitting_floors(prepared: Prepared, budget: str | float | None, begun: B
             100 * floors.floors[0].share,
             100 * found.share,
         )
+    _log.info("%s: the least latency with its floors is %s", prepared.criterion, _shown(least, prepared))
     return replace(prepared, goal=replace(prepared.goal, least=both(prepared.harm, found.widths)))
 
 

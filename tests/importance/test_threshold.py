@@ -44,9 +44,10 @@ def test_shares_out_of_range_are_refused(share: float, least: int) -> None:
 @pytest.mark.parametrize(("shift", "exact"), [(0.0, True), (0.7, False)])
 def test_a_channel_without_scale_is_gone_only_without_shift(shift: float, exact: bool) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 2, 3))
+    norm = nn.BatchNorm2d(6)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), norm, nn.ReLU(), nn.Conv2d(6, 2, 3))
     settle(model)
-    model[1].weight.data[2], model[1].bias.data[2] = 0.0, shift
+    norm.weight.data[2], norm.bias.data[2] = 0.0, shift
     captured, deps = analysed(model)
     found = global_threshold(score(captured, deps, "bn_scale"), 0.0)
     assert found.keep == {"0": (0, 1, 3, 4, 5)}

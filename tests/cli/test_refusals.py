@@ -138,7 +138,7 @@ CASES: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "repair of no kind": (
         (*PLAN, "--calibrate", "tests.small:evaluation", "--calibrate-repair", "lasso"),
         2,
-        ("option method of the repair is 'lasso'", "least_squares"),
+        ("option 'method' of the repair is 'lasso'", "least_squares"),
     ),
     "checkpoint": ((*PLAN, "--checkpoint", "x.json"), 2, ("--checkpoint keeps losses", "--calibrate")),
     "joint alone": ((*PLAN, "--joint", "iterations=8"), 2, ("--joint is about a search", "--solver joint")),

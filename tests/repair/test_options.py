@@ -31,13 +31,13 @@ def test_labels_say_what_is_not_usual() -> None:
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("lstsq", "option method of the repair is 'lstsq'"),
-        ("", "option method of the repair is ''"),
+        ("lstsq", "option 'method' of the repair is 'lstsq'"),
+        ("", "option 'method' of the repair is ''"),
         ("scales:", "'' behind the repair 'scales' is no option"),
         ("scales:ridge=1:ridge=2", "'ridge=2' behind the repair 'scales' is given twice"),
         ("scales:method=none", "given twice"),
-        ("scales:power=2", "option power of the repair"),
-        ("least_squares:ridge=-1", "option ridge of the repair is '-1'"),
+        ("scales:power=2", "option 'power' of the repair"),
+        ("least_squares:ridge=-1", "option 'ridge' of the repair is '-1'"),
     ],
 )
 def test_words_that_are_no_repair(text: str, match: str) -> None:

@@ -35,7 +35,7 @@ import torch
 from bench.common import write_result
 from bench.criteria_cells import Cells
 from bench.criteria_oracle import NETWORKS, Oracle, oracle_summary
-from bench.criteria_summary import rows_of, summary
+from bench.criteria_summary import rows_of, short, summary
 from bench.plan_accuracy_case import State
 from bench.plan_accuracy_tasks import PRUNED, TASKS
 from hwprune.importance import available
@@ -88,7 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def finish(options: argparse.Namespace, state: State, *, quiet: bool) -> None:
     """Write what there is so far."""
     kept = list(state.rows.values())
-    rows = [row for each in kept for row in each["rows"]] if options.oracle else rows_of(kept)
+    if options.oracle:
+        rows = [{key: short(value) for key, value in row.items()} for each in kept for row in each["rows"]]
+    else:
+        rows = rows_of(kept)
     found = oracle_summary(rows) if options.oracle else summary(rows)
     write_result(options.out, found, rows, as_json=options.json, quiet=quiet)
 

@@ -88,7 +88,7 @@ class Oracle:
 
 
 def correlations(scores: dict[str, torch.Tensor], changes: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
-    """Spearman's correlation with the change of the loss and with its size: per group, last over all units."""
+    """Spearman's correlation with the loss change and with its size: per group, last over all units."""
     pairs = [(group, found, changes[group]) for group, found in scores.items()]
     _, found, truth = zip(*pairs, strict=True)
     return [

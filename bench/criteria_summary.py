@@ -24,16 +24,16 @@ def rows_of(cells: Sequence[Mapping[str, Any]]) -> list[Row]:
     for cell in cells:
         head = {name: cell[name] for name in ("criterion", "budget", "seed")}
         rest = {name: cell[name] for name in ("task", "model", "widths")}
-        rest |= {name: _short(cell.get(name)) for name in ("dense", "predicted", "score_s", "error")}
+        rest |= {name: short(cell.get(name)) for name in ("dense", "predicted", "score_s", "error")}
         for stage, found in cell["stages"].items():
-            found = {name: _short(value) for name, value in found.items()}
+            found = {name: short(value) for name, value in found.items()}
             rows.append({**head, "stage": stage, **found, **rest})
         if not cell["stages"]:
             rows.append({**head, "stage": "none", "accuracy": None, "seconds": None, **rest})
     return rows
 
 
-def _short(value: Any) -> Any:
+def short(value: Any) -> Any:
     """There are thousands of rows."""
     return round(value, 5) if isinstance(value, float) else value
 

@@ -12,9 +12,10 @@ import torch
 from hwprune.capture.captured import Captured
 from hwprune.dependency.groups import Dependencies
 from hwprune.errors import CriterionError, UsageError
+from hwprune.importance.allocation import Allocation
 from hwprune.importance.batches import Batch
 from hwprune.importance.places import At
-from hwprune.importance.redundancy import matrices
+from hwprune.importance.redundancy import SHARES, allocation, floors, matrices
 from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss, Origin, register
 
 _log = logging.getLogger(__name__)
@@ -37,11 +38,22 @@ class GradientMatrix(Criterion):
         Refuse data with fewer than two examples per unit. Otherwise that is logged: no more units than
         there are examples can then be told apart, and the others are ordered by their mean squared
         derivative, below them.
+    floors
+        Let the method have its say on widths, too, which is its first level: ``True``, or a share of energy
+        such as ``0.95``. A plan then keeps at least as many units of each group as directions hold that
+        share of the energy (squared singular values) of its matrix, and spreads its budget so that
+        the energy that is lost, over all groups, is least, unless widths are measured on held-out
+        data. ``True`` begins at 0.99 and takes 0.95, 0.9, 0.8, 0.7 and 0.5 where the budget is out of
+        reach; this is logged. A share that is given is not lowered: a budget that cannot be kept
+        with it is an error that names the groups. On a frontier, and for several targets, the first share
+        holds. Two examples per unit are needed.
 
     Notes
     -----
-    The score of a unit is the number of units that go before it. For the widths that the method finds,
-    see :func:`hwprune.importance.redundancy.gradient_redundancy`.
+    The score of a unit is the number of units that go before it. For the matrices themselves
+    see :func:`hwprune.importance.redundancy.gradient_redundancy`. The authors repeat both levels three to
+    five times with short training between, which is :func:`hwprune.prune_iteratively` with other
+    criteria: floors need the data of a whole scoring, which scores that build up never see at once.
     """
 
     name: ClassVar[str] = "gradient_matrix"
@@ -52,11 +64,26 @@ class GradientMatrix(Criterion):
     origin: ClassVar[Origin] = "abstract"
     cost: ClassVar[str] = "one forward and one backward pass a batch; QR of examples x units per group"
 
-    def __init__(self, at: At = "consumers", *, strict: bool = False) -> None:
+    def __init__(self, at: At = "consumers", *, strict: bool = False, floors: bool | float = False) -> None:
         if at not in get_args(At):
             raise UsageError(f"gradient_matrix has no place {at!r}", hint=f"use {' or '.join(get_args(At))}")
+        if floors is not True and floors is not False and not 0.0 < floors <= 1.0:
+            raise UsageError(
+                f"gradient_matrix has floors at a share of {floors}",
+                hint="give a share of energy above 0 and at most 1, such as 0.95, or true",
+            )
         self.at: At = at
         self.strict = strict
+        self._shares = SHARES if floors is True else () if floors is False else (float(floors),)
+        self._said: Allocation | None = None
+
+    @property
+    def gives_widths(self) -> bool:
+        return bool(self._shares)
+
+    @property
+    def allocation(self) -> Allocation | None:
+        return self._said
 
     def score(
         self,
@@ -71,8 +98,9 @@ class GradientMatrix(Criterion):
         few = [name for name, each in found.items() if not each.enough]
         if few:
             said = f"gradient_matrix: fewer than two examples per unit in {', '.join(few)}"
-            if self.strict:
-                raise CriterionError(said, hint="give more batches, or strict=False")
+            if self.strict or self._shares:
+                way = "no floors" if self._shares else "strict=False"
+                raise CriterionError(said, hint=f"give more batches, or {way}")
             _log.warning("%s: ranks are capped by the number of examples", said)
         if not any(each.matrix.any() for each in found.values()):
             raise CriterionError(
@@ -85,4 +113,12 @@ class GradientMatrix(Criterion):
             places = np.empty(each.size)
             places[order] = np.arange(each.size - 1, -1, -1)
             scores[name] = torch.from_numpy(places)
+        if self._shares:
+            self._said = allocation(found, self._shares)
+            _, prunable = floors(found, self._shares[0])
+            _log.info(
+                "gradient_matrix: %.0f %% of the energy leave %.0f %% of the units to prune",
+                100 * self._shares[0],
+                100 * prunable,
+            )
         return scores

@@ -8,7 +8,7 @@ which units can be taken away.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ from scipy.linalg import qr
 
 from hwprune.capture.captured import Captured
 from hwprune.dependency.groups import Dependencies
-from hwprune.errors import BudgetError, CriterionError, UsageError
+from hwprune.errors import CriterionError, UsageError
+from hwprune.importance.allocation import Allocation, Floors
 from hwprune.importance.batches import Batch, device_of
 from hwprune.importance.data import CriterionData, batch_loss
 from hwprune.importance.examples import MICRO_BATCH, PerExample, split
@@ -185,41 +186,22 @@ def floors(
     return widths, 1.0 - sum(widths.values()) / total if total else 0.0
 
 
-def fitting_floors(
-    found: Mapping[str, Redundancy], fits: Callable[[Mapping[str, int]], bool], *, least: int = 1
-) -> tuple[dict[str, int], float]:
-    """Floors at the largest of :data:`SHARES` whose widths fit a budget, and that share.
+def allocation(
+    found: Mapping[str, Redundancy], shares: Sequence[float] = SHARES, *, least: int = 1
+) -> Allocation:
+    """The layer level of the hierarchy: least widths at falling shares, and what widths are worth.
 
-    Parameters
-    ----------
-    fits
-        Whether a network of these widths is within the budget.
+    A width is worth the energy of that many directions over ``2 N``, so that what is lost in a group is its
+    tail energy, in units of the loss: about the least that its rise can be.
 
     Raises
     ------
-    BudgetError
-        Not even the smallest share fits.
+    UsageError
+        A share is not above 0 and at most 1.
     """
-    for share in SHARES:
-        widths, _ = floors(found, share, least=least)
-        if fits(widths):
-            return widths, share
-    raise BudgetError(
-        f"the widths that keep {SHARES[-1]:.0%} of the energy of every gradient matrix exceed the budget",
-        hint="ask for less, or plan without these floors",
-    )
-
-
-def kept_energy(
-    found: Mapping[str, Redundancy], widths: Mapping[str, Sequence[int]]
-) -> dict[str, tuple[float, ...]]:
-    """What each width is worth: minus its tail energy, for a solver that adds groups up.
-
-    Parameters
-    ----------
-    widths
-        For every group the widths on offer.
-    """
-    return {
-        name: tuple(-found[name].tail_energy(width) for width in offered) for name, offered in widths.items()
+    levels = tuple(Floors(share, floors(found, share, least=least)[0]) for share in shares)
+    strengths = {
+        name: np.pad(each.singular**2, (0, each.size - len(each.singular))) / (2 * max(each.examples, 1))
+        for name, each in found.items()
     }
+    return Allocation(levels, strengths)

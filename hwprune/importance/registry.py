@@ -15,6 +15,7 @@ import torch
 from hwprune.capture.captured import Captured
 from hwprune.dependency.groups import Dependencies
 from hwprune.errors import UsageError
+from hwprune.importance.allocation import Allocation
 from hwprune.importance.batches import Batch
 
 DataNeed = Literal["none", "unlabelled", "labelled"]
@@ -77,6 +78,16 @@ class Criterion(ABC):
         super().__init_subclass__()
         if "__init__" in cls.__dict__:
             cls.__init__ = _noted(cls.__init__)
+
+    @property
+    def gives_widths(self) -> bool:
+        """Whether it was asked to say something of widths, too."""
+        return False
+
+    @property
+    def allocation(self) -> Allocation | None:
+        """What the last :meth:`score` says of widths, beside which units are kept; mostly nothing."""
+        return None
 
     @abstractmethod
     def score(

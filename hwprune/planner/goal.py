@@ -76,7 +76,8 @@ class Goal:
     """Limits and objective of a plan. A goal is called with a problem and returns the one to solve.
 
     ``counter`` is needed where parameters or memory are limited; ``floor`` is a share (0..1) of the
-    importance that the whole model has; ``least`` are widths of groups against starvation.
+    importance that the whole model has; ``least`` are widths of groups against starvation, by the harm that
+    was allowed or by the criterion ``floors_of``.
     """
 
     allowed: Mapping[str, Sequence[int]] = field(default_factory=dict[str, Sequence[int]])
@@ -85,6 +86,7 @@ class Goal:
     memory: Amount | None = None
     floor: float | None = None
     least: Mapping[str, int] = field(default_factory=dict[str, int])
+    floors_of: str = ""
 
     @staticmethod
     def of(
@@ -147,6 +149,12 @@ class Goal:
             before = found.get(group, problem.domain(group).widths)
             found[group] = tuple(width for width in before if width >= least)
             if not found[group]:
+                if self.floors_of:
+                    raise PlanError(
+                        f"group {group!r} may have at most {max(before)} units by the limits on layers, "
+                        f"but at least {least} by the floors of {self.floors_of}",
+                        hint="widen the limit on its layers, or ask the criterion for lower floors",
+                    )
                 raise PlanError(
                     f"group {group!r} may have at most {max(before)} units by the limits on layers, "
                     f"but below {least} it does more harm than was allowed",

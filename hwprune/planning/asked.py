@@ -98,13 +98,18 @@ class Asked:
         RepairError
             There are no training batches, or nobody says where an epoch ends.
         UsageError
-            Several targets, a criterion without batches, training without labels, or a best epoch that
-            nobody can tell.
+            Several targets, a criterion without batches or with floors, training without labels, or a best
+            epoch that nobody can tell.
         """
         targets = resolve(self.target, self.more.get("threads"))
         if len(targets) > 1:
             raise UsageError("pruning in rounds is for one target", hint="prune for the targets one by one")
         check_budgets(self.latency, targets)
+        if self.criterion.gives_widths:
+            raise UsageError(
+                f"scores of {self.criterion.label} build up batch by batch, but floors need all data at once",
+                hint="leave the floors out, or plan in one step",
+            )
         for training in (self.options.finetune, self.last):
             lengths(self.train, training)
             if training.keep_best and self.evaluate is None:

@@ -23,6 +23,7 @@ from hwprune.planner.outcome import Begun
 from hwprune.planner.pareto import least_of, trace
 from hwprune.planner.result import fleet_line
 from hwprune.planner.verdict import Verdict
+from hwprune.planning.floors import held, with_fitting_floors
 from hwprune.planning.frontiers import Frontier
 from hwprune.planning.prepare import Targets, prepare
 from hwprune.planning.prepared import Prepared
@@ -83,6 +84,7 @@ class _Solved:
 
 def _solved(prepared: Prepared, budget: str | float | None, begun: Begun, said: Verdict) -> _Solved:
     try:
+        prepared = with_fitting_floors(prepared, budget, begun)
         result = prepared.first.loop.run(budget, checks=prepared.checks, begun=begun)
         if budget is not None:
             reject_overrun(result)
@@ -213,10 +215,15 @@ def _fleet(prepared: Prepared, latency: Budgets) -> Planned:
         for station in prepared.stations
     ]
     mean = latency if weights and not isinstance(latency, Mapping) else None
-    found = plan_fleet(
-        members, mean=mean, checks=prepared.checks, solve=prepared.options.solve, shape=prepared.goal
-    )
-    reject_fleet_overrun(found, names)
+    try:
+        found = plan_fleet(
+            members, mean=mean, checks=prepared.checks, solve=prepared.options.solve, shape=prepared.goal
+        )
+        reject_fleet_overrun(found, names)
+    except BudgetMetError:
+        raise
+    except BudgetError as error:
+        raise BudgetError(error.message, hint=_hint(prepared, error)) from error
     lines = tuple(
         fleet_line(
             station.bench,
@@ -256,11 +263,15 @@ def _judged(prepared: Prepared, result: LoopResult) -> Judged | None:
 
 
 def _hint(prepared: Prepared, error: BudgetError) -> str | None:
-    """What else may help where floors against starvation were asked for."""
-    if not prepared.goal.least:
-        return error.hint
-    floors = "floors against starvation narrow what can be chosen: allow more harm (most_harm, --most-harm)"
-    return f"{error.hint}; {floors}" if error.hint else floors
+    """What else may help where floors were asked for."""
+    said = [] if error.hint is None else [error.hint]
+    if prepared.harm:
+        said.append(
+            "floors against starvation narrow what can be chosen: allow more harm (most_harm, --most-harm)"
+        )
+    if prepared.floors is not None and prepared.goal.least:
+        said.append(f"the floors of {prepared.criterion} {held(prepared, prepared.goal.least)}")
+    return "; ".join(said) or None
 
 
 def _least_asked(prepared: Prepared) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -135,14 +135,27 @@ def prepare(
     for judge in judges:
         valued = valuer.by(judge)
         blocks = first.blocks if options.depth else None
-        goal = Goal.of(captured, deps, first.fused, offer, options, blocks, valued.least)
-        shaped = tuple(_shaped(column, offer, options, valued.least) for column in columns)
+        goal = Goal.of(captured, deps, first.fused, offer, options, blocks, valued.all_floors)
+        goal = replace(goal, floors_of="" if valued.floors is None else judge.label)
+        shaped = tuple(_shaped(column, offer, options, goal) for column in columns)
         stations = tuple(_station(bench, valued, shaped, options) for bench in benches)
         if len(stations) == 1:
             stations[0].loop.shape = goal
         asked = {"criterion": judge.label, "seed": seed, **analysis}
         found.append(
-            Prepared(subject, stations, goal, options, valued.values, checks, asked, meter, tuple(names))
+            Prepared(
+                subject,
+                stations,
+                goal,
+                options,
+                valued.values,
+                checks,
+                asked,
+                meter,
+                tuple(names),
+                floors=valued.floors,
+                harm=valued.least,
+            )
         )
     return replace(found[0], others=tuple(found[1:]))
 
@@ -200,13 +213,13 @@ def _station(bench: Workbench, valued: Valued, columns: tuple[Column, ...], opti
     return Station(bench, loop)
 
 
-def _shaped(column: Column, offer: Offer, options: PlanOptions, least: Mapping[str, int]) -> Column:
+def _shaped(column: Column, offer: Offer, options: PlanOptions, goal: Goal) -> Column:
     """A resolution with its own limits."""
     there = column.network
     assert isinstance(there, Workbench)
     blocks = there.blocks if options.depth else None
-    goal = Goal.of(there.captured, there.deps, there.fused, offer, options, blocks, least)
-    return replace(column, shape=goal)
+    own = Goal.of(there.captured, there.deps, there.fused, offer, options, blocks, goal.least)
+    return replace(column, shape=replace(own, floors_of=goal.floors_of))
 
 
 def check_budgets(latency: Budgets, targets: Sequence[Target]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from hwprune.importance.allocation import Allocation
 from hwprune.planner.carried import CarriedWorkbench
 from hwprune.planner.curves.meter import Meter
 from hwprune.planner.goal import Goal
@@ -60,7 +62,8 @@ class Prepared:
 
     ``values`` are the scores by which units are kept; ``goal`` shapes the problem; ``meter`` measures
     losses on held-out data, where there is any; ``criteria`` are all that are
-    tried, and ``others`` the same by those after the first.
+    tried, and ``others`` the same by those after the first. ``floors`` are those that the criterion
+    itself gives, ``harm`` those by the loss on held-out data.
     """
 
     subject: Subject
@@ -73,6 +76,8 @@ class Prepared:
     meter: Meter | None = None
     criteria: tuple[str, ...] = ()
     others: tuple[Prepared, ...] = ()
+    floors: Allocation | None = None
+    harm: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
     def criterion(self) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from hwprune.errors import UsageError
 from hwprune.importance import Criterion, score, to_objective
 from hwprune.importance import get as get_criterion
+from hwprune.importance.allocation import Allocation
 from hwprune.importance.registry import Loss
 from hwprune.planner.curves.calibrate import calibrate
 from hwprune.planner.curves.floor import floors
@@ -40,7 +41,9 @@ class Valued:
     worth
         What widths, blocks and resolutions are worth.
     least
-        Widths against starvation, where they were asked for.
+        Widths against starvation, where they were asked for; those of ``floors`` are not among them.
+    floors
+        What the criterion itself says of widths, where it was asked to.
     solve
         The solver; a joint search keeps its own state.
     """
@@ -50,6 +53,13 @@ class Valued:
     worth: Worth
     solve: Callable[[Problem], Solution] | ChoosesResolution
     least: Mapping[str, int] = field(default_factory=dict[str, int])
+    floors: Allocation | None = None
+
+    @property
+    def all_floors(self) -> dict[str, int]:
+        """The greatest floor of every group, with the strictest of the criterion."""
+        own = {} if self.floors is None else self.floors.floors[0].widths
+        return {name: max(self.least.get(name, 0), own.get(name, 0)) for name in {**self.least, **own}}
 
 
 @dataclass(frozen=True)
@@ -84,8 +94,9 @@ class Valuer:
         if options.solver == JOINT:
             return self._searched(criterion, values)
         if self.held_out is None:
-            worth = Worth.of_scores(values, bench.model.domains)
-            return Valued(criterion, values, worth, options.solve)
+            told = values if judge.allocation is None else _shares(judge.allocation.strengths)
+            worth = Worth.of_scores(told, bench.model.domains)
+            return Valued(criterion, values, worth, options.solve, floors=judge.allocation)
         curves = calibrate(
             bench.captured,
             bench.deps,
@@ -102,7 +113,7 @@ class Valuer:
         least: dict[str, int] = {}
         if options.most_harm is not None:
             least = floors(curves.curves, bench.model.domains, options.most_harm)
-        return Valued(criterion, values, curves.worth, options.solve, least)
+        return Valued(criterion, values, curves.worth, options.solve, least, judge.allocation)
 
     @property
     def _sides(self) -> list[Side]:
@@ -129,24 +140,34 @@ class Valuer:
         return Valued(criterion, values, replace(worth, resolutions=dict.fromkeys(self._sides, 0.0)), solve)
 
 
+def _shares(strengths: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Of sum 1 over all groups: solvers want numbers of a usual size."""
+    total = sum(float(each.sum()) for each in strengths.values())
+    return {name: each / total if total > 0 else each for name, each in strengths.items()}
+
+
 def criteria_of(criterion: Judges, options: PlanOptions, *, data: bool) -> list[Criterion]:
     """The criteria that are asked for, or the one that suits; several names may be joined by commas.
 
     Raises
     ------
     UsageError
-        There is no such criterion, or nothing decides between several.
+        There is no such criterion, nothing decides between several, or the solver takes no floors of one.
     """
     if criterion is None:
         return [get_criterion("taylor2019" if data else "lamp")]
-    if isinstance(criterion, Criterion):
-        return [criterion]
     given = criterion.split(",") if isinstance(criterion, str) else criterion
+    given = [given] if isinstance(given, Criterion) else given
     made = [each if isinstance(each, Criterion) else get_criterion(each.strip()) for each in given]
     first: dict[str, Criterion] = {}
     for each in made:
         first.setdefault(each.label, each)
     judges = list(first.values())
+    if options.solver == JOINT and any(each.gives_widths for each in judges):
+        raise UsageError(
+            "the joint solver finds widths by the loss alone, and the criterion is to give floors of its own",
+            hint="leave the floors out, or use the milp solver",
+        )
     if not judges:
         raise UsageError("no criterion is named", hint="leave criterion out for the one that suits")
     if len(judges) == 1:

@@ -9,8 +9,9 @@ import torch
 from hwprune.capture.captured import Captured
 from hwprune.dependency import Dependencies
 from hwprune.errors import BudgetError, CriterionError, UsageError
-from hwprune.importance import gradient_redundancy, score
-from hwprune.importance.redundancy import Redundancy, fitting_floors, floors, kept_energy
+from hwprune.importance import get, gradient_redundancy, score
+from hwprune.importance.allocation import Floors
+from hwprune.importance.redundancy import SHARES, Redundancy, allocation, floors
 from tests.importance.cases import labelled, network, perceptron
 
 
@@ -91,10 +92,37 @@ def test_energies() -> None:
     widths, prunable = floors(found, 13 / 14)
     assert widths == {"g": 2, "h": 1} and prunable == pytest.approx(0.5)
     # Floors are lowered until they fit, and it is said how far.
-    assert fitting_floors(found, lambda w: w["g"] <= 2) == ({"g": 2, "h": 1}, 0.9)
-    with pytest.raises(BudgetError, match="exceed the budget"):
-        fitting_floors(found, lambda _: False)
-    kept = kept_energy(found, {"g": (1, 4), "h": (1, 2)})
-    assert kept == {"g": (pytest.approx(-5 / 6), 0.0), "h": (0.0, 0.0)}
+    said = allocation(found)
+    assert [each.share for each in said.floors] == list(SHARES)
+    assert said.fitting(lambda w: w["g"] <= 2) == Floors(0.9, {"g": 2, "h": 1})
+    with pytest.raises(BudgetError, match="50% of the energy leave nothing within the budget"):
+        said.fitting(lambda _: False)
+    # What widths are worth is what is not lost in their tails.
+    for width in range(5):
+        kept = float(said.strengths["g"][:width].sum())
+        assert kept == pytest.approx(g.tail_energy(0) - g.tail_energy(width))
+    assert said.strengths["h"].tolist() == [0.0, 0.0]
     with pytest.raises(UsageError):
         floors(found, 0.0)
+
+
+def test_the_criterion_has_its_say_on_widths_only_if_asked() -> None:
+    captured, deps = _made("overlap")
+    data = [(labelled(captured, 40)[0], None)]
+
+    def loss(outputs: torch.Tensor, _: object) -> torch.Tensor:
+        return outputs.sin().sum(1).mean()
+
+    silent = get("gradient_matrix")
+    score(captured, deps, silent, data, loss=loss)
+    assert not silent.gives_widths and silent.allocation is None
+    # Two of the five units are one direction: the whole energy is in four.
+    told = get("gradient_matrix:floors=1")
+    assert told.gives_widths
+    scores = score(captured, deps, told, data, loss=loss)
+    assert told.allocation is not None
+    (only,) = told.allocation.floors
+    assert (only.share, dict(only.widths)) == (1.0, {"hidden": 4})
+    assert torch.equal(scores["hidden"], score(captured, deps, silent, data, loss=loss)["hidden"])
+    with pytest.raises(CriterionError, match="fewer than two examples per unit in hidden"):
+        score(captured, deps, told, [(data[0][0][:9], None)], loss=loss)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hwprune.planner.joint.options import JointOptions
 
 #: Examples that layers of every cut are fitted to where only the repair of the finished model is asked for:
-#: with 128 instead of 512 as good plans were found in half the time.
+#: with 128 instead of 512 about as good plans were found in half the time.
 JUDGED_EXAMPLES = 128
 #: The solver that needs the model and its data.
 JOINT = "joint"

@@ -206,7 +206,7 @@ def prune(
 
     Takes the parameters of :func:`plan`; the result is verified against the masked original. With
     ``repair`` (``"least_squares"``, ``"scales"`` or options) it is then repaired on ``data`` without
-    training, see :meth:`Pruned.repair`.
+    training, see :meth:`Pruned.repair`; with held-out data every cut is judged after that repair, too.
 
     Examples
     --------
@@ -215,6 +215,9 @@ def prune(
     True
     """
     asked = asked_repair(repair, data)
+    wanted: PlanOptions | None = options.get("options")
+    if asked is not None and wanted is not None and wanted.held_out is not data:
+        options["options"] = wanted.judging_after(asked)
     planned = plan(model, example_inputs, target, latency, data, **options)
     pruned = planned.subject.cut(planned.plan, planned)
     if asked is None or data is None:

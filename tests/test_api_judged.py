@@ -66,6 +66,29 @@ def test_a_plan_says_what_the_repaired_model_will_lose(model: Small, tables: Pat
     assert held_out_loss(judged.model) == pytest.approx(told, rel=1e-3)
 
 
+def test_what_the_model_will_be_repaired_by_is_what_cuts_are_judged_after(model: Small, tables: Path):
+    def judged_after(final: Any, **options: Any) -> str | None:
+        asked: dict[str, Any] = {"held_out": evaluation()} | options
+        found = hwprune.prune(
+            model,
+            IMAGE,
+            latency="60%",
+            data=train(),
+            repair=final,
+            criterion="l1",
+            tables=tables,
+            checks=0,
+            options=hwprune.PlanOptions(**asked),
+        )
+        assert len(found.repairs) == 1
+        return found.plan.judged_after
+
+    # Fewer examples do to judge a cut than to repair a model.
+    assert judged_after("least_squares") == "least_squares:examples=128"
+    assert judged_after(FIT, repair="none") == "none"
+    assert judged_after("scales:examples=96", held_out=None) is None
+
+
 def test_criteria_share_data_that_can_be_read_once(model: Small, tables: Path):
     listed = planned(model, tables, criterion="l1,taylor2019", repair=FIT)
     once = planned(model, tables, data=iter(train()), criterion="l1,taylor2019", repair=FIT)

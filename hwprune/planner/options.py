@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,9 @@ from hwprune.solve.solvers import check_solver, solve
 if TYPE_CHECKING:
     from hwprune.planner.joint.options import JointOptions
 
+#: Examples that layers of every cut are fitted to where only the repair of the finished model is asked for:
+#: with 128 instead of 512 about as good plans were found in half the time.
+JUDGED_EXAMPLES = 128
 #: The solver that needs the model and its data.
 JOINT = "joint"
 
@@ -52,7 +55,7 @@ class PlanOptions:
         What every cut is repaired by before its loss on ``held_out`` is taken: None measures BatchNorm
         statistics again; ``"least_squares"``, ``"scales"`` (also as ``"least_squares:examples=128"``) or
         options fit layers to the plan's ``data`` as :meth:`hwprune.Pruned.repair` does. Give what the
-        finished model will be repaired by.
+        finished model will be repaired by; :func:`hwprune.prune` with a ``repair`` does so by itself.
     most_harm
         Most that a group, cut alone and repaired, may add to the loss on ``held_out``: narrower widths of
         it are not on offer, however much they save. A floor against starvation for every group.
@@ -153,6 +156,13 @@ class PlanOptions:
     def repair_asked(self) -> RepairOptions | None:
         """:attr:`repair` as options."""
         return read_repair(self.repair) if isinstance(self.repair, str) else self.repair
+
+    def judging_after(self, repair: RepairOptions) -> PlanOptions:
+        """The same, with cuts judged after this repair if they are judged and nothing else is asked for."""
+        if self.held_out is None or self.solver == JOINT or self.repair is not None:
+            return self
+        few = min(repair.examples, JUDGED_EXAMPLES)
+        return replace(self, repair=repair.model_copy(update={"examples": few}))
 
     @property
     def floor_share(self) -> float | None:

@@ -28,6 +28,8 @@ from tests.small import Small, batches, evaluation, train
 IMAGE = torch.randn(2, 1, 8, 8)
 WIDTHS = (4, 8, 16, 32)
 FIT = RepairOptions(examples=64)
+#: Asks for a single loss beside that of the model.
+ONE: dict[str, Any] = {"domains": {"a.0": WIDTHS}, "points": 1, "blocks": ()}
 
 
 class Case:
@@ -44,7 +46,7 @@ class Case:
         self.domains = dict.fromkeys(self.deps.dense_widths, WIDTHS)
 
     def calibrated(self, repair: Any = None, **more: Any) -> Calibration:
-        options = {"scores": self.scores, "blocks": self.blocks, "repair": repair, **more}
+        options: dict[str, Any] = {"scores": self.scores, "blocks": self.blocks, "repair": repair, **more}
         domains = options.pop("domains", self.domains)
         return calibrate(self.captured, self.deps, domains, evaluation(), **options)
 
@@ -99,23 +101,23 @@ def test_the_model_and_the_data_are_left_alone(case: Case) -> None:
 
 
 def test_a_checkpoint_of_another_repair_is_refused(case: Case, tmp_path: Path) -> None:
-    path, asked = tmp_path / "losses.json", {"domains": {"a.0": WIDTHS}, "points": 1, "blocks": ()}
-    plain = case.calibrated(memory=path, **asked)
+    path = tmp_path / "losses.json"
+    plain = case.calibrated(memory=path, **ONE)
     kept = path.read_bytes()
     with pytest.raises(
         UsageError, match=r"losses\.json holds losses after BatchNorm .* asked for after the repair least_squ"
     ):
-        case.calibrated(CutRepair(train()), memory=path, **asked)
+        case.calibrated(CutRepair(train()), memory=path, **ONE)
     assert path.read_bytes() == kept
-    assert case.calibrated(memory=path, **asked).losses == 1 < plain.losses
+    assert case.calibrated(memory=path, **ONE).losses == 1 < plain.losses
     other = tmp_path / "fitted.json"
-    fitted = case.calibrated(CutRepair(train(), FIT), memory=other, **asked)
+    fitted = case.calibrated(CutRepair(train(), FIT), memory=other, **ONE)
     # The same repair of the same data goes on: only the dense loss is taken anew.
-    again = case.calibrated(CutRepair(train(), FIT), memory=other, **asked)
+    again = case.calibrated(CutRepair(train(), FIT), memory=other, **ONE)
     assert again.losses == 1 and again.measured == fitted.measured
     for repair in (None, CutRepair(train(), RepairOptions(examples=63)), CutRepair(train(), _method())):
         with pytest.raises(UsageError, match=r"after the repair least_squares:examples=64, and they are"):
-            case.calibrated(repair, memory=other, **asked)
+            case.calibrated(repair, memory=other, **ONE)
 
 
 def _method() -> RepairOptions:
@@ -125,11 +127,11 @@ def _method() -> RepairOptions:
 def test_losses_of_layers_that_were_fitted_to_other_data_are_not_taken_over(
     case: Case, tmp_path: Path
 ) -> None:
-    path, asked = tmp_path / "losses.json", {"domains": {"a.0": WIDTHS}, "points": 1, "blocks": ()}
-    first = case.calibrated(CutRepair(train(), FIT), memory=path, **asked)
-    other = case.calibrated(CutRepair(batches(4, 9), FIT), memory=path, **asked)
+    path = tmp_path / "losses.json"
+    first = case.calibrated(CutRepair(train(), FIT), memory=path, **ONE)
+    other = case.calibrated(CutRepair(batches(4, 9), FIT), memory=path, **ONE)
     assert other.losses == first.losses and other.measured != first.measured
-    assert case.calibrated(CutRepair(train(), FIT), memory=path, **asked).losses == 1
+    assert case.calibrated(CutRepair(train(), FIT), memory=path, **ONE).losses == 1
 
 
 def test_checkpoints_from_before_there_were_repairs_are_still_read(tmp_path: Path) -> None:

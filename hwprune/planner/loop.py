@@ -91,6 +91,8 @@ class PlanningLoop:
         The solver; one that chooses among resolutions itself is given the problems of all of them.
     shape
         What else is asked of a plan: adds limits and floors to a problem, or narrows it.
+    unit
+        Unit of the measurements, in which absolute budgets are understood.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class PlanningLoop:
         known: LatencyTable | None = None,
         solve: Callable[[Problem], Solution] | ChoosesResolution = solve_milp,
         shape: Callable[[Problem], Problem] = lambda problem: problem,
+        unit: str = "ns",
     ) -> None:
         self.network = network
         self.worth = worth if isinstance(worth, Worth) else Worth.of_scores(worth, network.model.domains)
@@ -115,6 +118,7 @@ class PlanningLoop:
         self.known = known
         self.solve = solve
         self.shape = shape
+        self.unit = unit
         self.refinements = 0
         self.solve_seconds = 0.0
 
@@ -148,7 +152,7 @@ class PlanningLoop:
         """
         begun = begun or self.begin()
         table, dense, residual = begun.table, begun.dense, begun.residual
-        budget = math.inf if latency is None else parse_budget(latency, dense.median)
+        budget = math.inf if latency is None else parse_budget(latency, dense.median, unit=self.unit)
         rounds: list[Round] = []
         best: Attempt | None = None
         while True:

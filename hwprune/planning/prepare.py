@@ -209,6 +209,7 @@ def _station(bench: Workbench, valued: Valued, columns: tuple[Column, ...], opti
         columns=columns,
         known=bench.known_table(),
         solve=valued.solve,
+        unit=bench.target.unit,
     )
     return Station(bench, loop)
 

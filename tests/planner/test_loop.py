@@ -158,6 +158,16 @@ def test_budget_that_the_dense_network_meets(latency: str | float):
     assert [set(networks) for networks in device.timed] == [{"dense"}]
 
 
+def test_a_target_that_counts_cycles_has_budgets_in_cycles():
+    device = Device(bilinear)
+    values = random_values(0)
+    half = device.loop(values).run("50%", checks=0)
+    counted = device.loop(values, unit="cycles").run(f"{half.budget_ns}cycles", checks=0)
+    assert counted.solution.widths == half.solution.widths
+    with pytest.raises(BudgetError, match="cycles"):
+        device.loop(values, unit="cycles").run("8ms", checks=0)
+
+
 def test_no_checks_trusts_the_prediction():
     device = Device(bilinear, lambda total, widths: total if widths == DENSE else 3 * total)
     result = device.loop(random_values(0)).run("50%", checks=0)

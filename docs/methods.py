@@ -30,6 +30,9 @@ Where a method is called *our reading of the abstract*, its paper could not be r
 formula is ours. All methods work on whole groups: everything that can only be removed together (the
 layers of a residual stage, a depthwise convolution and the one before it) is scored together. A unit is
 what goes as one: a channel, an attention head, the same position of every group of a grouped convolution.
+
+With labelled data `taylor2019` is the default, without data `lamp`: the best of their kind in
+`python -m bench.criteria`, whose figures are in the README.
 """
 
 

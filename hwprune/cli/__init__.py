@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hwprune.cli import analysis, carry, delivery, planning, profiling, rounds, tables
+from hwprune.cli import analysis, carry, delivery, planning, profiling, tables, training
 from hwprune.cli.common import complain
 from hwprune.errors import HwpruneError, TargetError, UsageError
 
@@ -26,7 +26,7 @@ app = typer.Typer(
 analysis.register(app)
 profiling.register(app)
 planning.register(app)
-rounds.register(app)
+training.register(app)
 delivery.register(app)
 tables.register(app)
 carry.register(app)

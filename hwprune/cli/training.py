@@ -1,9 +1,9 @@
-"""The verb that cuts and trains in rounds: iterate."""
+"""The verbs that train: iterate, and repair."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,6 +30,7 @@ from hwprune.cli.common import (
     progress_bar,
     require_directory,
     resolve_target,
+    say,
 )
 from hwprune.cli.cuts import rounds_data, show_rounds
 from hwprune.cli.training_options import (
@@ -47,8 +48,9 @@ from hwprune.cli.training_options import (
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb of this file to the command line."""
+    """Add the verbs of this file to the command line."""
     app.command()(iterate)
+    app.command()(repair)
 
 
 def iterate(
@@ -196,3 +198,56 @@ def iterate(
         api.save(found.pruned, output)
     forget_rounds(checkpoint)
     emit(rounds_data(found, output), json, lambda: show_rounds(found, output))
+
+
+def repair(
+    model: Model,
+    pruned: Annotated[Path, typer.Option("--pruned", help="Directory written by prune.")],
+    data: TrainData,
+    output: Annotated[Path, typer.Option("--out", "-o", help="Directory to write.")] = Path("repaired"),
+    weights: Weights = None,
+    trust_pickle: TrustPickle = False,
+    evaluate: Evaluate = None,
+    epochs: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning; 0 does without.")] = 10,
+    lr: Lr = 0.01,
+    optimizer: Optimizer = "sgd",
+    fit: Annotated[
+        str | None,
+        typer.Option(
+            help="Fit layers to the dense model's first: least-squares, scales or none. "
+            "Default: least-squares if its --weights are given, else none."
+        ),
+    ] = None,
+    fit_examples: Annotated[int, typer.Option(help="Examples that the fit reads at most.")] = 512,
+    ridge: Annotated[float, typer.Option(help="How much the fit holds on to the weights.")] = 1e-3,
+    distill: Distill = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Fit, recalibrate and fine-tune a pruned model. Interrupted runs go on when called again."""
+    from hwprune.modelspec import load_data, load_factory, load_model
+    from hwprune.repair.options import repair_options
+    from hwprune.repair.saved import repair_saved
+
+    method = fit or ("least-squares" if weights else "none")
+    known: dict[str, Any] = {"examples": fit_examples, "ridge": ridge, "seed": seed}
+    fitting = repair_options(method=method.replace("-", "_"), **known)
+    require_directory(output, "plan.json")
+    teaches = taught(distill, weights)
+    dense = load_model(model, weights, trust_pickle=trust_pickle) if teaches or weights else None
+    with progress_bar() as progress:
+        result = repair_saved(
+            pruned,
+            load_factory(model),
+            load_data(data, again=epochs > 0),
+            output,
+            teacher=dense if teaches else None,
+            test=load_data(evaluate, again=True) if evaluate else None,
+            options={"epochs": epochs, "lr": lr, "optimizer": optimizer, "seed": seed},
+            progress=progress,
+            fit=None if fitting.method == "none" else fitting,
+            dense=dense if weights else None,
+        )
+    before, after = result["accuracy_before"], result["accuracy_after"]
+    accuracy = "" if after is None else f"; accuracy {100 * before:.2f} % before, {100 * after:.2f} % after"
+    emit(result, json, lambda: say(f"repaired model in {output}{accuracy}"))

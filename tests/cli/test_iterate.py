@@ -21,7 +21,7 @@ from tests.cli.conftest import Command, Ran
 from tests.nets import settle
 from tests.small import Small, evaluation, train
 
-HERE = "tests.cli.test_rounds"
+HERE = "tests.cli.test_iterate"
 MODEL = (f"{HERE}:wide", "-i", "1x1x8x8")
 SHORT = (
     "--rounds",

@@ -217,7 +217,7 @@ CASES: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
         ("gone/plan.json does not exist",),
     ),
     "repair with test data that end": (
-        ("repair", SMALL[0], "--pruned", "gone", *REPAIR_DATA, "--evaluate", "tests.cli.test_rounds:once"),
+        ("repair", SMALL[0], "--pruned", "gone", *REPAIR_DATA, "--evaluate", "tests.cli.test_iterate:once"),
         2,
         ("once' returned a generator", "read only once"),
     ),

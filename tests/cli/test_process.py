@@ -16,6 +16,7 @@ import pytest
 
 from hwprune.latency.rows import OK
 from hwprune.latency.table import LatencyTable
+from hwprune.measure.rotation import sentinel_spec
 from tests.cli.conftest import Command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,9 +71,12 @@ def test_an_interrupted_profile_keeps_its_kernels_and_goes_on(
     assert sum(family["measured"] for family in found["families"]) <= len(second)
     assert first.keys() <= second.keys()
     assert len(first) < len(second)
-    for digest, row in first.items():
-        if row.status == OK and second[digest].status == OK:
-            assert second[digest] == row, "a trusted row is not measured again"
+    sentinel = sentinel_spec().digest()
+    # A machine that has become faster discredits what was timed before: that is measured again.
+    if first[sentinel] == second[sentinel]:
+        for digest, row in first.items():
+            if row.status == OK and second[digest].status == OK:
+                assert second[digest] == row, "a trusted row is not measured again"
     assert "profile building" in ran.err
     if not any(tables.iterdir()):
         shutil.copytree(own, tables, dirs_exist_ok=True)  # others need not measure the same again

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
+from hwprune.artifact import atomic_write_bytes
 from hwprune.errors import ArtifactError
 
 FORMAT = "hwprune-checkpoint"
@@ -25,6 +24,11 @@ def save_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], scalars: Ma
 
     The file appears under its name only when it is complete, so an interrupted write leaves the
     previous checkpoint.
+
+    Raises
+    ------
+    ArtifactError
+        The directory cannot be written, or the disk is full.
     """
     # Clones: safetensors refuses tensors that share memory (tied weights).
     plain = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
@@ -35,15 +39,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], scalars: Ma
         "sha256": digest_of(plain, text),
         "scalars": text,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        save_file(plain, temporary, metadata=header)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    atomic_write_bytes(path, save(plain, metadata=header))
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

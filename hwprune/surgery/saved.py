@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import fx, nn
 
-from hwprune.artifact import atomic_directory, read_json, sha256_file, write_json
+from hwprune.artifact import atomic_directory, atomic_write_bytes, read_json, sha256_file, write_json
 from hwprune.capture.captured import Captured
 from hwprune.capture.export import capture
 from hwprune.capture.parametrized import plain_copy
@@ -158,7 +158,8 @@ def _write(
 ) -> Path:
     tensors, shared = _unshared(model)
     with atomic_directory(directory, PLAN_FILE) as place:
-        safetensors.torch.save_file(tensors, place / WEIGHTS_FILE, metadata={"format": "pt"})
+        # Not save_file: a full disk is an error of ours then, not of safetensors.
+        atomic_write_bytes(place / WEIGHTS_FILE, safetensors.torch.save(tensors, metadata={"format": "pt"}))
         weights = WeightsRecord(sha256=sha256_file(place / WEIGHTS_FILE), shared=shared)
         saved = SavedRecord(plan=plan, cut=cut, weights=weights, repairs=[dict(r) for r in repairs])
         write_json(place / PLAN_FILE, _KIND, _VERSION, saved.model_dump(mode="json"))

@@ -239,7 +239,7 @@ def repair(
         result = repair_saved(
             pruned,
             load_factory(model),
-            load_data(data, again=epochs > 0),
+            load_data(data, again=epochs > 0 or fitting.method != "none"),
             output,
             teacher=dense if teaches else None,
             test=load_data(evaluate, again=True) if evaluate else None,

@@ -57,4 +57,9 @@ def test_fits_that_cannot_be(hw: Command, tmp_path: Path) -> None:
     assert blind.code == 2 and "--weights" in blind.err
     loose = hw(*BASE, "--weights", "dense.safetensors", "--fit", "scales", "--ridge", "-1")
     assert loose.code == 2 and "ridge" in loose.err
+    # The fit reads them, and then the BatchNorms.
+    once = hw(
+        *BASE[:4], "--data", "tests.cli.test_iterate:once", "--epochs", "0", "--weights", "dense.safetensors"
+    )
+    assert once.code == 2 and "once" in once.err
     assert not (tmp_path / "repaired").exists()

@@ -215,7 +215,8 @@ def repair(
         str | None,
         typer.Option(
             help="Fit layers to the dense model's first: least-squares, scales or none. "
-            "Default: least-squares if its --weights are given, else none."
+            "Default: least-squares if its --weights are given and nothing was fitted or trained since the "
+            "cut, else none."
         ),
     ] = None,
     fit_examples: Annotated[int, typer.Option(help="Examples that the fit reads at most.")] = 512,
@@ -228,8 +229,11 @@ def repair(
     from hwprune.modelspec import load_data, load_factory, load_model
     from hwprune.repair.options import repair_options
     from hwprune.repair.saved import repair_saved
+    from hwprune.surgery.saved import stored_repairs
 
-    method = fit or ("least-squares" if weights else "none")
+    # Layers fitted to the dense model do not go with BatchNorms that were trained since.
+    fresh = weights is not None and not stored_repairs(pruned)
+    method = fit or ("least-squares" if fresh else "none")
     known: dict[str, Any] = {"examples": fit_examples, "ridge": ridge, "seed": seed}
     fitting = repair_options(method=method.replace("-", "_"), **known)
     require_directory(output, "plan.json")

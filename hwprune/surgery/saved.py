@@ -149,6 +149,17 @@ def stored_cut(directory: str | Path) -> CutRecord:
     return _read(Path(directory)).cut
 
 
+def stored_repairs(directory: str | Path) -> tuple[dict[str, Any], ...]:
+    """What was done to the weights of a saved model since its cut, the oldest first.
+
+    Raises
+    ------
+    ArtifactError
+        The directory holds no pruned model, or its file is damaged or edited.
+    """
+    return tuple(_read(Path(directory)).repairs)
+
+
 def _write(
     directory: str | Path,
     model: nn.Module,

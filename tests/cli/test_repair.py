@@ -45,6 +45,8 @@ def test_layers_are_fitted_to_the_dense_model(hw: Command, tmp_path: Path) -> No
     assert record["examples"] == 32 and record["options"]["method"] == "least_squares"
     scaled = json.loads(hw(*BASE, *dense, "--fit", "scales", "-o", "scaled").out)
     assert scaled["accuracy_after"] >= scaled["accuracy_before"]
+    again = ("repair", BASE[1], "--pruned", "fitted", *BASE[4:])
+    assert "layers" not in json.loads(hw(*again, *dense, "-o", "twice").out)
     plain = json.loads(hw(*BASE, *dense, "--fit", "none", "-o", "plain").out)
     assert "layers" not in plain and found["accuracy_after"] >= plain["accuracy_after"]
 

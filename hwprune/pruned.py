@@ -20,7 +20,7 @@ from hwprune.dependency.groups import Dependencies, Refusal
 from hwprune.errors import DependencyError, UsageError
 from hwprune.planner.loop import LoopResult
 from hwprune.planner.workbench import Workbench, silent
-from hwprune.repair.after_cut import Origin, RepairReport, repair_cut
+from hwprune.repair.after_cut import Origin, RepairReport, repair_cut, warn_of_training
 from hwprune.repair.options import RepairOptions
 from hwprune.solve.plan import Plan, model_fingerprint
 from hwprune.solve.plan_fit import other_size
@@ -132,7 +132,8 @@ class Pruned:
     ) -> Pruned:
         """Fit the layers behind the cut to the original's outputs, and measure BatchNorm again.
 
-        No training and no labels: a matter of seconds to minutes. :attr:`model` is changed in place, and
+        No training and no labels: a matter of seconds to minutes; do it before training, not after: the
+        fitted layers do not go with BatchNorms that were trained. :attr:`model` is changed in place, and
         is as it was if anything fails; it then differs from the masked original on purpose.
 
         Parameters
@@ -149,6 +150,7 @@ class Pruned:
         RepairError
             No data, or data that are not finite or do not fit the model.
         """
+        warn_of_training(self.history)
         cut = self.captured, self.deps, self.plan.remaining, self.removed
         origin = Origin(self.original, *cut, self.submodule, self.samplers)
         report = repair_cut(self.model, origin, data, options, progress=progress)

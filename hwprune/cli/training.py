@@ -232,8 +232,7 @@ def repair(
     from hwprune.surgery.saved import stored_repairs
 
     # Layers fitted to the dense model do not go with BatchNorms that were trained since.
-    fresh = weights is not None and not stored_repairs(pruned)
-    method = fit or ("least-squares" if fresh else "none")
+    method = fit or ("none" if weights is None or stored_repairs(pruned) else "least-squares")
     known: dict[str, Any] = {"examples": fit_examples, "ridge": ridge, "seed": seed}
     fitting = repair_options(method=method.replace("-", "_"), **known)
     require_directory(output, "plan.json")

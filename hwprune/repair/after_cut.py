@@ -215,6 +215,18 @@ def warn_of_few(batches: Sequence[Batch]) -> None:
         )
 
 
+def warn_of_training(history: Iterable[Mapping[str, Any]]) -> None:
+    """Say so where a model to be fitted to the dense one was trained since its cut.
+
+    ``history`` is what :func:`hwprune.surgery.saved.stored_repairs` gives.
+    """
+    if any(record.get("finetune_steps") or record.get("rounds") for record in history):
+        _log.warning(
+            "the model was trained since its cut: layers fitted to the dense model do not go with what the "
+            "training made of the others, and accuracy may fall; fit before training, or fit nothing"
+        )
+
+
 def _as_graph(part: nn.Module, owned: Mapping[str, torch.Tensor], origin: Origin) -> fx.GraphModule:
     """The graph form of the pruned model, with copies of the weights that it has now."""
     graph = cut_to_graph(origin.captured, origin.deps, origin.keep, origin.blocks)

@@ -10,12 +10,13 @@ from torch import nn
 
 from hwprune.errors import UsageError
 from hwprune.repair.accuracy import evaluate_accuracy
-from hwprune.repair.after_cut import RepairReport, repair_cut
+from hwprune.repair.after_cut import RepairReport, repair_cut, warn_of_training
 from hwprune.repair.finetune import finetune
 from hwprune.repair.options import RepairOptions, finetune_options
 from hwprune.repair.origin import origin_of
 from hwprune.repair.recalibrate import recalibrate_batchnorm
 from hwprune.surgery import load_pruned, replace_weights
+from hwprune.surgery.saved import stored_repairs
 
 
 def repair_saved(
@@ -79,6 +80,7 @@ def repair_saved(
     if fit is not None and dense is not None:
         # BatchNorm is measured below, on more data than a fit reads.
         fit = fit.model_copy(update={"recalibrate": False})
+        warn_of_training(stored_repairs(directory))
         report = repair_cut(model, origin_of(directory, dense), data, fit, progress=progress)
         found = {"layers": len(report.layers)}
     progress("recalibrate", 0, 1)

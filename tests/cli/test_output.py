@@ -354,7 +354,7 @@ class TestPlanAndPrune:
 
         monkeypatch.setattr("hwprune.repair.saved.repair_saved", repair)
         save_file(Small().state_dict(), tmp_path / "dense.safetensors")
-        base = ("repair", SMALL[0], "--pruned", "pruned", "--data", "tests.small:train")
+        base = ("repair", SMALL[0], "--pruned", "pruned", "--data", "tests.small:train", "--fit", "none")
         for extra in ((), ("--weights", "dense.safetensors"), ("--distill",)):
             assert hw(*base, *extra).code == 0
         assert hw(*base, "--weights", "dense.safetensors", "--no-distill").code == 0

@@ -82,7 +82,9 @@ def test_schedules() -> None:
             shares(*wrong)
 
 
-def test_rounds_follow_the_schedule_and_leave_the_model_alone(tmp_path: Path) -> None:
+def test_rounds_follow_the_schedule_and_leave_the_model_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     model = _model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     stages: list[str] = []
@@ -104,6 +106,8 @@ def test_rounds_follow_the_schedule_and_leave_the_model_alone(tmp_path: Path) ->
     hwprune.save(found.pruned, tmp_path / "saved")
     again = hwprune.load(tmp_path / "saved", _model)
     torch.testing.assert_close(again(IMAGE), found.pruned.model.eval()(IMAGE))
+    found.pruned.repair(train())
+    assert "trained since its cut" in caplog.text
 
 
 def test_an_interrupted_run_ends_like_one_that_was_not(tmp_path: Path) -> None:

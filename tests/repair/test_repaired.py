@@ -54,7 +54,9 @@ def test_a_repaired_model_knows_again_what_it_knew(trained: Small) -> None:
     assert [len(r.layers) for r in twice.repairs] == [3, 0]
 
 
-def test_what_was_done_is_saved_and_handed_on(trained: Small, tmp_path: Path) -> None:
+def test_what_was_done_is_saved_and_handed_on(
+    trained: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     found = cut(trained).repair(train(), RepairOptions(ridge=0.01, examples=48))
     hwprune.save(found, tmp_path / "pruned")
     again = hwprune.load(tmp_path / "pruned", Small)
@@ -69,6 +71,12 @@ def test_what_was_done_is_saved_and_handed_on(trained: Small, tmp_path: Path) ->
     repair_saved(tmp_path / "pruned", Small, train(), tmp_path / "more", options=options, **quiet)
     records = json.loads((tmp_path / "more/plan.json").read_text())["payload"]["repairs"]
     assert records[0] == record and records[1]["finetune_steps"] == 4
+    # Fitting once more is allowed; fitting what was trained since comes with a warning.
+    rest: dict[str, Any] = {**quiet, "fit": RepairOptions(), "dense": trained}
+    repair_saved(tmp_path / "pruned", Small, train(), tmp_path / "refit", options=options, **rest)
+    assert "trained since its cut" not in caplog.text
+    repair_saved(tmp_path / "more", Small, train(), tmp_path / "refit", options=options, **rest)
+    assert "trained since its cut" in caplog.text
 
 
 def test_on_disk_as_in_memory(trained: Small, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from hwprune.planning.schedules import shares
 from hwprune.pruned import Pruned, Subject
 from hwprune.repair.finetune import finetune
 from hwprune.repair.progress import Progress as Trained
-from hwprune.repair.rng import loader_generators
+from hwprune.repair.rng import loader_generators, rng_state, seed_all, set_rng_state
 from hwprune.repair.state import copy_tensors, model_tensors
 from hwprune.solve.budget import parse_budget
 from hwprune.solve.compose import compose
@@ -123,14 +123,35 @@ class IterativeRun:
             state.rounds.append(Round(number + 1, share, None, widths, self._metric(current)))
         else:
             planned = solve_for(prepared, f"{100.0 * budget_ns / now_ns:.12g}%", begun=begun)
-            current = planned.subject.cut(planned.plan, planned).model
+            pruned = planned.subject.cut(planned.plan, planned)
+            current = pruned.model
             self.keeper.keep(planned.plan.keep)
             state.plan = planned.plan if state.plan is None else compose(state.plan, planned.plan)
             latency, widths = planned.plan.predicted_ns, planned.plan.widths
-            state.rounds.append(Round(number + 1, share, latency, widths, self._metric(current)))
+            done = Round(number + 1, share, latency, widths, self._metric(current))
+            state.rounds.append(self._fitted(pruned, done))
         state.cut = True
         state.remember(current, self.keeper.average)
         return current
+
+    def _fitted(self, pruned: Pruned, done: Round) -> Round:
+        """Fit layers, in place, to the model as it was before this cut: trained so far."""
+        options, number = self.options.repair, self.state.number
+        if options is None:
+            return done
+        # Every round draws examples and positions anew, and the same ones when it is taken up again.
+        options = options.model_copy(update={"seed": options.seed + number})
+        before = rng_state()
+        seed_all(options.seed)
+        try:
+            (report,) = pruned.repair(
+                self.asked.train,
+                options,
+                progress=lambda what, at, of: self.progress(f"round {number + 1}: fit {what}", at, of),
+            ).repairs
+        finally:
+            set_rng_state(before)
+        return replace(done, fitted_metric=self._metric(pruned.model), fit=report.to_dict())
 
     def _widths(self) -> dict[str, int]:
         """Units of every group now."""

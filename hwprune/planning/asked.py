@@ -46,7 +46,7 @@ class IterativeOptions(BaseModel):
         How layers are fitted after each cut and before the training behind it, to the model as it was before
         that cut: options, or a method such as ``"least_squares"`` (see
         :func:`hwprune.repair.options.read_repair`). The training batches are read, labels are not used.
-        None leaves it out.
+        Losses on held-out data, where a plan goes by them, are taken without it. None leaves it out.
     finetune
         Training after every cut but the last.
     final
@@ -109,18 +109,13 @@ class Asked:
         RepairError
             There are no training batches, or nobody says where an epoch ends.
         UsageError
-            Several targets, a criterion without batches or with floors, training without labels, or a best
-            epoch that nobody can tell.
+            Several targets, a criterion without batches, training without labels, or a best epoch that nobody
+            can tell.
         """
         targets = resolve(self.target, self.more.get("threads"))
         if len(targets) > 1:
             raise UsageError("pruning in rounds is for one target", hint="prune for the targets one by one")
         check_budgets(self.latency, targets)
-        if self.criterion.gives_widths:
-            raise UsageError(
-                f"scores of {self.criterion.label} build up batch by batch, but floors need all data at once",
-                hint="leave the floors out, or plan in one step",
-            )
         for training in (self.options.finetune, self.last):
             lengths(self.train, training)
             if training.keep_best and self.evaluate is None:

@@ -15,7 +15,6 @@ from torch.utils import _pytree as pytree
 from hwprune.errors import RepairError, VerificationError
 from hwprune.importance.modes import in_mode
 from hwprune.planner.limits.lazy import solve_lazily
-from hwprune.planner.loop import PlanningLoop
 from hwprune.planner.outcome import Begun
 from hwprune.planner.pareto import least_of
 from hwprune.planner.workbench import Progress
@@ -23,6 +22,7 @@ from hwprune.planning.asked import Asked
 from hwprune.planning.keeper import Kept, ScoreKeeper, refresh
 from hwprune.planning.plans import solve_for
 from hwprune.planning.prepare import prepare
+from hwprune.planning.prepared import Prepared
 from hwprune.planning.rounds import Entries, Round, RoundState
 from hwprune.planning.schedules import shares
 from hwprune.pruned import Pruned, Subject
@@ -114,7 +114,7 @@ class IterativeRun:
             state.dense_ns = now_ns
             last = parse_budget(self.asked.latency, now_ns, unit=unit)
             state.shares = shares(self.options.schedule, last / now_ns, self.options.rounds)
-            _require_reachable(prepared.first.loop, begun, last)
+            _require_reachable(prepared, begun, last)
         share = state.shares[number]
         budget_ns = share * state.dense_ns
         if budget_ns >= now_ns:
@@ -147,7 +147,7 @@ class IterativeRun:
             (report,) = pruned.repair(
                 self.asked.train,
                 options,
-                progress=lambda what, at, of: self.progress(f"round {number + 1}: fit {what}", at, of),
+                progress=lambda what, at, of: self.progress(f"round {number + 1}: {what}", at, of),
             ).repairs
         finally:
             set_rng_state(before)
@@ -239,8 +239,11 @@ class IterativeRun:
         return Iterated(pruned, tuple(self.state.rounds), self.state.dense_metric)
 
 
-def _require_reachable(loop: PlanningLoop, begun: Begun, budget_ns: float) -> None:
+def _require_reachable(prepared: Prepared, begun: Begun, budget_ns: float) -> None:
     """Refuse a last budget that no plan for the dense model meets, before the trainings on the way to it."""
+    loop = prepared.first.loop
+    # Floors of the criterion are those of the dense model; later rounds find their own, lower ones.
+    loop.shape = replace(prepared.goal, least=prepared.harm)
     problem = loop.problem(begun.table, begun.residual, math.inf)
     if least_of(problem) > budget_ns:
         # Says what can be reached, unless it finds a way after all.

@@ -70,7 +70,8 @@ def prune_iteratively(
     plan_options
         ``held_out``, ``solver``, ``time_limit_s`` and ``gap`` are taken.
     criterion
-        Name, or a criterion with parameters. One without data is computed anew before each cut.
+        Name, or a criterion with parameters. One without data is computed anew before each cut, and so is
+        one that gives floors, from all batches: scores of others build up while the model is trained.
     loss
         Task loss of scoring and training; cross entropy by default.
     teacher

@@ -13,9 +13,9 @@ from torch import fx
 from hwprune.capture.captured import Captured
 from hwprune.dependency.groups import ChannelGroup, Dependencies, Run, Tap
 from hwprune.importance.batches import Batch
+from hwprune.importance.consumers import Consumer, consumers_of
 from hwprune.importance.modes import in_mode
 from hwprune.importance.shared import shared_taps
-from hwprune.importance.streams import Consumer, consumers_of
 from hwprune.importance.values import checked_value, rows_of_units, watch_values
 
 _log = logging.getLogger(__name__)

@@ -20,11 +20,11 @@ from hwprune.latency.table import LatencyTable
 from hwprune.measure.stats import Summary
 from hwprune.planner.joint import JointOptions, JointSolver, Variant
 from hwprune.planner.loop import PlanningLoop
-from hwprune.planner.network import Column, PlainNetwork
+from hwprune.planner.network import Column
 from hwprune.planner.outcome import TOLERANCE
 from hwprune.planner.worth import Worth
 from hwprune.pruned import analyse_model
-from tests.planner.fakes import row, table
+from tests.planner.fakes import PlainNetwork, row, table
 from tests.small import Small, batches
 
 OPTIONS = JointOptions(

@@ -22,7 +22,8 @@ from hwprune.planner.loop import LoopResult
 from hwprune.planner.workbench import Workbench, silent
 from hwprune.repair.after_cut import Origin, RepairReport, repair_cut, warn_of_training
 from hwprune.repair.options import RepairOptions
-from hwprune.solve.plan import Plan, model_fingerprint
+from hwprune.solve.fingerprint import model_fingerprint
+from hwprune.solve.plan import Plan
 from hwprune.solve.plan_fit import other_size
 from hwprune.surgery.blocks import choose_blocks
 from hwprune.surgery.outcome import Outcome, outcomes

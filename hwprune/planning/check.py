@@ -17,7 +17,8 @@ from hwprune.planner.workbench import Progress, Workbench, measure_profile, sile
 from hwprune.planning.findings import Finding, PlanCheck
 from hwprune.planning.price import Pricing
 from hwprune.pruned import Subject
-from hwprune.solve.plan import Plan, model_fingerprint
+from hwprune.solve.fingerprint import model_fingerprint
+from hwprune.solve.plan import Plan
 from hwprune.solve.plan_fit import misfits, other_size
 from hwprune.target import Target, load_target
 

@@ -60,15 +60,7 @@ def check_plan(
     TargetError
         There is no such target.
     """
-    subject = Subject.open(
-        model,
-        example_inputs,
-        include=plan.include,
-        exclude=plan.exclude,
-        submodule=plan.submodule,
-        inside_heads=plan.inside_heads,
-        prune_outputs=plan.prune_outputs,
-    )
+    subject = Subject.of_plan(model, example_inputs, plan)
     captured, deps = subject.captured, subject.deps
     sizes = {group.name: group.size for group in deps.groups}
     fingerprint = model_fingerprint(captured.model)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from hwprune.analysed import analyse_model
 from hwprune.latency.fusion import fuse
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.predict import LatencyModel
@@ -23,7 +24,6 @@ from hwprune.planner.loop import PlanningLoop
 from hwprune.planner.network import Column
 from hwprune.planner.outcome import TOLERANCE
 from hwprune.planner.worth import Worth
-from hwprune.pruned import analyse_model
 from tests.planner.fakes import PlainNetwork, row, table
 from tests.small import Small, batches
 

@@ -17,3 +17,8 @@ def named_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
 def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
     """Their shapes."""
     return {name: tuple(tensor.shape) for name, tensor in named_tensors(module).items()}
+
+
+def of_same_kind(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """A tensor as a parameter where it takes the place of one."""
+    return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new

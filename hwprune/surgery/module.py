@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivat
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd  # pyright: ignore[reportPrivateUsage]
 
 from hwprune.capture.parametrized import plain_copy
-from hwprune.capture.tensors import named_tensors, shapes_of
+from hwprune.capture.tensors import named_tensors, of_same_kind, shapes_of
 from hwprune.dependency.groups import Dependencies
 from hwprune.errors import SurgeryError
 from hwprune.surgery.selection import Cuts, cut_tensor, select
@@ -67,16 +67,12 @@ def _cut_copy(twin: nn.Module, cuts: Cuts) -> nn.Module:
                 if dims is None:
                     continue
                 if id(tensor) not in made:
-                    made[id(tensor)] = _like(tensor, cut_tensor(tensor, dims))
+                    made[id(tensor)] = of_same_kind(tensor, cut_tensor(tensor, dims))
                 store[key] = made[id(tensor)]  # pyright: ignore[reportArgumentType] - same kind as before
                 touched.append(module)
     for module in touched:
         _update_attributes(module)
     return twin
-
-
-def _like(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-    return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 
 def _update_attributes(module: nn.Module) -> None:

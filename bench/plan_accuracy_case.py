@@ -43,7 +43,11 @@ class State:
     def load(path: Path, options: argparse.Namespace) -> State:
         """Go on with a run of the same options; another run's state is left alone."""
         names = ("budgets", "train", "finetune", "target", "threads", "profile", "made_up")
-        key = {name: getattr(options, name) for name in names}
+        return State.kept(path, {name: getattr(options, name) for name in names})
+
+    @staticmethod
+    def kept(path: Path, key: dict[str, Any]) -> State:
+        """What a run with the same ``key`` left at ``path``."""
         if not path.is_file():
             return State(path, key, {})
         found = json.loads(path.read_text())

@@ -83,6 +83,8 @@ class WorkerProcess:
         MeasureError
             The worker answered that the request failed.
         """
+        if self._process is not None and self._process.poll() is not None:
+            self._end()  # it died idle (a system short of memory): that is no fault of this request
         process = self._process or self._start()
         assert process.stdin is not None
         try:

@@ -33,6 +33,7 @@ from hwprune.measure.sweep import Progress, Sweep
 from hwprune.measure.table_writer import TableWriter
 from hwprune.measure.toolchain import own_directory
 from hwprune.measure.values import Checker
+from hwprune.measure.workshop import Workshop
 from hwprune.target import Target
 
 BATCH = 32
@@ -49,6 +50,7 @@ def profile(
     *,
     profile: MeasureProfile = QUICK,
     site: Site | None = None,
+    workshop: Workshop | None = None,
     builder: Builder | None = None,
     runner: Runner | None = None,
     checker: Checker | None = None,
@@ -73,6 +75,9 @@ def profile(
         How much care to take.
     site
         Where kernels run. Default: this machine.
+    workshop
+        Workers that are kept from sweep to sweep, for this target at its own site, instead of ``site``,
+        ``builder``, ``runner`` and ``checker``. Default: workers for this sweep alone.
     builder, runner, pipeline
         How kernels are built and run, and the pipeline hash of the builder. Default: those of the
         site and of ``hwprune.compile``.
@@ -106,16 +111,14 @@ def profile(
         After everything that was measured has been saved; call again to go on.
     """
     with ExitStack() as stack:
-        site = site or LocalSite()
-        if runner is None:
-            site.require(target)
-            runner = site.runner(target)
-            stack.callback(runner.close)
-        if builder is None:
-            if checker is None and profile.check_values:
-                checker = _checker(site, target, stack)
-            builder = site.builder(target)
-            stack.callback(builder.close)
+        if workshop is None:
+            site = site or LocalSite()
+            workshop = Workshop(site, target, builder=builder, runner=runner, checker=checker)
+        stack.enter_context(workshop)
+        stack.callback(workshop.let_go)
+        site, runner = workshop.site, workshop.runner
+        if checker is None and profile.check_values:
+            checker = workshop.checker
         device = site.device()
         ours = pipeline is None
         if pipeline is None:
@@ -147,8 +150,7 @@ def profile(
             report.warnings.append("what the kernels return was not compared with PyTorch")
         sweep = Sweep(
             writer,
-            builder,
-            runner,
+            workshop,
             checker,
             profile,
             report,
@@ -177,13 +179,6 @@ def profile(
         if report.failures:
             _log.warning("%d of %d kernels failed and were left out", len(report.failures), len(todo))
         return report
-
-
-def _checker(site: Site, target: Target, stack: ExitStack) -> Checker | None:
-    checker = site.checker(target)
-    if checker is not None:
-        stack.callback(checker.close)
-    return checker
 
 
 def _done(row: Row | None) -> bool:

@@ -47,6 +47,8 @@ class RpcSite:
         What is built for them.
     """
 
+    shared = True
+
     def __init__(self, place: RpcPlace, target: Target) -> None:
         self.place, self._target = place, target
         self._seen: Seen | None = None

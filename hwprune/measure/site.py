@@ -35,6 +35,11 @@ class Site(Protocol):
         """For messages: ``this machine``, or the device's address."""
         ...
 
+    @property
+    def shared(self) -> bool:
+        """Whether others may want the devices between two sweeps, so that runners are closed after each."""
+        ...
+
     def require(self, target: Target) -> None:
         """Refuse a target that cannot be timed here, before anything is built for it.
 
@@ -118,6 +123,7 @@ class LocalSite:
     """This machine."""
 
     name = "this machine"
+    shared = False
 
     def require(self, target: Target) -> None:
         """See :class:`Site`."""

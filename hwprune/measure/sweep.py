@@ -13,12 +13,12 @@ from hwprune.errors import DeviceLostError, MeasureError
 from hwprune.latency.choice import ChoiceTable
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.rows import OK, UNTRUSTED, Row, one_line
-from hwprune.measure.build import Builder, BuildJob
+from hwprune.measure.build import BuildJob
 from hwprune.measure.outcome import ProfileReport
 from hwprune.measure.pace import Pace
 from hwprune.measure.record import failed_row, timed_row
 from hwprune.measure.rotation import copies_for, sentinel_spec
-from hwprune.measure.runners.base import Runner, measure_each
+from hwprune.measure.runners.base import measure_each
 from hwprune.measure.sampling import Sampled
 from hwprune.measure.sentinel import DRIFT_LIMIT, Sentinel
 from hwprune.measure.series import Series
@@ -26,6 +26,7 @@ from hwprune.measure.stopping import MeasureProfile
 from hwprune.measure.table_writer import TableWriter
 from hwprune.measure.values import Checker
 from hwprune.measure.watch import Watch
+from hwprune.measure.workshop import Workshop
 
 Progress = Callable[[int, int, str], None]
 _log = logging.getLogger(__name__)
@@ -40,8 +41,7 @@ class Sweep:
     def __init__(
         self,
         writer: TableWriter,
-        builder: Builder,
-        runner: Runner,
+        workshop: Workshop,
         checker: Checker | None,
         profile: MeasureProfile,
         report: ProfileReport,
@@ -52,7 +52,8 @@ class Sweep:
         choices: ChoiceTable,
         seed: int,
     ) -> None:
-        self._writer, self._builder, self._runner, self._checker = writer, builder, runner, checker
+        self._writer, self._workshop, self._checker = writer, workshop, checker
+        self._builder, self._runner = workshop.builder, workshop.runner
         self._profile, self._report, self._scratch = profile, report, scratch
         self._progress, self._total = progress, total
         #: Disturbed passes that a batch may repeat: in general, and in the next one.
@@ -60,34 +61,30 @@ class Sweep:
         self._order = random.Random(seed)
         self._finished = 0
         self._choices = choices
-        self._sentinel_job = self._job(sentinel_spec(), "sentinel.so")
         self._slice = profile.one_pass()
         self._pace = Pace()
         self._sentinel = Sentinel(self._time_sentinel, profile.passes)
-        self._watch = Watch(runner, profile.max_disturbance)
+        self._watch = Watch(self._runner, profile.max_disturbance)
 
     def prepare_sentinel(self) -> None:
-        """Build the sentinel and find out what it takes today, or what it took when we began."""
-        job = self._sentinel_job
-        for _, failure in self._builder.build([job]):
-            if failure is not None:
-                raise MeasureError(
-                    f"no kernel can be built for this target: {failure}",
-                    hint="check the compiler set-up; the kernel tried is a plain 3x3 convolution",
-                )
-        for _, verdict in self._checker.check([job]) if self._checker else ():
-            if verdict.complaint is not None:
-                raise MeasureError(
-                    f"no kernel can be trusted on this target: a plain 3x3 convolution {verdict.complaint}",
-                    hint="run the tests of hwprune.compile for this target",
-                )
+        """Build the sentinel and find out what it takes today, or what it took when we began.
+
+        What an earlier sweep of the workshop has found out about this table still holds: passes look
+        for drift by themselves.
+        """
+        self._sentinel_job = job = self._workshop.sentinel(self._choices.get(sentinel_spec()), self._checker)
         known = self._writer.get(job.spec)
+        pace = self._workshop.pace_of(self._writer.directory, known) if known and known.status == OK else None
+        if known is not None and pace is not None:
+            self._pace, self._sentinel.reference = pace, known.median
+            return
         self._watch.begin()
         timings = self._sentinel.settle()
         unrest = self._watch.end(timings)
         if known is not None and known.status == OK:
             self._pace.learn(timings, known.median)
             self._sentinel.reference = known.median
+            self._workshop.settled(self._writer.directory, known, self._pace)
             return
         self._pace.learn(timings)
         timings = [self._pace.steady(timing) for timing in timings]
@@ -95,6 +92,7 @@ class Sweep:
         row, samples = timed_row(job, timings, self._profile, self._runner.unit)
         # Timed in unrest it serves this sweep, but the next one finds its own.
         self._writer.append(self._untrusted(row, unrest) if unrest else row, samples)
+        self._workshop.settled(self._writer.directory, row, self._pace)
 
     def run(self, specs: Sequence[KernelSpec]) -> None:
         """Build and check a batch, then time it in passes, until every kernel has enough of them."""

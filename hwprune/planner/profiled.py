@@ -60,6 +60,11 @@ def profile_network(bench: Workbench, *, bound: float, budget_s: float, edges: b
     edges
         Whether to look for steps.
     """
+    with bench.workshop:
+        return _profiled(bench, bound, budget_s, edges=edges)
+
+
+def _profiled(bench: Workbench, bound: float, budget_s: float, *, edges: bool) -> Profiled:
     begin = time.monotonic()
     known = bench.load_table() if (bench.directory / MANIFEST_NAME).is_file() else None
     sampler = Sampler(bench.model, bench.measure_kernels, bound=bound, budget_s=budget_s, seed=bench.seed)

@@ -28,6 +28,7 @@ from hwprune.measure.sites import site_for
 from hwprune.measure.stats import Summary
 from hwprune.measure.stopping import PROFILES, TABLE, MeasureProfile
 from hwprune.measure.toolchain import toolchain_directory
+from hwprune.measure.workshop import Workshop
 from hwprune.planner.network import NOTHING, Removable
 from hwprune.planner.removable import RemovableBlocks, removable_blocks
 from hwprune.planner.widths import GroupWidths, group_widths
@@ -134,27 +135,34 @@ class Workbench:
         """Where its latency table lies or will lie: a shipped one moves when it grows."""
         return toolchain_directory(self.target, self.tables, self.slug)
 
+    @cached_property
+    def workshop(self) -> Workshop:
+        """Workers of :meth:`measure_kernels`: inside ``with bench.workshop:`` they are kept between calls."""
+        return Workshop(self.site, self.target)
+
     def measure_kernels(self, specs: Sequence[KernelSpec]) -> LatencyTable:
         """Bring the kernels that the table lacks into it, and return the table."""
         self.site.require(self.target)
-        if self.search:
-            search_forms(
+        with self.workshop as workshop:
+            if self.search:
+                search_forms(
+                    specs,
+                    self.target,
+                    self.directory,
+                    seed=self.seed,
+                    site=self.site,
+                    builder=workshop.builder,
+                    progress=lambda done, total, label: self.progress(f"search {label}", done, total),
+                )
+            done = profile_kernels(
                 specs,
                 self.target,
                 self.directory,
+                profile=self.profile,
+                workshop=workshop,
+                progress=lambda done, total, label: self.progress(f"profile {label}", done, total),
                 seed=self.seed,
-                site=self.site,
-                progress=lambda done, total, label: self.progress(f"search {label}", done, total),
             )
-        done = profile_kernels(
-            specs,
-            self.target,
-            self.directory,
-            profile=self.profile,
-            site=self.site,
-            progress=lambda done, total, label: self.progress(f"profile {label}", done, total),
-            seed=self.seed,
-        )
         self.sweeps.append(done)
         return self.load_table()
 

@@ -49,6 +49,11 @@ def solve_for(prepared: Prepared, latency: Budgets, *, begun: Begun | None = Non
     """
     if latency is None and prepared.options.floor is None:
         latency = DEFAULT_LATENCY
+    with prepared.at_work():
+        return _solve_for(prepared, latency, begun)
+
+
+def _solve_for(prepared: Prepared, latency: Budgets, begun: Begun | None) -> Planned:
     if len(prepared.stations) > 1:
         return _fleet(prepared, latency)
     station = prepared.first
@@ -187,7 +192,8 @@ def frontier(
     prepared = _alone(prepare(model, example_inputs, target, data, checks=checks, **options), "a frontier")
     if prepared.goal.floor is not None:
         raise UsageError("a frontier shows all floors at once", hint="leave the floor out")
-    curve = trace(prepared.first.loop, points, checks=prepared.checks)
+    with prepared.at_work():
+        curve = trace(prepared.first.loop, points, checks=prepared.checks)
     plans = tuple(prepared.plan_of(result, f"a frontier of {points} points") for result in curve.points)
     return Frontier(plans, curve)
 

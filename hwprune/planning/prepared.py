@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +84,15 @@ class Prepared:
     def criterion(self) -> str:
         """Name of the criterion that the scores are of."""
         return self.asked["criterion"]
+
+    @contextmanager
+    def at_work(self) -> Generator[None]:
+        """Keep workers between the sweeps that are made inside.
+
+        Only for one target: those of a whole fleet would lie in memory all at once.
+        """
+        with self.first.bench.workshop if len(self.stations) == 1 else nullcontext():
+            yield
 
     @property
     def first(self) -> Station:

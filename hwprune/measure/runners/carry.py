@@ -42,6 +42,8 @@ class CarriedSite:
         that there are.
     """
 
+    shared = True
+
     def __init__(self, slug: str, target: Target, tables: Path | None = None) -> None:
         self.name = slug
         self.directory = _table_of(slug, target, tables)

@@ -52,8 +52,9 @@ def test_a_run_has_every_way_and_goes_on_where_it_was(
     for row in found["rows"]:
         assert row["predicted"] <= 0.8 and 0.0 <= row["accuracy"] <= 1.0
         assert len(row["cuts"]) == row["rounds"] and row["cuts"][-1] == row["cut"]
-        plain = row["fit"] == "none"
-        assert (row["fitted"] is None) == plain and (row["fit_cpu_s"] == 0.0) == plain
+        assert (row["fitted"] is None) == (row["fits"][-1] is None)
+        # A round may find that the one before cut deep enough; the first never does.
+        assert {row["fits"][0] is None, row["fit_cpu_s"] == 0.0} == {row["fit"] == "none"}
         assert row["cpu_s"] > row["fit_cpu_s"]
     plain, fitted = found["rows"][0], found["rows"][2]
     gained = found["summary"]["2 x 1 least_squares: points gained"]

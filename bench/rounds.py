@@ -145,6 +145,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             if not mine:
                 continue
             name = f"{rounds} x {steps} {fit}"
+            found[f"{name}: networks"] = len(mine)
             found[f"{name}: accuracy %"] = 100 * _mean(r["accuracy"] for r in mine.values())
             both = mine.keys() & plain.keys()
             if fit != "none" and both:

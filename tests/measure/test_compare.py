@@ -110,6 +110,7 @@ class Net(torch.nn.Module):
         return self.head(y.mean((2, 3))), y
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_peers_agree_with_torch(tmp_path: Path):
     torch.manual_seed(0)
     model = Net().train()

@@ -9,7 +9,8 @@ of its latency with the units that each criterion would keep. ``--widths same``:
 plan per budget, a common fraction of every group, so that all have the same network of the same latency and
 only the units differ; this is what compares criteria as rankings. ``--widths own``: each criterion's scores,
 made comparable between groups as it declares, also choose the widths, by the exact solver within the same
-budget; ``predicted`` is the share of the dense latency that the plan has.
+budget; ``predicted`` is the share of the dense latency that the plan has, ``measured`` (with ``--time``, for
+the first seed) that of the compiled network timed end to end beside the dense one.
 
 Stages: ``cut``, nothing repaired; ``recalibrated``, BatchNorm statistics measured again; ``least_squares``,
 layers fitted to the dense network's outputs one after another with He, Zhang and Sun's (2017) correction
@@ -61,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--profile", default="quick", help="care of the kernel measurements")
     parser.add_argument("--tables", type=Path, default=None)
     parser.add_argument("--made-up", action="store_true", help="latency by a formula instead of a table")
+    parser.add_argument("--time", action="store_true", help="time the first seed's networks end to end")
     parser.add_argument("--oracle", action="store_true", help="correlate scores with the true loss change")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--out", type=Path, default=None)
@@ -68,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     unknown = set(options.widths.split(",")) - {"same", "own"}
     if unknown:
         parser.error(f"--widths {', '.join(sorted(unknown))}: use same, own, or same,own")
+    if options.time and (options.made_up or options.oracle):
+        parser.error("--time is for networks that a measured table prices: leave --made-up and --oracle out")
     if options.out is None:
         options.out = Path(f"bench/results/criteria{'_oracle' if options.oracle else ''}.json")
     torch.set_num_threads(options.threads)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,27 +50,58 @@ class Cells:
                 (widths, share)
                 for widths in self.options.widths.split(",")
                 for share in self.case.shares
-                if self._key(criterion, widths, share) not in self.state.rows
+                if self._lacks(self._key(criterion, widths, share))
             ]
             for criterion in self.options.criteria.split(",")
         }
-        if not any(wanted.values()):
+        if not any(wanted.values()) and not self._untimed():
             return
         self.case.prepare()
         for criterion, missing in wanted.items():
             if missing:
                 self._criterion(criterion, missing)
+        if untimed := self._untimed():
+            self._time(untimed)
+
+    @property
+    def _timed(self) -> bool:
+        """Whether networks are timed end to end."""
+        return self.options.time and self.case.seed == self.options.seed
+
+    def _lacks(self, name: str) -> bool:
+        """Whether a row is missing, or is of a time when plans were not kept and is to be timed."""
+        row = self.state.rows.get(name)
+        return row is None or (self._timed and row["error"] is None and "plan" not in row)
+
+    def _untimed(self) -> list[str]:
+        """Rows to be timed end to end."""
+        if not self._timed:
+            return []
+        cells = itertools.product(
+            self.options.criteria.split(","), self.options.widths.split(","), self.case.shares
+        )
+        rows = {name: self.state.rows.get(name) for name in (self._key(*cell) for cell in cells)}
+        return [n for n, row in rows.items() if row and row["error"] is None and row["measured"] is None]
+
+    def _time(self, names: Sequence[str]) -> None:
+        """Latency end to end over the dense network's, into the rows."""
+        # Plans that several criteria agree on are one program.
+        plans = {name: self.state.rows[name]["plan"] for name in names}
+        ids = {name: str(sorted(plan.items())) for name, plan in plans.items()}
+        ratios = self.case.time_plans({ids[name]: plan for name, plan in plans.items()})
+        for name in names:
+            row = self.state.rows[name] | {"measured": ratios[ids[name]]}
+            self.state.put(name, row)
+            self._tell(f"{name}: {row['predicted']:.3f} predicted, {row['measured']:.3f} measured")
 
     def _key(self, criterion: str, widths: str, share: float) -> str:
         return f"{self.case.name}/{criterion}/{widths}/{share}"
 
     def _criterion(self, criterion: str, missing: list[tuple[str, float]]) -> None:
         case = self.case
-        data = loader(case.task.train, shuffle=True, seed=case.seed)
-        torch.manual_seed(case.seed)
         begin = time.perf_counter()
         try:
-            scores = score(case.captured, case.deps, criterion, data, batches=BATCHES)
+            scores = self._scores(criterion)
         except HwpruneError as error:
             self._tell(f"{criterion}: {error}")
             for widths, share in missing:
@@ -84,9 +116,16 @@ class Cells:
             stages = self._stages(scores, chosen)
             cell = {**self.head, "criterion": criterion, "widths": widths, "budget": share, "score_s": took}
             cell |= {"dense": case.dense_accuracy, "predicted": case.prices.of(chosen) / case.dense_ns}
+            cell |= {"plan": chosen, "measured": None}
             self.state.put(self._key(criterion, widths, share), {**cell, "error": None, "stages": stages})
             shown = ", ".join(f"{name} {100 * found['accuracy']:.1f}" for name, found in stages.items())
             self._tell(f"{criterion} {widths} {share:.0%}: {shown}")
+
+    def _scores(self, criterion: str) -> Mapping[str, torch.Tensor]:
+        case = self.case
+        data = loader(case.task.train, shuffle=True, seed=case.seed)
+        torch.manual_seed(case.seed)
+        return score(case.captured, case.deps, criterion, data, batches=BATCHES)
 
     def _widths(
         self, criterion: str, scores: Mapping[str, torch.Tensor], widths: str, budget_ns: float

@@ -24,7 +24,9 @@ def rows_of(cells: Sequence[Mapping[str, Any]]) -> list[Row]:
     for cell in cells:
         head = {name: cell[name] for name in ("criterion", "budget", "seed")}
         rest = {name: cell[name] for name in ("task", "model", "widths")}
-        rest |= {name: short(cell.get(name)) for name in ("dense", "predicted", "score_s", "error")}
+        rest |= {
+            name: short(cell.get(name)) for name in ("dense", "predicted", "measured", "score_s", "error")
+        }
         for stage, found in cell["stages"].items():
             found = {name: short(value) for name, value in found.items()}
             rows.append({**head, "stage": stage, **found, **rest})
@@ -59,7 +61,27 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
         found["best"][widths] = _best(table)
     found |= _repairs(done)
     found["score_s"] = _means(done, lambda row: row["criterion"], "score_s")
-    return found
+    return found | _timed(done)
+
+
+def _timed(rows: Sequence[Row]) -> dict[str, Any]:
+    """How far the latencies end to end are from the budgets and from each other, where they were timed."""
+    cells = {
+        (row["criterion"], row["widths"], *(row[name] for name in _PLACE)): row
+        for row in rows
+        if row["measured"] is not None
+    }
+    if not cells:
+        return {}
+    over = [row["measured"] / row["budget"] for row in cells.values()]
+    error = [row["predicted"] / row["measured"] - 1.0 for row in cells.values()]
+    return {
+        "timed": len(cells),
+        "measured_over_budget": {
+            str(share): short(float(np.quantile(over, share))) for share in (0.0, 0.05, 0.5, 0.95, 1.0)
+        },
+        "prediction_error_median": short(float(np.median(np.abs(error)))),
+    }
 
 
 def _table(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, float]]]:

@@ -43,7 +43,11 @@ class State:
     def load(path: Path, options: argparse.Namespace) -> State:
         """Go on with a run of the same options; another run's state is left alone."""
         names = ("budgets", "train", "finetune", "target", "threads", "profile", "made_up")
-        key = {name: getattr(options, name) for name in names}
+        return State.kept(path, {name: getattr(options, name) for name in names})
+
+    @staticmethod
+    def kept(path: Path, key: dict[str, Any]) -> State:
+        """What a run with the same ``key`` left at ``path``."""
         if not path.is_file():
             return State(path, key, {})
         found = json.loads(path.read_text())
@@ -178,14 +182,18 @@ class Case:
 
     def _time(self, names: list[str]) -> None:
         """End-to-end latency over the dense network's, into the rows."""
+        ratios = self.time_plans({name: self.state.rows[name]["widths"] for name in names})
+        for name, ratio in ratios.items():
+            self.state.put(name, self.state.rows[name] | {"measured": ratio})
+
+    def time_plans(self, plans: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
+        """End-to-end latency of compiled networks over the dense one's, timed in turn."""
         bench = self.prices.bench
         assert bench is not None
         programs = {"dense": bench.program_at(self.prices.model.dense)}
-        programs |= {name: bench.program_at(self.state.rows[name]["widths"]) for name in names}
+        programs |= {name: bench.program_at(widths) for name, widths in plans.items()}
         times = bench.time_networks(programs)
-        for name in names:
-            ratio = times[name].median / times["dense"].median
-            self.state.put(name, self.state.rows[name] | {"measured": ratio})
+        return {name: times[name].median / times["dense"].median for name in plans}
 
     def _progress(self, what: str, done: int, total: int) -> None:
         if done % 50 == 0:

@@ -14,19 +14,16 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import multiprocessing
-import resource
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from bench.apart import in_process, memory_mb
 from bench.common import say, torchvision_models, write_result
 from bench.coverage_alive import enliven
 from hwprune.capture import capture
@@ -105,44 +102,11 @@ def measure(criterion: str, setting: Setting) -> dict[str, Any]:
     return row
 
 
-def memory_mb(key: str) -> float:
-    """Resident memory of this process now (``VmRSS``) or at most so far (``VmHWM``).
-
-    The peak that ``getrusage`` gives includes the process that started this one.
-    """
-    status = Path("/proc/self/status")
-    if status.is_file():
-        line = next(line for line in status.read_text().splitlines() if line.startswith(key))
-        return int(line.split()[1]) / 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 1024
-
-
-def in_process(criterion: str, setting: Setting, limit_s: float) -> dict[str, Any]:
-    """:func:`measure` in a new process, which is ended after ``limit_s``."""
-    context = multiprocessing.get_context("spawn")
-    reader, writer = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(criterion, setting, writer))
-    process.start()
-    writer.close()
-    failed = {
-        "criterion": criterion,
-        "data": describe(criterion.partition(":")[0]).data_need,
-        "seconds": None,
-    }
-    try:
-        if not reader.poll(limit_s):
-            return {**failed, "error": f"not done after {limit_s:g} s", "peak_mb": None}
-        return reader.recv()
-    except EOFError:
-        return {**failed, "error": "the process died; it may have run out of memory", "peak_mb": None}
-    finally:
-        process.kill()
-        process.join()
-
-
-def _child(criterion: str, setting: Setting, writer: Connection) -> None:
-    writer.send(measure(criterion, setting))
+def row_of(criterion: str, setting: Setting, limit_s: float) -> dict[str, Any]:
+    """:func:`measure` in a process of its own."""
+    need = describe(criterion.partition(":")[0]).data_need
+    failed = {"criterion": criterion, "data": need, "seconds": None, "peak_mb": None}
+    return failed | in_process(measure, criterion, setting, limit_s=limit_s)
 
 
 def summary(rows: Sequence[Mapping[str, Any]], setting: Setting) -> dict[str, Any]:
@@ -184,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wanted = options.criteria.split(",")
     rows: list[dict[str, Any]] = []
     for number, criterion in enumerate(wanted):
-        row = known.get(criterion) or in_process(criterion, setting, options.limit_s)
+        row = known.get(criterion) or row_of(criterion, setting, options.limit_s)
         rows.append(row)
         last = number + 1 == len(wanted)
         if criterion not in known:

@@ -16,7 +16,6 @@ from hwprune.dependency import Dependencies, analyse
 from hwprune.errors import BudgetError, CriterionError, PlanError, UsageError
 from hwprune.importance import get, gradient_matrix, gradient_redundancy, score
 from hwprune.importance.redundancy import Redundancy
-from hwprune.planning.iterative import IterativeOptions
 from hwprune.repair import FinetuneOptions, finetune
 from tests.small import SHAPE, Small, batches, evaluation, train
 
@@ -163,15 +162,6 @@ def test_floors_beside_other_wishes(model: Small, tables: Path, found: dict[str,
     with pytest.raises(CriterionError, match=r"fewer than two examples per unit in stem\.0") as caught:
         planned(model, tables, 0.9, data=DATA[:2])
     assert caught.value.hint == "give more batches, or no floors"
-    with pytest.raises(UsageError, match="build up batch by batch"):
-        hwprune.prune_iteratively(
-            model,
-            IMAGE,
-            latency="50%",
-            train=DATA,
-            criterion="gradient_matrix:floors=true",
-            options=IterativeOptions(rounds=2),
-        )
     for floors in (0, 1.5, -1):
         with pytest.raises(UsageError, match="floors at a share of"):
             get("gradient_matrix", floors=floors)

@@ -50,6 +50,8 @@ def rounds_data(found: Iterated, directory: Path) -> dict[str, Any]:
                 "predicted_ns": each.latency_ns,
                 "widths": each.widths,
                 "accuracy_cut": each.cut_metric,
+                "accuracy_fitted": each.fitted_metric,
+                "layers_fitted": None if each.fit is None else len(each.fit["layers"]),
                 "accuracy_trained": each.trained_metric,
             }
             for each in found.rounds
@@ -62,8 +64,13 @@ def show_rounds(found: Iterated, directory: Path) -> None:
     plan = found.pruned.plan
     unit = "ms" if plan.unit == "ns" else f"million {plan.unit}"
     units = sum(group.size for group in plan.groups)
+    stages = {"accuracy cut": [each.cut_metric for each in found.rounds]}
+    if any(each.fit is not None for each in found.rounds):
+        stages["accuracy fitted"] = [each.fitted_metric for each in found.rounds]
+    stages["accuracy trained"] = [each.trained_metric for each in found.rounds]
+    blank = ["-"] * (len(stages) - 1)
     rows: list[tuple[object, ...]] = [
-        ("dense", "-", _time(plan.dense_ns), units, "-", _accuracy(found.dense_metric))
+        ("dense", "-", _time(plan.dense_ns), units, *blank, _accuracy(found.dense_metric))
     ]
     rows += [
         (
@@ -71,12 +78,11 @@ def show_rounds(found: Iterated, directory: Path) -> None:
             _time(each.share * plan.dense_ns),
             "as before" if each.latency_ns is None else _time(each.latency_ns),
             sum(each.widths.values()),
-            _accuracy(each.cut_metric),
-            _accuracy(each.trained_metric),
+            *map(_accuracy, accuracies),
         )
-        for each in found.rounds
+        for each, accuracies in zip(found.rounds, zip(*stages.values(), strict=True), strict=True)
     ]
-    header = ("round", f"budget {unit}", f"predicted {unit}", "units", "accuracy cut", "accuracy trained")
+    header = ("round", f"budget {unit}", f"predicted {unit}", "units", *stages)
     print_table(f"{plan.model} on {plan.target}, by {plan.criterion}", header, rows)
     say(f"{cut_sentence(found.pruned, directory)}; the cut equals the masked original")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -37,11 +37,16 @@ from hwprune.cli.training_options import (
     Distill,
     Evaluate,
     Final,
+    Fit,
+    FitExamples,
+    FitRounds,
     Lr,
     More,
     Optimizer,
+    Ridge,
     TrainData,
     final_training,
+    fitting,
     taught,
     training,
 )
@@ -78,6 +83,9 @@ def iterate(
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of training after each cut.")] = 1,
     lr: Lr = 0.01,
     optimizer: Optimizer = "sgd",
+    fit: FitRounds = "none",
+    fit_examples: FitExamples = 512,
+    ridge: Ridge = 1e-3,
     train: More = None,
     final: Final = None,
     weights: Weights = None,
@@ -135,7 +143,7 @@ def iterate(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Cut and train in rounds, down to a latency budget. Interrupted runs go on when called again.
+    """Cut, fit and train in rounds, down to a latency budget. Interrupted runs go on when called again.
 
     Scores of channels build up while the model is trained. The result is like that of prune and
     repair: compile, bench and repair take it.
@@ -150,6 +158,7 @@ def iterate(
     from hwprune.repair.options import finetune_options
     from hwprune.validated import validated
 
+    repairing = fitting(fit, fit_examples, ridge, seed)
     each = {"epochs": epochs, "lr": lr, "optimizer": optimizer, "seed": seed, **training(train or ())}
     asked = {
         "rounds": rounds,
@@ -157,6 +166,7 @@ def iterate(
         "momentum": momentum,
         "every": every,
         "batches": batches,
+        "repair": None if repairing.method == "none" else repairing,
         "finetune": finetune_options(**each),
         "final": finetune_options(**{**each, **final_training(final)}) if final else None,
     }
@@ -211,30 +221,21 @@ def repair(
     epochs: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning; 0 does without.")] = 10,
     lr: Lr = 0.01,
     optimizer: Optimizer = "sgd",
-    fit: Annotated[
-        str | None,
-        typer.Option(
-            help="Fit layers to the dense model's first: least-squares, scales or none. "
-            "Default: least-squares if its --weights are given and nothing was fitted or trained since the "
-            "cut, else none."
-        ),
-    ] = None,
-    fit_examples: Annotated[int, typer.Option(help="Examples that the fit reads at most.")] = 512,
-    ridge: Annotated[float, typer.Option(help="How much the fit holds on to the weights.")] = 1e-3,
+    fit: Fit = None,
+    fit_examples: FitExamples = 512,
+    ridge: Ridge = 1e-3,
     distill: Distill = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Fit, recalibrate and fine-tune a pruned model. Interrupted runs go on when called again."""
     from hwprune.modelspec import load_data, load_factory, load_model
-    from hwprune.repair.options import repair_options
     from hwprune.repair.saved import repair_saved
     from hwprune.surgery.saved import stored_repairs
 
     # Layers fitted to the dense model do not go with BatchNorms that were trained since.
     method = fit or ("none" if weights is None or stored_repairs(pruned) else "least-squares")
-    known: dict[str, Any] = {"examples": fit_examples, "ridge": ridge, "seed": seed}
-    fitting = repair_options(method=method.replace("-", "_"), **known)
+    asked = fitting(method, fit_examples, ridge, seed)
     require_directory(output, "plan.json")
     teaches = taught(distill, weights)
     dense = load_model(model, weights, trust_pickle=trust_pickle) if teaches or weights else None
@@ -242,13 +243,13 @@ def repair(
         result = repair_saved(
             pruned,
             load_factory(model),
-            load_data(data, again=epochs > 0 or fitting.method != "none"),
+            load_data(data, again=epochs > 0 or asked.method != "none"),
             output,
             teacher=dense if teaches else None,
             test=load_data(evaluate, again=True) if evaluate else None,
             options={"epochs": epochs, "lr": lr, "optimizer": optimizer, "seed": seed},
             progress=progress,
-            fit=None if fitting.method == "none" else fitting,
+            fit=None if asked.method == "none" else asked,
             dense=dense if weights else None,
         )
     before, after = result["accuracy_before"], result["accuracy_after"]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hwprune.cli.quantities import read_pairs
 from hwprune.errors import UsageError
+
+if TYPE_CHECKING:
+    from hwprune.repair.options import RepairOptions
 
 TrainData = Annotated[
     str,
@@ -25,6 +28,24 @@ Distill = Annotated[
     bool | None,
     typer.Option(help="Learn from the dense model as well. Default: if its --weights are given."),
 ]
+Fit = Annotated[
+    str | None,
+    typer.Option(
+        help="Fit layers to the dense model's first: least-squares, scales or none. "
+        "Default: least-squares if its --weights are given and nothing was fitted or trained since the "
+        "cut, else none."
+    ),
+]
+FitRounds = Annotated[
+    str,
+    typer.Option(
+        "--fit",
+        help="Fit layers after each cut, before the training behind it, to the model of before that cut: "
+        "least-squares, scales or none.",
+    ),
+]
+FitExamples = Annotated[int, typer.Option(help="Examples that the fit reads at most.")]
+Ridge = Annotated[float, typer.Option(help="How much the fit holds on to the weights.")]
 More = Annotated[
     list[str] | None,
     typer.Option(
@@ -74,6 +95,19 @@ def final_training(texts: Sequence[str]) -> dict[str, str]:
         A text is no OPTION=VALUE.
     """
     return read_pairs(texts, "option of the last training", "--final epochs=10")
+
+
+def fitting(method: str, examples: int, ridge: float, seed: int) -> RepairOptions:
+    """What --fit, --fit-examples and --ridge say.
+
+    Raises
+    ------
+    UsageError
+        There is no such method, or a number is out of range.
+    """
+    from hwprune.repair.options import repair_options
+
+    return repair_options(method=method.replace("-", "_"), examples=examples, ridge=ridge, seed=seed)
 
 
 def taught(distill: bool | None, weights: object) -> bool:

@@ -56,8 +56,8 @@ class GradientMatrix(Criterion):
     -----
     The score of a unit is the number of units that go before it. For the matrices themselves
     see :func:`hwprune.importance.redundancy.gradient_redundancy`. The authors repeat both levels three to
-    five times with short training between, which is :func:`hwprune.prune_iteratively` with other
-    criteria: floors need the data of a whole scoring, which scores that build up never see at once.
+    five times with short training between, as :func:`hwprune.prune_iteratively` does: with ``floors`` the
+    matrices are computed anew from all batches before each cut, instead of scores that build up.
     """
 
     name: ClassVar[str] = "gradient_matrix"

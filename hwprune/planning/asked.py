@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import nn
 
 from hwprune.errors import UsageError
@@ -18,7 +18,7 @@ from hwprune.planner.options import PlanOptions
 from hwprune.planning.prepare import check_budgets, resolve
 from hwprune.pruned import Subject
 from hwprune.repair.checkpoint import digest_of
-from hwprune.repair.options import FinetuneOptions
+from hwprune.repair.options import FinetuneOptions, RepairOptions, read_repair
 from hwprune.repair.run import Evaluate, lengths
 from hwprune.repair.state import model_tensors
 from hwprune.target import Target
@@ -42,6 +42,11 @@ class IterativeOptions(BaseModel):
         A minibatch is scored every so many training steps.
     batches
         At most so many batches of the data are scored, again and again.
+    repair
+        How layers are fitted after each cut and before the training behind it, to the model as it was before
+        that cut: options, or a method such as ``"least_squares"`` (see
+        :func:`hwprune.repair.options.read_repair`). The training batches are read, labels are not used.
+        Losses on held-out data, where a plan goes by them, are taken without it. None leaves it out.
     finetune
         Training after every cut but the last.
     final
@@ -55,8 +60,14 @@ class IterativeOptions(BaseModel):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     every: int = Field(default=10, ge=1)
     batches: int = Field(default=32, ge=1)
+    repair: RepairOptions | None = None
     finetune: FinetuneOptions = FinetuneOptions(epochs=1)
     final: FinetuneOptions | None = None
+
+    @field_validator("repair", mode="before")
+    @classmethod
+    def _read(cls, asked: object) -> object:
+        return read_repair(asked) if isinstance(asked, str) else asked
 
 
 @dataclass(frozen=True)
@@ -98,18 +109,13 @@ class Asked:
         RepairError
             There are no training batches, or nobody says where an epoch ends.
         UsageError
-            Several targets, a criterion without batches or with floors, training without labels, or a best
-            epoch that nobody can tell.
+            Several targets, a criterion without batches, training without labels, or a best epoch that nobody
+            can tell.
         """
         targets = resolve(self.target, self.more.get("threads"))
         if len(targets) > 1:
             raise UsageError("pruning in rounds is for one target", hint="prune for the targets one by one")
         check_budgets(self.latency, targets)
-        if self.criterion.gives_widths:
-            raise UsageError(
-                f"scores of {self.criterion.label} build up batch by batch, but floors need all data at once",
-                hint="leave the floors out, or plan in one step",
-            )
         for training in (self.options.finetune, self.last):
             lengths(self.train, training)
             if training.keep_best and self.evaluate is None:
@@ -139,8 +145,11 @@ class Asked:
         target = resolve(self.target, self.more.get("threads"))[0]
         tensors = {name: t.detach().cpu().contiguous() for name, t in model_tensors(self.model).items()}
         plan = self.plan_options
+        options = self.options.model_dump(mode="json")
+        if self.options.repair is None:
+            del options["repair"]  # runs from before there was such an option go on
         return {
-            "options": self.options.model_dump(mode="json"),
+            "options": options,
             "latency": str(self.latency),
             "criterion": self.criterion.label,
             "minimum": self.minimum,

@@ -15,7 +15,6 @@ from torch.utils import _pytree as pytree
 from hwprune.errors import RepairError, VerificationError
 from hwprune.importance.modes import in_mode
 from hwprune.planner.limits.lazy import solve_lazily
-from hwprune.planner.loop import PlanningLoop
 from hwprune.planner.outcome import Begun
 from hwprune.planner.pareto import least_of
 from hwprune.planner.workbench import Progress
@@ -23,12 +22,13 @@ from hwprune.planning.asked import Asked
 from hwprune.planning.keeper import Kept, ScoreKeeper, refresh
 from hwprune.planning.plans import solve_for
 from hwprune.planning.prepare import prepare
+from hwprune.planning.prepared import Prepared
 from hwprune.planning.rounds import Entries, Round, RoundState
 from hwprune.planning.schedules import shares
 from hwprune.pruned import Pruned, Subject
 from hwprune.repair.finetune import finetune
 from hwprune.repair.progress import Progress as Trained
-from hwprune.repair.rng import loader_generators
+from hwprune.repair.rng import loader_generators, rng_state, seed_all, set_rng_state
 from hwprune.repair.state import copy_tensors, model_tensors
 from hwprune.solve.budget import parse_budget
 from hwprune.solve.compose import compose
@@ -114,7 +114,7 @@ class IterativeRun:
             state.dense_ns = now_ns
             last = parse_budget(self.asked.latency, now_ns, unit=unit)
             state.shares = shares(self.options.schedule, last / now_ns, self.options.rounds)
-            _require_reachable(prepared.first.loop, begun, last)
+            _require_reachable(prepared, begun, last)
         share = state.shares[number]
         budget_ns = share * state.dense_ns
         if budget_ns >= now_ns:
@@ -123,14 +123,35 @@ class IterativeRun:
             state.rounds.append(Round(number + 1, share, None, widths, self._metric(current)))
         else:
             planned = solve_for(prepared, f"{100.0 * budget_ns / now_ns:.12g}%", begun=begun)
-            current = planned.subject.cut(planned.plan, planned).model
+            pruned = planned.subject.cut(planned.plan, planned)
+            current = pruned.model
             self.keeper.keep(planned.plan.keep)
             state.plan = planned.plan if state.plan is None else compose(state.plan, planned.plan)
             latency, widths = planned.plan.predicted_ns, planned.plan.widths
-            state.rounds.append(Round(number + 1, share, latency, widths, self._metric(current)))
+            done = Round(number + 1, share, latency, widths, self._metric(current))
+            state.rounds.append(self._fitted(pruned, done))
         state.cut = True
         state.remember(current, self.keeper.average)
         return current
+
+    def _fitted(self, pruned: Pruned, done: Round) -> Round:
+        """Fit layers, in place, to the model as it was before this cut: trained so far."""
+        options, number = self.options.repair, self.state.number
+        if options is None:
+            return done
+        # Every round draws examples and positions anew, and the same ones when it is taken up again.
+        options = options.model_copy(update={"seed": options.seed + number})
+        before = rng_state()
+        seed_all(options.seed)
+        try:
+            (report,) = pruned.repair(
+                self.asked.train,
+                options,
+                progress=lambda what, at, of: self.progress(f"round {number + 1}: {what}", at, of),
+            ).repairs
+        finally:
+            set_rng_state(before)
+        return replace(done, fitted_metric=self._metric(pruned.model), fit=report.to_dict())
 
     def _widths(self) -> dict[str, int]:
         """Units of every group now."""
@@ -218,8 +239,11 @@ class IterativeRun:
         return Iterated(pruned, tuple(self.state.rounds), self.state.dense_metric)
 
 
-def _require_reachable(loop: PlanningLoop, begun: Begun, budget_ns: float) -> None:
+def _require_reachable(prepared: Prepared, begun: Begun, budget_ns: float) -> None:
     """Refuse a last budget that no plan for the dense model meets, before the trainings on the way to it."""
+    loop = prepared.first.loop
+    # Floors of the criterion are those of the dense model; later rounds find their own, lower ones.
+    loop.shape = replace(prepared.goal, least=prepared.harm)
     problem = loop.problem(begun.table, begun.residual, math.inf)
     if least_of(problem) > budget_ns:
         # Says what can be reached, unless it finds a way after all.

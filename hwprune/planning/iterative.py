@@ -52,7 +52,8 @@ def prune_iteratively(
     """Prune in rounds of cutting and training; ``model`` is never changed.
 
     Every round plans for the model of now, by scores that have built up, to the latency that the
-    schedule has for it. Training changes nothing of a cut, which is verified before it begins.
+    schedule has for it. Neither a fit (``options.repair``) nor training changes anything of a cut, which is
+    verified before they begin.
 
     Parameters
     ----------
@@ -61,21 +62,22 @@ def prune_iteratively(
     latency
         Budget after the last round.
     train
-        Re-iterable training batches.
+        Re-iterable training batches; a fit reads the first examples of a pass over them.
     data
         Batches that are scored; default: those of ``train``.
     options
-        Rounds, schedule, momentum, training.
+        Rounds, schedule, momentum, fit, training.
     plan_options
         ``held_out``, ``solver``, ``time_limit_s`` and ``gap`` are taken.
     criterion
-        Name, or a criterion with parameters. One without data is computed anew before each cut.
+        Name, or a criterion with parameters. One without data is computed anew before each cut, and so is
+        one that gives floors, from all batches: scores of others build up while the model is trained.
     loss
         Task loss of scoring and training; cross entropy by default.
     teacher
         Model to distil from while training, such as ``model`` itself.
     evaluate
-        Called with the dense model, and with the model after each cut and each training.
+        Called with the dense model, and with the model after each cut, each fit and each training.
     checkpoint
         Directory in which every stage is written: a run that was interrupted goes on from it.
     minimum
@@ -94,7 +96,7 @@ def prune_iteratively(
     UsageError
         Something that is not understood in rounds is asked for.
     RepairError
-        The training fails, or the checkpoint is of another run.
+        A fit or the training fails, or the checkpoint is of another run.
     KeyboardInterrupt
         After Ctrl-C; with ``checkpoint``, the same call goes on from there.
     """

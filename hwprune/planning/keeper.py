@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hwprune.capture.captured import Captured
 from hwprune.dependency.groups import Dependencies
+from hwprune.importance.allocation import Allocation
 from hwprune.importance.batches import Batch
 from hwprune.importance.momentum import Momentum
 from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss
@@ -34,6 +35,14 @@ class Kept(Criterion):
         """That of the criterion: a keeper is no parameter that could be written down."""
         return self._keeper.criterion.label
 
+    @property
+    def gives_widths(self) -> bool:
+        return self._keeper.criterion.gives_widths
+
+    @property
+    def allocation(self) -> Allocation | None:
+        return self._keeper.criterion.allocation
+
     def score(
         self, captured: Captured, deps: Dependencies, data: Iterable[Batch] | None, *, loss: Loss | None
     ) -> dict[str, Tensor]:
@@ -46,7 +55,8 @@ class ScoreKeeper:
     Parameters
     ----------
     criterion
-        One that needs data builds up; one that needs none is computed anew before each cut.
+        One that needs data builds up. One that needs none is computed anew before each cut, and so is one
+        that gives floors, from all batches: floors are no average over minibatches.
     batches
         What is scored, one after the other and then from the beginning.
     momentum
@@ -65,7 +75,7 @@ class ScoreKeeper:
     @property
     def builds_up(self) -> bool:
         """Whether there is anything to be averaged."""
-        return self.criterion.data_need != "none"
+        return self.criterion.data_need != "none" and not self.criterion.gives_widths
 
     def scores(self, captured: Captured, deps: Dependencies) -> dict[str, Tensor]:
         """What the next cut goes by; at first, and where groups have changed, the mean over all batches."""
@@ -98,7 +108,7 @@ class ScoreKeeper:
             captured,
             deps,
             self.criterion,
-            batches if self.builds_up else None,
+            batches if self.criterion.data_need != "none" else None,
             loss=self.loss,
             batches=max(1, len(batches)),
         )

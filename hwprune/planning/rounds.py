@@ -35,8 +35,12 @@ class Round:
         Predicted after the cut; None where the model met the budget already and was not cut.
     widths
         Units of every group after the cut.
-    cut_metric, trained_metric
-        What ``evaluate`` says after the cut and after the training; None without it.
+    cut_metric, fitted_metric, trained_metric
+        What ``evaluate`` says after the cut alone, after layers were fitted behind it, and after the
+        training; None without it, and where nothing was fitted.
+    fit
+        What the fit did, as :meth:`hwprune.repair.after_cut.RepairReport.to_dict` has it; None where there
+        was none.
     """
 
     number: int
@@ -44,7 +48,9 @@ class Round:
     latency_ns: float | None
     widths: dict[str, int]
     cut_metric: float | None = None
+    fitted_metric: float | None = None
     trained_metric: float | None = None
+    fit: dict[str, Any] | None = None
 
 
 @dataclass

@@ -72,6 +72,27 @@ def test_a_run_has_every_stage_of_every_criterion_and_goes_on_where_it_was(
     assert {r["widths"] for r in json.loads(out.read_text())["rows"]} == {"same", "own"}
 
 
+@pytest.mark.usefixtures("fake_device")
+def test_networks_are_timed_end_to_end_where_asked(
+    tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = Path(tiny[-1])
+    measured = [option for option in tiny if option != "--made-up"]
+    asked = [*measured, "--criteria", "l1,lamp", "--widths", "same", "--budgets", "0.7"]
+    main(asked)
+    assert all(row["measured"] is None for row in json.loads(out.read_text())["rows"])
+    main([*asked, "--time"])
+    found = json.loads(out.read_text())
+    # On the made-up device a network takes what its kernels take.
+    assert all(row["measured"] == pytest.approx(row["predicted"], abs=1e-4) for row in found["rows"])
+    assert found["summary"]["timed"] == 2 and found["summary"]["measured_over_budget"]["1.0"] <= 1.0
+    assert found["summary"]["prediction_error_median"] == pytest.approx(0.0, abs=1e-4)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main([*tiny, "--time"])
+    assert "--made-up" in capsys.readouterr().err
+
+
 def test_the_oracle_runs(tiny: list[str]) -> None:
     main([*tiny, "--criteria", "l1,taylor2019", "--oracle", "--oracle-train", "1,3"])
     found = json.loads(Path(tiny[-1]).read_text())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import scoring
-from bench.scoring import Setting, in_process, main, measure, summary
+from bench.scoring import Setting, main, measure, row_of, summary
 
 TINY = Setting(network="tests.small:Small", shape=(1, 8, 8), classes=4, images=6, batch=4)
 
@@ -50,7 +50,7 @@ def test_a_criterion_that_fails_is_a_row() -> None:
 
 
 def test_a_process_of_its_own_that_takes_too_long() -> None:
-    row = in_process("l1", TINY, 0.05)
+    row = row_of("l1", TINY, 0.05)
     assert row["error"] == "not done after 0.05 s" and row["data"] == "none"
 
 

@@ -108,7 +108,8 @@ def names(directory: Path) -> set[str]:
 
 @pytest.mark.usefixtures("fake_device")
 def test_rounds_and_what_is_made_of_the_result(hw: Command, tmp_path: Path) -> None:
-    ran = hw(*BASE, *TRAIN, "--final", "epochs=2")
+    fit = ("--fit", "least-squares", "--fit-examples", "40", "--ridge", "0.01")
+    ran = hw(*BASE, *TRAIN, *fit, "--final", "epochs=2")
     found = done(ran)
     dense = found["dense_ns"]
     budgets = [share * dense for share in shares("linear", 0.4, 2)]
@@ -126,9 +127,14 @@ def test_rounds_and_what_is_made_of_the_result(hw: Command, tmp_path: Path) -> N
     model = hwprune.load(tmp_path / "iterated", wide)
     assert evaluate_accuracy(model, evaluation()) == found["rounds"][-1]["accuracy_trained"]
     widths = {group["name"]: group["achieved"] for group in found["groups"]}
-    assert widths == found["rounds"][-1]["widths"] and model.stem[0].out_channels == widths["stem.0"] < 96
+    assert widths == found["rounds"][-1]["widths"] and model.a[0].out_channels == widths["a.0"] < 96
     (record,) = json.loads((tmp_path / "iterated/plan.json").read_text())["payload"]["repairs"]
     assert record["rounds"][1]["widths"] == widths
+    asked = record["options"]["repair"]
+    assert (asked["method"], asked["examples"], asked["ridge"]) == ("least_squares", 40, 0.01)
+    for each, kept in zip(found["rounds"], record["rounds"], strict=True):
+        assert each["accuracy_fitted"] == kept["fitted_metric"] is not None
+        assert each["layers_fitted"] == len(kept["fit"]["layers"]) > 0
     assert record["options"]["finetune"]["epochs"] == 1 and record["options"]["final"]["epochs"] == 2
     assert done(hw("plan", "show", "iterated", "--json"))["budget_asked"] == "40% in 2 rounds"
     repair = ("repair", MODEL[0], "--pruned", "iterated", *TRAIN, "--epochs", "0", "--json")
@@ -137,24 +143,34 @@ def test_rounds_and_what_is_made_of_the_result(hw: Command, tmp_path: Path) -> N
     assert len(later) == 2 and later[0] == record
 
     # For people, over the directory of before.
-    text = hw(*(part for part in BASE if part != "--json"), *TRAIN, "--rounds", "1")
+    text = hw(*(part for part in BASE if part != "--json"), *TRAIN, *fit, "--rounds", "1")
     assert text.code == 0, text.err
-    for word in ("accuracy trained", "dense", "192", "taylor2019", "Small with", "in iterated"):
+    for word in (
+        "accuracy fitted",
+        "accuracy trained",
+        "dense",
+        "192",
+        "taylor2019",
+        "Small with",
+        "in iterated",
+    ):
         assert word in text.out
 
 
 @pytest.mark.usefixtures("fake_device")
 def test_an_interrupted_run_ends_like_one_that_was_not(hw: Command, tmp_path: Path) -> None:
     scored = ("--scored", "tests.small:train")
-    whole = done(hw(*BASE, *TRAIN, *scored, "-o", "whole"))
-    stopped = hw(*BASE, "--data", f"{HERE}:interrupting", *scored)
+    base = (*BASE, *scored, "--fit", "none")
+    whole = done(hw(*base, *TRAIN, "-o", "whole"))
+    stopped = hw(*base, "--data", f"{HERE}:interrupting")
     assert stopped.code == 1 and stopped.out == ""
     assert "the same command goes on from there" in stopped.err
     assert names(tmp_path) == {"whole", "iterated.rounds", "count.txt"}
     # Another run must not take it up.
-    other = hw(*BASE, "--data", f"{HERE}:interrupting", *scored, "--momentum", "0.5", "-t", "x86-64-avx2")
+    other = hw(*base, "--data", f"{HERE}:interrupting", "--momentum", "0.5", "-t", "x86-64-avx2")
     assert other.code == 1 and "was written with other options, target" in other.err
-    found = done(hw(*BASE, "--data", f"{HERE}:interrupting", *scored))
+    found = done(hw(*base, "--data", f"{HERE}:interrupting"))
+    assert all(each["accuracy_fitted"] is each["layers_fitted"] is None for each in found["rounds"])
     # Three batches at first; the same again on the way back to them, and five that had not been seen.
     assert (tmp_path / "count.txt").read_text() == "11"
     assert names(tmp_path) == {"whole", "iterated", "count.txt"}
@@ -207,7 +223,9 @@ REFUSED: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "budget": ((*TRAIN, "-l", "fast"), 1, ("budget 'fast' cannot be read", "8ms")),
     "budget without unit": ((*TRAIN, "-l", "8"), 1, ("budget '8' has no unit",)),
     "criterion": ((*TRAIN, "--criterion", "taylor2018"), 2, ("taylor2018", "taylor2019")),
-    "floors": ((*TRAIN, "--criterion", "gradient_matrix:floors=true"), 2, ("floors", "gradient_matrix")),
+    "fit": ((*TRAIN, "--fit", "lasso"), 2, ("option 'method' of the repair is 'lasso'", "least_squares")),
+    "ridge": ((*TRAIN, "--fit", "scales", "--ridge", "-1"), 2, ("option 'ridge' of the repair", "0")),
+    "examples of a fit": ((*TRAIN, "--fit-examples", "0"), 2, ("option 'examples' of the repair",)),
     "target": ((*TRAIN, "-t", "hots"), 2, ("unknown target 'hots'",)),
     "care": ((*TRAIN, "--profile", "slow"), 2, ("unknown measurement profile 'slow'",)),
     "include": ((*TRAIN, "--include", "nosuch*"), 2, ("include pattern 'nosuch*'",)),
@@ -270,7 +288,16 @@ def test_budgets_that_pruning_cannot_meet_leave_no_output(hw: Command, tmp_path:
 
 @pytest.mark.usefixtures("fake_device")
 def test_a_run_is_not_taken_up_with_other_weights(hw: Command, tmp_path: Path) -> None:
-    base = ("iterate", f"{HERE}:untrained", *MODEL[1:], *SHORT, "--data", f"{HERE}:interrupting")
+    base = (
+        "iterate",
+        f"{HERE}:untrained",
+        *MODEL[1:],
+        *SHORT,
+        "--data",
+        f"{HERE}:interrupting",
+        "--fit",
+        "none",
+    )
     assert hw(*base, "--scored", "tests.small:train").code == 1
     again = hw(*base, "--scored", "tests.small:train")
     assert again.code == 1 and "was written with other model" in again.err

@@ -25,7 +25,11 @@ pytestmark = pytest.mark.usefixtures("fake_device")
 IMAGE = torch.randn(SHAPE, generator=torch.Generator().manual_seed(3))
 WIDTH = 96
 OPTIONS = IterativeOptions(
-    rounds=3, schedule="linear", every=2, finetune=FinetuneOptions(steps=5, steps_per_epoch=2, lr=0.02)
+    rounds=3,
+    schedule="linear",
+    every=2,
+    repair=None,
+    finetune=FinetuneOptions(steps=5, steps_per_epoch=2, lr=0.02),
 )
 
 

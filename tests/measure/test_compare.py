@@ -69,6 +69,7 @@ def test_turns_are_interleaved(fakes):  # type: ignore[no-untyped-def]
         assert sorted(names[start : start + 2]) == ["base", "twice"]
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_reference_can_be_named_and_must_run():
     result = compare({"a": fake(1e-4), "b": fake(3e-4)}, X, profile=FAST, reference="b")
     assert result["a"].ratio.ratio == pytest.approx(1 / 3)

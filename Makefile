@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# What is installed is compiled when it is first imported: most of its 14 000 files never are.
+PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: quickstart test check setup clean
 quickstart: $(STAMP)
@@ -24,9 +27,9 @@ setup: $(STAMP)
 # installed without dependencies, for tests and benchmarks only.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
-	$(BIN)/python -m pip install --quiet --no-deps torchvision==0.28.0
+	$(PIP) torch==2.13.0
+	$(PIP) --editable ".[dev]"
+	$(PIP) --no-deps torchvision==0.28.0
 	touch $(STAMP)
 
 clean:

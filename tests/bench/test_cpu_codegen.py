@@ -92,6 +92,7 @@ def small_net() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4)).eval()
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_a_whole_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     x = torch.randn(1, 3, 8, 8)
     monkeypatch.setattr("bench.cpu_row.make", lambda *_: (small_net(), (x,)))

@@ -20,7 +20,11 @@ from hwprune.measure.rotation import sentinel_spec
 from tests.cli.conftest import Command
 
 ROOT = Path(__file__).resolve().parents[2]
-PROFILE = ("profile", "tests.small:Small", "-i", "1x1x8x8", "--bound", "20%", "--json")
+#: One round of measuring, without looking for steps.
+PROFILE = (
+    *("profile", "tests.small:Small", "-i", "1x1x8x8"),
+    *("--bound", "20%", "--budget", "1s", "--json"),
+)
 
 
 def start(cwd: Path, tables: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -93,6 +97,7 @@ def test_streams_and_exit_code_of_a_process(tmp_path: Path, tables: Path):
     assert json.loads(out)["name"] == "host"
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_the_whole_way_from_a_plan_to_a_bundle(hw: Command, tables: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HWPRUNE_TABLES", str(tables))
     small = ("tests.small:Small", "-i", "1x1x8x8")

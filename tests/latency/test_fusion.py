@@ -13,7 +13,7 @@ from hwprune.errors import UnsupportedOperatorError
 from hwprune.latency.fused import FusedGraph
 from hwprune.latency.fusion import fuse
 from tests.latency.interpreter import run
-from tests.zoo import torchvision_models
+from tests.zoo import small_torchvision, torchvision_models
 
 
 def random_statistics(model: nn.Module) -> nn.Module:
@@ -128,7 +128,7 @@ def test_branches() -> None:
     "name", ["resnet18", "mobilenet_v2", "vgg11_bn", "mobilenet_v3_small", "densenet121"]
 )
 def test_torchvision(name: str) -> None:
-    model = getattr(torchvision_models(), name)()
+    model = small_torchvision(name)
     fused = assert_equal_to_model(model, torch.randn(1, 3, 64, 64))
     assert not any("scale_shift" in c for c in chains(fused) if c.startswith("conv2d+")) or "dense" in name
 

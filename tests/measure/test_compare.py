@@ -69,6 +69,7 @@ def test_turns_are_interleaved(fakes):  # type: ignore[no-untyped-def]
         assert sorted(names[start : start + 2]) == ["base", "twice"]
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_reference_can_be_named_and_must_run():
     result = compare({"a": fake(1e-4), "b": fake(3e-4)}, X, profile=FAST, reference="b")
     assert result["a"].ratio.ratio == pytest.approx(1 / 3)
@@ -110,6 +111,7 @@ class Net(torch.nn.Module):
         return self.head(y.mean((2, 3))), y
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_peers_agree_with_torch(tmp_path: Path):
     torch.manual_seed(0)
     model = Net().train()

@@ -43,6 +43,7 @@ def test_real_kernels_reach_the_table(tmp_path: Path, target):  # type: ignore[n
     assert not list(tmp_path.glob(".build-*"))
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_a_bundle_takes_part_in_a_comparison(tmp_path: Path, target):  # type: ignore[no-untyped-def]
     spec = conv(16, 3, 8)
     plain = type(spec)(

@@ -37,6 +37,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_a_plan_is_made_of_kernels_timed_by_onnx_runtime(tmp_path: Path) -> None:
     planned = api.plan(Small(), X, TARGET, "90%", profile="quick", checks=0, tables=tmp_path)
     assert planned.plan.target == "host-onnxruntime"
@@ -96,6 +97,7 @@ def test_changed_bundles_and_wrong_inputs_are_refused(bundle: Path, tmp_path: Pa
         compile_model(Small().eval(), (X,), TARGET, check=False)[0].save(other, {})
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_bundles_of_both_backends_are_compared(bundle: Path, tmp_path: Path) -> None:
     tvm = tmp_path / "tvm"
     compile_model(Small().eval(), (X,), load_target("host", threads=1))[0].save(tvm, {})

@@ -120,7 +120,7 @@ def test_interrupted_run_keeps_what_it_has_and_goes_on(packed: Packed, device: D
     bundle = packed.copy(tmp_path / "bundle")
     # Kernels take so long that the run is caught in the middle.
     payload = read_json(bundle / MANIFEST, BUNDLE_FORMAT, BUNDLE_VERSION)
-    patient = {**payload["profile"]["stopping"], "min_time_s": 1.0, "timeout_s": 9}
+    patient = {**payload["profile"]["stopping"], "min_time_s": 0.3, "timeout_s": 9}
     slow = {**payload["profile"], "stopping": patient}
     rewrite_manifest(bundle, {"profile": slow, "networks": []})
     process = subprocess.Popen([sys.executable, str(bundle / "run.py")], stdout=subprocess.PIPE, text=True)

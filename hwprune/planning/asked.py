@@ -47,8 +47,10 @@ class IterativeOptions(BaseModel):
         that cut: options, or a method such as ``"least_squares"`` (see
         :func:`hwprune.repair.options.read_repair`). The training batches are read, labels are not used.
         Losses on held-out data, where a plan goes by them, are taken without it. None leaves it out.
-        Default: least squares. In ``python -m bench.rounds`` it leaves much more accuracy than training alone
-        where that is 10 steps, and little more or less where it is 50.
+        Default: least squares. In ``python -m bench.rounds`` (8 small networks, 30 % of the latency) it
+        raised the mean accuracy in the end from 66 to 90 % (3 rounds of 10 training steps), 88 to 91 %
+        (5 of 10) and 92.5 to 93.3 % (3 of 50), not for every network; one go with the same fit and as
+        many steps in all was better still (92.4, 92.9 and 93.9 %).
     finetune
         Training after every cut but the last.
     final

@@ -177,7 +177,7 @@ WIDTHS: tuple[Entry, ...] = (
     _entry(
         "rounds",
         "hwprune.planning.iterative:prune_iteratively",
-        summary="Pruning and training in turns; scores build up while the model trains.",
+        summary="Cuts, fits and training in turns; scores build up while the model trains.",
         formula="latency after round i of n: linear, exponential, or cubic (AGP) from 1 to the budget",
         data="labelled",
         cost="the training, and a score of every batch that counts",

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hwprune.analysed import analyse_model
 from hwprune.benchmark import bench_bundle
 from hwprune.compile import CompiledModule
 from hwprune.delivery import compile_model
@@ -24,7 +25,7 @@ from hwprune.planning.iterative import prune_iteratively
 from hwprune.planning.plans import frontier, solve_for, verdict
 from hwprune.planning.prepare import Targets, prepare
 from hwprune.planning.valued import Judges
-from hwprune.pruned import Planned, Pruned, Subject, analyse_model
+from hwprune.pruned import Planned, Pruned, Subject
 from hwprune.repair.options import Method, RepairOptions, asked_repair
 from hwprune.solve.plan import Plan
 from hwprune.surgery import load_pruned, save_pruned
@@ -180,16 +181,7 @@ def apply_plan(
     VerificationError
         The cut model does not equal the masked original.
     """
-    subject = Subject.open(
-        model,
-        example_inputs,
-        include=include or made.include,
-        exclude=exclude or made.exclude,
-        submodule=made.submodule,
-        inside_heads=made.inside_heads,
-        prune_outputs=made.prune_outputs,
-    )
-    return subject.cut(made)
+    return Subject.of_plan(model, example_inputs, made, include=include, exclude=exclude).cut(made)
 
 
 def prune(

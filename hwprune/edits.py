@@ -10,6 +10,7 @@ from torch import nn
 
 from hwprune.capture import Captured, capture
 from hwprune.capture.copies import quiet_copy
+from hwprune.capture.tensors import shapes_of
 from hwprune.dependency import Refusal, analyse, blocks
 from hwprune.pruned import Pruned
 from hwprune.surgery.blocks import choose_blocks
@@ -180,8 +181,7 @@ def prune_optimizer(optimizer: torch.optim.Optimizer, pruned: Pruned) -> None:
     """
     whole = pruned.captured.model
     shapes = {name: tuple(p.shape) for name, p in pruned.captured.graph.state_dict().items()}
-    shapes |= {name: tuple(p.shape) for name, p in whole.named_parameters(remove_duplicate=False)}
-    shapes |= {name: tuple(b.shape) for name, b in whole.named_buffers(remove_duplicate=False)}
+    shapes |= shapes_of(whole)
     cuts = select(pruned.deps, pruned.plan.remaining, shapes)
     if pruned.submodule is not None:
         cuts = {f"{pruned.submodule}.{name}": dims for name, dims in cuts.items()}

@@ -1,4 +1,4 @@
-"""What is pruned and what comes out: the steps that planning and cutting share."""
+"""A cut: a model and a plan for it become a smaller model, verified."""
 
 from __future__ import annotations
 
@@ -7,26 +7,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import nn
 
-from hwprune.capture import capture
+from hwprune.analysed import Analysed
 from hwprune.capture.captured import Captured
-from hwprune.capture.part import Part, open_part
-from hwprune.dependency import analyse
 from hwprune.dependency.blocks import Block, find_blocks
-from hwprune.dependency.freeze import freeze
 from hwprune.dependency.groups import Dependencies, Refusal
-from hwprune.errors import DependencyError, UsageError
 from hwprune.planner.loop import LoopResult
 from hwprune.planner.workbench import Workbench, silent
 from hwprune.repair.after_cut import Origin, RepairReport, repair_cut, warn_of_training
 from hwprune.repair.options import RepairOptions
-from hwprune.solve.plan import Plan, model_fingerprint
+from hwprune.solve.fingerprint import model_fingerprint
+from hwprune.solve.plan import Plan
 from hwprune.solve.plan_fit import other_size
 from hwprune.surgery.blocks import choose_blocks
 from hwprune.surgery.outcome import Outcome, outcomes
-from hwprune.surgery.part import put_back, replace_module, shared_outside, verify_whole
+from hwprune.surgery.part import put_back, replace_module, verify_whole
 from hwprune.surgery.sampler import sample
 from hwprune.surgery.shortened import cut
 
@@ -172,57 +168,8 @@ class Pruned:
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A model, or a submodule of one (``part``), captured and analysed."""
-
-    model: nn.Module
-    inputs: tuple[Any, ...]
-    captured: Captured
-    deps: Dependencies
-    part: Part | None
-
-    @staticmethod
-    def open(
-        model: nn.Module,
-        example_inputs: Sequence[Any] | torch.Tensor,
-        *,
-        include: Sequence[str] = (),
-        exclude: Sequence[str] = (),
-        submodule: str | None = None,
-        inside_heads: Sequence[str] = (),
-        prune_outputs: bool = False,
-    ) -> Subject:
-        """Capture and analyse.
-
-        Raises
-        ------
-        CaptureError
-            The model or submodule cannot be exported, or does not accept the inputs.
-        DependencyError
-            Nothing can be pruned; the message holds the ledger.
-        UsageError
-            A pattern matches no group, there is no such submodule, or its outputs are to be pruned.
-        """
-        if submodule is not None and prune_outputs:
-            raise UsageError(
-                f"the outputs of submodule {submodule!r} are what the rest of the model reads",
-                hint="prune them only in a model that is taken as a whole",
-            )
-        inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
-        part = None if submodule is None else open_part(model, inputs, submodule)
-        captured = capture(model, inputs) if part is None else capture(part.module, part.inputs)
-        deps = analyse(
-            captured,
-            include=tuple(include),
-            exclude=tuple(exclude),
-            inside_heads=tuple(inside_heads),
-            prune_outputs=prune_outputs,
-        )
-        if part is not None:
-            deps = freeze(deps, shared_outside(model, part, deps))
-        if not deps.groups:
-            raise _nothing(deps)
-        return Subject(model, inputs, captured, deps, part)
+class Subject(Analysed):
+    """What can be cut by a plan."""
 
     def cut(self, plan: Plan, planned: Planned | None = None) -> Pruned:
         """Cut by a plan and verify against the masked original.
@@ -266,39 +213,3 @@ class Subject:
                 ledger.append(Refusal(part.path, 0, why))
         path = None if part is None else part.path
         return Pruned(model, plan, tuple(ledger), error, captured, deps, planned, self.model, path, blocks)
-
-
-def analyse_model(
-    model: nn.Module,
-    example_inputs: Sequence[Any] | torch.Tensor,
-    *,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    submodule: str | None = None,
-    inside_heads: Sequence[str] = (),
-    prune_outputs: bool = False,
-) -> tuple[Captured, Dependencies]:
-    """Capture a model and find its groups of channels; for the errors see :meth:`Subject.open`."""
-    subject = Subject.open(
-        model,
-        example_inputs,
-        include=include,
-        exclude=exclude,
-        submodule=submodule,
-        inside_heads=inside_heads,
-        prune_outputs=prune_outputs,
-    )
-    return subject.captured, subject.deps
-
-
-def _nothing(deps: Dependencies) -> DependencyError:
-    if not deps.ledger:
-        return DependencyError(
-            "this model has no layer with channels, so there is nothing to prune",
-            hint="give a model with convolution or linear layers",
-        )
-    lines = "\n".join(f"  {r.name} ({r.channels} channels): {r.reason}" for r in deps.ledger)
-    return DependencyError(
-        f"no channel of this model can be pruned:\n{lines}",
-        hint="include more layers, or change what the reasons name",
-    )

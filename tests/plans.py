@@ -8,7 +8,9 @@ from torch import nn
 
 from hwprune.dependency import ChannelGroup, Dependencies
 from hwprune.dependency.blocks import Block
-from hwprune.solve.plan import Plan, PlanGroup, model_fingerprint
+from hwprune.solve.fingerprint import model_fingerprint
+from hwprune.solve.plan import Plan
+from hwprune.solve.plan_group import PlanGroup
 from hwprune.solve.plan_parts import RemovedBlock
 
 

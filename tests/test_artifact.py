@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hwprune import artifact
-from hwprune.artifact import atomic_directory, load_json, read_json, sha256_file, write_json
+from hwprune.artifact import atomic, atomic_directory, load_json, read_json, sha256_file, write_json
 from hwprune.errors import ArtifactError
 
 PAYLOAD = {"name": "überall", "sizes": (1, 2), "share": 0.1, "nested": {"b": None, "a": True}}
@@ -129,7 +128,7 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(artifact.os, "fsync", full)
+    monkeypatch.setattr(atomic.os, "fsync", full)
     with pytest.raises(ArtifactError, match="No space left") as error:
         write_json(file, "thing", 2, {"new": 1})
     assert "disk" in str(error.value.hint)
@@ -142,7 +141,7 @@ def test_interrupted_write_leaves_the_old_file(file: Path, monkeypatch: pytest.M
     def interrupt(_descriptor: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(artifact.os, "fsync", interrupt)
+    monkeypatch.setattr(atomic.os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_json(file, "thing", 2, {"new": 1})
     assert file.read_bytes() == before and _names(file.parent) == [file.name]

@@ -12,6 +12,7 @@ from hwprune.capture.captured import Captured
 from hwprune.capture.diagnose import explain_run_failure, first_lines, users_line
 from hwprune.capture.normalize import normalize
 from hwprune.capture.parametrized import plain_copy
+from hwprune.capture.tensors import named_tensors
 from hwprune.capture.trainable import TrainableGraph, remember_eval_mode
 from hwprune.errors import CaptureError
 
@@ -134,10 +135,6 @@ def _aliases(model: nn.Module) -> dict[str, str]:
     """Map every name of a shared tensor to its first name."""
     first: dict[int, str] = {}
     names: dict[str, str] = {}
-    tensors = [
-        *model.named_parameters(remove_duplicate=False),
-        *model.named_buffers(remove_duplicate=False),
-    ]
-    for name, tensor in tensors:
+    for name, tensor in named_tensors(model).items():
         names[name] = first.setdefault(id(tensor), name)
     return names

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import fx
-from torch._ops import OpOverload
 
 from hwprune.capture.batch import RESHAPES
 from hwprune.capture.fold import fold_constants
@@ -80,8 +79,3 @@ def _spell_out(node: fx.Node) -> None:
     """``view(x, [2, -1])`` becomes ``view(x, [2, 128])``."""
     if isinstance(node.args[0], fx.Node):
         node.update_arg(1, [int(size) for size in node.meta["val"].shape])
-
-
-def is_aten(node: fx.Node) -> bool:
-    """Whether a node calls an ATen operator."""
-    return node.op == "call_function" and isinstance(node.target, OpOverload)

@@ -83,7 +83,7 @@ def iterate(
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of training after each cut.")] = 1,
     lr: Lr = 0.01,
     optimizer: Optimizer = "sgd",
-    fit: FitRounds = "none",
+    fit: FitRounds = "least-squares",
     fit_examples: FitExamples = 512,
     ridge: Ridge = 1e-3,
     train: More = None,

@@ -8,7 +8,7 @@ from hwprune.dependency.tracker import Barrier, shape
 
 
 def argument(node: fx.Node, index: int, name: str, default: object = None) -> object:
-    """An argument by place or by name."""
+    """An argument by position or keyword; the default where the graph leaves it out."""
     return node.args[index] if len(node.args) > index else node.kwargs.get(name, default)
 
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from torch import fx
 
-from hwprune.dependency.arguments import sizes_of
+from hwprune.dependency.arguments import argument, sizes_of
 from hwprune.dependency.layout import Layout, scale
 from hwprune.dependency.rules import rule
-from hwprune.dependency.tracker import Barrier, Dims, Tracker, argument, label
+from hwprune.dependency.tracker import Barrier, Dims, Tracker, label
 
 
 @rule("scaled_dot_product_attention")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import fx
 
+from hwprune.dependency.arguments import argument
 from hwprune.dependency.layout import Layout, length, scale
 from hwprune.dependency.rules import rule
-from hwprune.dependency.tracker import Barrier, Dims, Tracker, argument, fresh, label, shape
+from hwprune.dependency.tracker import Barrier, Dims, Tracker, fresh, label, shape
 
 
 def _bias(t: Tracker, node: fx.Node, out: Layout | None, *, index: int = 2) -> None:

@@ -18,9 +18,10 @@ from collections.abc import Sequence
 
 from torch import fx
 
+from hwprune.dependency.arguments import argument
 from hwprune.dependency.layout import length, scale
 from hwprune.dependency.rules import rule
-from hwprune.dependency.tracker import Barrier, Dims, Tracker, argument, fresh, label
+from hwprune.dependency.tracker import Barrier, Dims, Tracker, fresh, label
 
 STATISTICS = "statistics"
 

@@ -204,11 +204,6 @@ def fresh(size: int) -> Layout:
     return ((Axis(size), 1),)
 
 
-def argument(node: fx.Node, index: int, name: str, default: object = None) -> object:
-    """An argument by position or keyword; the default where the graph leaves it out."""
-    return node.args[index] if len(node.args) > index else node.kwargs.get(name, default)
-
-
 def shape(node: fx.Node) -> tuple[int, ...] | None:
     """Shape of the tensor that a node makes, None if it makes no single tensor."""
     value = node.meta.get("val")

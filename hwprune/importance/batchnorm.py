@@ -9,12 +9,13 @@ from typing import ClassVar
 import torch
 
 from hwprune.capture.captured import Captured
+from hwprune.capture.tensors import named_tensors
 from hwprune.dependency.groups import Dependencies, Member
 from hwprune.errors import CriterionError
 from hwprune.importance.batches import Batch
 from hwprune.importance.magnitude import filter_norm
 from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss, Origin, register
-from hwprune.importance.units import parameters_of, sum_by_unit
+from hwprune.importance.units import sum_by_unit
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class BatchNormScale(Criterion):
         *,
         loss: Loss | None,
     ) -> dict[str, torch.Tensor]:
-        parameters = parameters_of(captured)
+        parameters = named_tensors(captured.graph)
         scales = batchnorm_weights(captured)
         scores: dict[str, torch.Tensor] = {}
         for group in deps.groups:

@@ -18,7 +18,7 @@ from hwprune.importance.alternation import ReadSums
 from hwprune.importance.batches import Batch
 from hwprune.importance.gram import Gram, contribution_gram
 from hwprune.importance.readers import Moment, Reader, by_unit, stream_readers
-from hwprune.importance.streams import Positions, rows_of, spots_of
+from hwprune.importance.rows import Positions, rows_of, spots_of
 from hwprune.importance.units import unit_of_position
 
 _log = logging.getLogger(__name__)

@@ -10,13 +10,14 @@ import torch
 from torch import fx
 
 from hwprune.capture.captured import Captured
+from hwprune.capture.tensors import named_tensors
 from hwprune.dependency.groups import ChannelGroup, Dependencies
 from hwprune.errors import UsageError
 from hwprune.importance.batches import Batch
 from hwprune.importance.batchnorm import norms_for_the_others
 from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss, Origin, register
 from hwprune.importance.responses import Response, Responses, channels_of, is_batchnorm, responses_of
-from hwprune.importance.units import parameters_of, sum_by_unit, unit_of_position
+from hwprune.importance.units import sum_by_unit, unit_of_position
 
 Moment = Literal["mean", "second"]
 
@@ -76,7 +77,7 @@ class BatchNormDistribution(Criterion):
         *,
         loss: Loss | None,
     ) -> dict[str, torch.Tensor]:
-        parameters = parameters_of(captured)
+        parameters = named_tensors(captured.graph)
         known = responses_of(captured)
         reach = _Reach(captured, known)
         scores: dict[str, torch.Tensor] = {}

@@ -8,10 +8,11 @@ from typing import ClassVar
 import torch
 
 from hwprune.capture.captured import Captured
+from hwprune.capture.tensors import named_tensors
 from hwprune.dependency.groups import ChannelGroup, Dependencies
 from hwprune.importance.batches import Batch
 from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss, Origin, register
-from hwprune.importance.units import members_with_role, parameters_of, rows_of_units, served_units
+from hwprune.importance.units import members_with_role, rows_of_units, served_units
 
 #: Columns of filters that are read in double precision at a time.
 _COLUMNS = 4096
@@ -54,7 +55,7 @@ class FPGM(Criterion):
         *,
         loss: Loss | None,
     ) -> dict[str, torch.Tensor]:
-        parameters = parameters_of(captured)
+        parameters = named_tensors(captured.graph)
         return {group.name: _mean_distance(group, parameters, self.name) for group in deps.groups}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from hwprune.errors import CriterionError
-from hwprune.importance.streams import Rows
+from hwprune.importance.rows import Rows
 
 #: Rows multiplied at once: what lies beside the sums stays small.
 _CHUNK = 2048

@@ -20,7 +20,7 @@ from hwprune.importance.contributions import Contributions, contributions
 from hwprune.importance.lasso_path import lasso_path
 from hwprune.importance.lasso_search import exact_support, search_penalty
 from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss, Origin, register
-from hwprune.importance.streams import Positions
+from hwprune.importance.rows import Positions
 from hwprune.importance.upstream import kept_counts
 
 _log = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ from typing import cast
 import torch
 from torch import fx
 
+from hwprune.importance.consumers import consumer_of
 from hwprune.importance.shared import POINTWISE
-from hwprune.importance.streams import consumer_of
 
 #: Operators behind the last layer that keep what it wrote together.
 _CARRIES = POINTWISE | frozenset(

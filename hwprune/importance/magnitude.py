@@ -8,11 +8,12 @@ from typing import ClassVar, Literal
 import torch
 
 from hwprune.capture.captured import Captured
+from hwprune.capture.tensors import named_tensors
 from hwprune.dependency.groups import ChannelGroup, Dependencies
 from hwprune.errors import UsageError
 from hwprune.importance.batches import Batch
 from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss, Origin, register
-from hwprune.importance.units import members_with_role, parameters_of, served_units, sum_by_unit
+from hwprune.importance.units import members_with_role, served_units, sum_by_unit
 from hwprune.importance.upstream import from_input_to_output, kept_counts, without_inputs
 
 Variant = Literal["independent", "greedy"]
@@ -54,7 +55,7 @@ class _FilterNorm(Criterion):
         *,
         loss: Loss | None,
     ) -> dict[str, torch.Tensor]:
-        parameters = parameters_of(captured)
+        parameters = named_tensors(captured.graph)
         if self.variant == "independent":
             return {g.name: filter_norm(g, parameters, self.power, self.name) for g in deps.groups}
         counts = kept_counts(self.keep, deps, self.name)

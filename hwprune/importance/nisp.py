@@ -19,9 +19,8 @@ from hwprune.importance.last_layer import FinalLayer, features_of, final_layers
 from hwprune.importance.modes import in_mode
 from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss, Origin, register
 from hwprune.importance.shared import shared_taps
-from hwprune.importance.streams import bind
 from hwprune.importance.units import sum_by_unit
-from hwprune.importance.values import checked_value, warn_if_all_alike, watch_values
+from hwprune.importance.values import bind, checked_value, warn_if_all_alike, watch_values
 
 _log = logging.getLogger(__name__)
 

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from hwprune.capture.captured import Captured
+from hwprune.capture.tensors import named_tensors
 from hwprune.dependency.groups import ChannelGroup, Dependencies, Member
 from hwprune.errors import CriterionError
 from hwprune.importance.gates import with_gates
-from hwprune.importance.units import parameters_of, sum_by_unit
+from hwprune.importance.units import sum_by_unit
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class ParameterProducts(ABC):
 
     def __init__(self, captured: Captured, deps: Dependencies, criterion: str) -> None:
         self.criterion = criterion
-        own = parameters_of(captured)
+        own = named_tensors(captured.graph)
         self.members = {g.name: self.chosen(captured, g) for g in deps.groups}
         self.sizes = {g.name: g.size for g in deps.groups}
         bare = [g for g in deps.groups if not self.members[g.name]]

@@ -11,11 +11,12 @@ import torch
 from torch import fx
 
 from hwprune.capture.captured import Captured
+from hwprune.capture.tensors import named_tensors
 from hwprune.dependency.groups import ChannelGroup, Dependencies, Run, Tap
 from hwprune.importance.batches import Batch
+from hwprune.importance.consumers import Consumer, consumers_of
 from hwprune.importance.modes import in_mode
 from hwprune.importance.shared import shared_taps
-from hwprune.importance.streams import Consumer, consumers_of
 from hwprune.importance.values import checked_value, rows_of_units, watch_values
 
 _log = logging.getLogger(__name__)
@@ -56,10 +57,7 @@ def find_readers(captured: Captured, deps: Dependencies, *, criterion: str) -> l
     Products with a weight that are no convolution and no linear layer (transposed convolutions,
     ``x @ w``) are not among them; this is logged.
     """
-    weights = {
-        **dict(captured.graph.named_parameters(remove_duplicate=False)),
-        **dict(captured.graph.named_buffers(remove_duplicate=False)),
-    }
+    weights = named_tensors(captured.graph)
     nodes = {node.name: node for node in captured.graph.graph.nodes}
     found: dict[str, Reader] = {}
     by_weight: dict[str, list[Reader]] = {}

@@ -9,10 +9,11 @@ from typing import ClassVar
 import torch
 
 from hwprune.capture.captured import Captured
+from hwprune.capture.tensors import named_tensors
 from hwprune.dependency.groups import Dependencies
 from hwprune.importance.batches import Batch
 from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss, Origin, register
-from hwprune.importance.units import members_with_role, parameters_of, sum_by_unit
+from hwprune.importance.units import members_with_role, sum_by_unit
 
 
 @register
@@ -41,7 +42,7 @@ class LAMP(Criterion):
         *,
         loss: Loss | None,
     ) -> dict[str, torch.Tensor]:
-        parameters = parameters_of(captured)
+        parameters = named_tensors(captured.graph)
         scores: dict[str, torch.Tensor] = {}
         for group in deps.groups:
             energy = torch.zeros(group.size, dtype=torch.float64)

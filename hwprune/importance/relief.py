@@ -13,7 +13,7 @@ from hwprune.errors import CriterionError, UsageError
 from hwprune.importance.batches import Batch
 from hwprune.importance.readers import Moment, Reader, by_unit, stream_readers
 from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss, Origin, register
-from hwprune.importance.streams import inputs_at, spots_of
+from hwprune.importance.rows import inputs_at, spots_of
 from hwprune.importance.values import warn_if_all_alike
 
 Aggregate = Literal["norm", "sum"]

@@ -17,8 +17,8 @@ import torch
 from torch import fx
 
 from hwprune.capture.captured import Captured
+from hwprune.capture.tensors import named_tensors
 from hwprune.importance.normal import absolute_mean, expected, relu_mean, relu_second_moment
-from hwprune.importance.units import parameters_of
 
 #: Activations by name: where they, their derivatives or their absolute values have kinks, or bend so
 #: sharply that a wide distribution takes it for one.
@@ -77,7 +77,7 @@ Responses: TypeAlias = dict[fx.Node, Response]
 
 def responses_of(captured: Captured) -> Responses:
     """Responses of all tensors of the graph that can be followed from BatchNorms with learned parameters."""
-    parameters = parameters_of(captured)
+    parameters = named_tensors(captured.graph)
     found: Responses = {}
     with torch.no_grad():
         for node in captured.graph.graph.nodes:

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from hwprune.capture.captured import Captured
+from hwprune.capture.tensors import named_tensors
 from hwprune.dependency.groups import Dependencies
 from hwprune.errors import CriterionError, UsageError
 from hwprune.importance.batches import device_of
 from hwprune.importance.data import CriterionData
 from hwprune.importance.registry import Criterion, Loss, available, get
-from hwprune.importance.units import parameters_of
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def score(
 
 def _require_finite_weights(captured: Captured, deps: Dependencies, criterion: str) -> None:
     """Refuse weights that are NaN or infinite by name, before they pass for scores or losses."""
-    tensors = parameters_of(captured)
+    tensors = named_tensors(captured.graph)
     for name in dict.fromkeys(member.param for group in deps.groups for member in group.members):
         value = tensors[name].detach()
         bad = int((~torch.isfinite(value)).sum())

@@ -8,11 +8,12 @@ from typing import ClassVar
 import torch
 
 from hwprune.capture.captured import Captured
+from hwprune.capture.tensors import named_tensors
 from hwprune.dependency.groups import Dependencies, Member
 from hwprune.errors import UsageError
 from hwprune.importance.batches import Batch
 from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss, Origin, register
-from hwprune.importance.units import members_with_role, parameters_of, served_units, sum_by_unit
+from hwprune.importance.units import members_with_role, served_units, sum_by_unit
 
 
 @register
@@ -62,7 +63,7 @@ class RegularizedSparsity(Criterion):
         *,
         loss: Loss | None,
     ) -> dict[str, torch.Tensor]:
-        parameters = parameters_of(captured)
+        parameters = named_tensors(captured.graph)
         scores: dict[str, torch.Tensor] = {}
         for group in deps.groups:
             total = torch.zeros(group.size, dtype=torch.float64)

@@ -206,22 +206,5 @@ class Taylor2019(Criterion):
         return of_batch
 
 
-class RemovalGradient:
-    """Derivative of a loss with respect to a factor (now 1) on each unit, at the consumers or a gate.
-
-    Compute the loss with ``model``, under ``torch.enable_grad`` and in the mode that is wanted,
-    then call this object on it. No parameter's ``.grad`` is touched, and frozen parameters serve
-    as well.
-    """
-
-    def __init__(self, captured: Captured, deps: Dependencies, *, form: Literal["consumers", "gate"]) -> None:
-        self._space = GateSpace(captured, deps, form)
-        self.model = self._space.model
-
-    def __call__(self, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Per group a float64 vector ``[size]``."""
-        return {name: gradient.double() for name, gradient in self._space.gradient(loss).items()}
-
-
 def _squared(values: Vectors) -> Vectors:
     return {name: value.double() ** 2 for name, value in values.items()}

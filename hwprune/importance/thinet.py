@@ -14,7 +14,7 @@ from hwprune.importance.batches import Batch
 from hwprune.importance.contributions import contributions
 from hwprune.importance.greedy import as_scores, pursuit_order, removal_order
 from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss, Origin, register
-from hwprune.importance.streams import Positions
+from hwprune.importance.rows import Positions
 
 Rule = Literal["omp", "removal"]
 

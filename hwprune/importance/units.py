@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from hwprune.capture.captured import Captured
 from hwprune.dependency.groups import ChannelGroup, Member, Run
 from hwprune.errors import CriterionError
 
@@ -40,15 +39,6 @@ def sum_by_unit(values: torch.Tensor, dim: int, runs: Sequence[Run], size: int) 
     inside = units >= 0
     total = torch.zeros(size, dtype=torch.float64, device=values.device)
     return total.index_add(0, units[inside], per_position[inside])
-
-
-def parameters_of(captured: Captured) -> dict[str, torch.Tensor]:
-    """Parameters and buffers of the captured graph by name, shared ones under each name."""
-    graph = captured.graph
-    return {
-        **dict(graph.named_parameters(remove_duplicate=False)),
-        **dict(graph.named_buffers(remove_duplicate=False)),
-    }
 
 
 def members_with_role(group: ChannelGroup, role: str, criterion: str) -> list[Member]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,10 +12,48 @@ from torch import fx
 from hwprune.dependency.groups import Run
 from hwprune.errors import CriterionError
 from hwprune.importance.batches import Batch
-from hwprune.importance.streams import Look, Watched, bind
 from hwprune.importance.units import unit_of_position
 
 _log = logging.getLogger(__name__)
+
+Look = Callable[[fx.Node, Sequence[Any], Any], None]
+
+
+class _Watched(fx.Interpreter):
+    """Runs a graph and shows every call's arguments and value."""
+
+    def __init__(self, graph: fx.GraphModule, look: Look) -> None:
+        super().__init__(graph)
+        self._look = look
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.op == "call_function":
+            self._look(n, self.fetch_args_kwargs_from_env(n)[0], value)
+        return value
+
+
+def bind(graph: fx.GraphModule, batch: Batch) -> list[Any]:
+    """A batch as the values of the graph's placeholders, in their order.
+
+    Raises
+    ------
+    CriterionError
+        The graph takes other arguments.
+    """
+    codegen = graph.graph._codegen  # pyright: ignore[reportPrivateUsage] - the only place that knows names
+    info = getattr(codegen, "pytree_info", None)
+    names = [] if info is None else list(info.orig_args)[len(batch.inputs) :]
+    named = [batch.named[name] for name in names if name in batch.named]
+    values = list(graph.graph.process_inputs(*batch.inputs, *named))
+    wanted = [node.name for node in graph.graph.nodes if node.op == "placeholder"]
+    if len(values) != len(wanted) or len(named) != len(batch.named):
+        raise CriterionError(
+            f"the model takes {', '.join(wanted)}, and a batch has {len(batch.inputs)} inputs"
+            + (f" and {', '.join(batch.named)}" if batch.named else ""),
+            hint="the data must have the form of the example inputs",
+        )
+    return values
 
 
 def watch_values(graph: fx.GraphModule, data: Iterable[Batch], look: Look, *, criterion: str) -> int:
@@ -46,7 +84,7 @@ def watch_values(graph: fx.GraphModule, data: Iterable[Batch], look: Look, *, cr
         The graph does not run on a batch.
     """
     seen = 0
-    watched = Watched(graph, look)
+    watched = _Watched(graph, look)
     for batch in data:
         values = bind(graph, batch)
         try:

@@ -10,9 +10,9 @@ import torch
 from hwprune.capture.captured import Captured
 from hwprune.dependency.groups import Dependencies
 from hwprune.importance.batches import Batch
+from hwprune.importance.consumers import Consumer
 from hwprune.importance.readers import Moment, Reader, by_unit, stream_readers
 from hwprune.importance.registry import Comparability, Criterion, DataNeed, Loss, Origin, register
-from hwprune.importance.streams import Consumer
 from hwprune.importance.values import warn_if_all_alike
 
 

@@ -18,11 +18,14 @@ from dataclasses import replace
 import torch
 from torch import fx
 
+from hwprune.latency import anchors
 from hwprune.latency import operators as ops
 from hwprune.latency.channels import SPLITS, Shuffle, shuffle_at, slice_at
 from hwprune.latency.constants import fold_constants
+from hwprune.latency.following import extend
 from hwprune.latency.fused import FusedGraph, FusedStep
 from hwprune.latency.open_kernel import OpenKernel
+from hwprune.latency.opening import begin
 from hwprune.latency.tokens import tokens_as_maps
 from hwprune.latency.views import Views
 
@@ -98,7 +101,7 @@ class Fuser:
         if ops.is_flatten(node) and self.all_users(node, self.is_linear):
             self.deferred[node] = lambda kernel: kernel.flatten(node)
         elif node.target in ops.PADS and self.joins_convolutions(node):
-            padding = ops.padding_of(node)
+            padding = anchors.padding_of(node)
             assert padding is not None
             self.pads[node] = (self.resolve(node.args[0]), padding[0])  # type: ignore[arg-type]
         elif shuffle is not None:
@@ -132,10 +135,10 @@ class Fuser:
 
     def joins_convolutions(self, node: fx.Node) -> bool:
         """Whether a padding with zeros can be done by the convolutions behind it."""
-        found = ops.padding_of(node)
+        found = anchors.padding_of(node)
         maps = found is not None and found[1] == 0.0 and len(ops.shape(node)) == 4
         return maps and self.all_users(
-            node, lambda user: user.target in ops.CONVOLUTIONS and user.args[0] is node
+            node, lambda user: user.target in anchors.CONVOLUTIONS and user.args[0] is node
         )
 
     def feeds_shuffle(self, node: fx.Node) -> bool:
@@ -154,10 +157,10 @@ class Fuser:
         """Open a kernel at ``node`` and extend it as far as the rules allow."""
         kernel = OpenKernel(self, node)
         if first is None:
-            kernel.open()
+            begin(kernel)
         else:
             first(kernel)
-        while kernel.extend():
+        while extend(kernel):
             pass
         current = kernel.node
         self.available.add(current)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import fx
 
+from hwprune.latency import anchors
 from hwprune.latency import operators as ops
 from hwprune.latency.folding import ONE, Read, Weight
 from hwprune.latency.kernel import KernelOp
@@ -21,12 +22,12 @@ def weights_of(node: fx.Node, views: Views) -> tuple[KernelOp | None, KernelOp, 
     order) that holds its output channels.
     """
     if node.target is aten.conv_transpose2d.input:
-        before, op = ops.transposed(node)
+        before, op = anchors.transposed(node)
         return before, op, _transposed_weight(node), _bias(node), 1
     if len(ops.shape(node)) not in (2, 4) or node.args[1].op != "get_attr":  # type: ignore[union-attr]
         raise ops.unsupported(node, "has no kernel for these shapes, or with a weight that is computed")
     if node.target is not aten.linear.default:
-        return None, ops.WEIGHTED[node.target](node), _plain_weight(node), _bias(node), 1
+        return None, anchors.WEIGHTED[node.target](node), _plain_weight(node), _bias(node), 1
     if len(ops.shape(node)) == 2:
         return None, KernelOp("linear", ()), _plain_weight(node), _bias(node), 1
     if node not in views.last:
@@ -109,9 +110,9 @@ def map_rule(node: fx.Node, views: Views) -> KernelOp:
         return _mean(node, views)
     if node.target is aten.softmax.int:
         return _softmax(node, views)
-    if node.target not in ops.UNWEIGHTED:
+    if node.target not in anchors.UNWEIGHTED:
         raise ops.unsupported(node, "has no kernel")
     source: Any = node.args[0]
     if len(ops.shape(source)) != 4 or source in views.last:
         raise ops.unsupported(node, "has a kernel for feature maps only")
-    return ops.UNWEIGHTED[node.target](node)
+    return anchors.UNWEIGHTED[node.target](node)

@@ -65,11 +65,6 @@ class Shape:
         self.chain = one.label().split(" ", 1)[0]
         self.key = self._joined_key(one) if self._joined else self._key()
 
-    @property
-    def dimensions(self) -> int:
-        """How many coordinates there are."""
-        return 2 if self._joined else len(self._axes)
-
     def coordinates(self, spec: KernelSpec) -> tuple[int, ...] | None:
         """Where a kernel lies, or ``None`` if it is not of this shape."""
         digest = spec.digest()

@@ -16,7 +16,8 @@ from hwprune.measure.carry.pack import network_digest
 from hwprune.measure.carry.wanted import lacking, read_wanted, write_wanted
 from hwprune.measure.stats import Summary, summarise
 from hwprune.planner.workbench import Workbench
-from hwprune.solve.plan import Plan, model_fingerprint
+from hwprune.solve.fingerprint import model_fingerprint
+from hwprune.solve.plan import Plan
 
 _log = logging.getLogger(__name__)
 

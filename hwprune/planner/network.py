@@ -55,34 +55,6 @@ class Network(Protocol):
 
 
 @dataclass(frozen=True)
-class PlainNetwork:
-    """A network without removable blocks, from its kernel families."""
-
-    model: LatencyModel
-    at: Callable[[Mapping[str, int]], Program]
-
-    @property
-    def dense(self) -> Mapping[str, int]:
-        """Every group at its largest width."""
-        return self.model.dense
-
-    @property
-    def removable(self) -> tuple[Removable, ...]:
-        """None."""
-        return ()
-
-    def without(self, removed: frozenset[str]) -> LatencyModel:
-        """All kernel families."""
-        assert not removed
-        return self.model
-
-    def program_at(self, widths: Mapping[str, int], removed: frozenset[str] = NOTHING) -> Program:
-        """The network for timing."""
-        assert not removed
-        return self.at(widths)
-
-
-@dataclass(frozen=True)
 class Column:
     """One column of costs: a network at one input resolution (height, width; None: as its inputs are).
 

@@ -10,8 +10,10 @@ import numpy as np
 from hwprune.planner.loop import LoopResult
 from hwprune.planner.workbench import Workbench
 from hwprune.solve.domains import keep_best
-from hwprune.solve.plan import LedgerLine, Plan, PlanGroup, model_fingerprint
-from hwprune.solve.plan_parts import FleetLine, LimitLine, Objective, Rechecked, RemovedBlock
+from hwprune.solve.fingerprint import model_fingerprint
+from hwprune.solve.plan import Plan
+from hwprune.solve.plan_group import PlanGroup
+from hwprune.solve.plan_parts import FleetLine, LedgerLine, LimitLine, Objective, Rechecked, RemovedBlock
 from hwprune.solve.problem import Choice, Problem
 
 

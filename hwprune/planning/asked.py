@@ -60,7 +60,7 @@ class IterativeOptions(BaseModel):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     every: int = Field(default=10, ge=1)
     batches: int = Field(default=32, ge=1)
-    repair: RepairOptions | None = None
+    repair: RepairOptions | None = RepairOptions()
     finetune: FinetuneOptions = FinetuneOptions(epochs=1)
     final: FinetuneOptions | None = None
 

@@ -17,7 +17,8 @@ from hwprune.planner.workbench import Progress, Workbench, measure_profile, sile
 from hwprune.planning.findings import Finding, PlanCheck
 from hwprune.planning.price import Pricing
 from hwprune.pruned import Subject
-from hwprune.solve.plan import Plan, model_fingerprint
+from hwprune.solve.fingerprint import model_fingerprint
+from hwprune.solve.plan import Plan
 from hwprune.solve.plan_fit import misfits, other_size
 from hwprune.target import Target, load_target
 
@@ -59,15 +60,7 @@ def check_plan(
     TargetError
         There is no such target.
     """
-    subject = Subject.open(
-        model,
-        example_inputs,
-        include=plan.include,
-        exclude=plan.exclude,
-        submodule=plan.submodule,
-        inside_heads=plan.inside_heads,
-        prune_outputs=plan.prune_outputs,
-    )
+    subject = Subject.of_plan(model, example_inputs, plan)
     captured, deps = subject.captured, subject.deps
     sizes = {group.name: group.size for group in deps.groups}
     fingerprint = model_fingerprint(captured.model)

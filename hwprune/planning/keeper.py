@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hwprune.capture.captured import Captured
+from hwprune.capture.tensors import named_tensors
 from hwprune.dependency.groups import Dependencies
 from hwprune.importance.allocation import Allocation
 from hwprune.importance.batches import Batch
@@ -116,10 +117,7 @@ class ScoreKeeper:
 
 def refresh(subject: Subject, model: nn.Module) -> bool:
     """Give a captured graph the weights that a model has now; False where their names differ."""
-    now: dict[str, Tensor] = {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
+    now = named_tensors(model)
     graph = subject.captured.graph
     own = {**dict(graph.named_parameters()), **dict(graph.named_buffers())}
     if any(name not in now or now[name].shape != value.shape for name, value in own.items()):

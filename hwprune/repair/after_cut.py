@@ -13,6 +13,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from hwprune.capture.captured import Captured
+from hwprune.capture.tensors import named_tensors
 from hwprune.dependency.blocks import Block
 from hwprune.dependency.groups import Dependencies
 from hwprune.errors import CriterionError, RepairError
@@ -134,7 +135,7 @@ def repair_cut(
     options = options or RepairOptions()
     part = model if origin.submodule is None else model.get_submodule(origin.submodule)
     batches = collect_batches(data, options.examples, device_of(model))
-    before = {name: tensor.detach().clone() for name, tensor in _tensors(model).items()}
+    before = {name: tensor.detach().clone() for name, tensor in named_tensors(model).items()}
     fits: tuple[LayerFit, ...] = ()
     batchnorms = 0
     try:
@@ -147,7 +148,7 @@ def repair_cut(
             batchnorms = recalibrate_batchnorm(model, batches, batches=len(batches))
     except BaseException as error:
         with torch.no_grad():
-            for name, tensor in _tensors(model).items():
+            for name, tensor in named_tensors(model).items():
                 tensor.copy_(before[name])
         if isinstance(error, CriterionError):  # rows that are not finite, batches that do not fit
             raise RepairError(error.message, hint=error.hint) from error
@@ -162,7 +163,7 @@ def _fit(
     captured, deps = origin.captured, origin.deps
     if origin.submodule is not None:
         batches = _inside(origin.original, origin.submodule, batches)
-    owned = _tensors(part)
+    owned = named_tensors(part)
     pruned = _as_graph(part, owned, origin)
     device = device_of(part)
     original = captured.graph
@@ -269,11 +270,3 @@ def _inside(model: nn.Module, path: str, batches: Iterable[Batch]) -> list[Batch
     if not calls:
         raise RepairError(f"the model does not call {path!r} on the data", hint="check the data")
     return calls
-
-
-def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and buffers under all their names."""
-    return {
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
-    }

@@ -78,3 +78,14 @@ def digest_of(tensors: Mapping[str, torch.Tensor], text: str = "") -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors as one part of a checkpoint."""
+    return {f"{prefix}:{name}": value for name, value in tensors.items()}
+
+
+def part_of(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The part of a checkpoint's tensors that :func:`prefixed` made."""
+    start = f"{prefix}:"
+    return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import fx
 
-from hwprune.importance.streams import Consumer, consumer_of
+from hwprune.importance.consumers import Consumer, consumer_of
 
 _NORM = "aten.batch_norm.default"
 _SUM = "aten.add.Tensor"

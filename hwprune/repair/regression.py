@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from hwprune.importance.gram import Gram, contribution_gram
-from hwprune.importance.streams import Rows
+from hwprune.importance.rows import Rows
 
 _log = logging.getLogger(__name__)
 

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import fx
 
+from hwprune.importance.consumers import Consumer
 from hwprune.importance.gram import Gram
-from hwprune.importance.streams import Consumer, Positions, Rows, inputs_at, outputs_at, spots_of
+from hwprune.importance.rows import Positions, Rows, inputs_at, outputs_at, spots_of
 from hwprune.repair.places import Place, tensor_at
 from hwprune.repair.regression import Fit, Ridge, fit_rows, fit_scales, fit_sums
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hwprune.errors import ArtifactError, RepairError
-from hwprune.repair.checkpoint import load_checkpoint, save_checkpoint
+from hwprune.repair.checkpoint import load_checkpoint, part_of, prefixed, save_checkpoint
 from hwprune.repair.optimizer import optimizer_tensors, restore_optimizer
 from hwprune.repair.options import FinetuneOptions
 from hwprune.repair.progress import EpochRecord
@@ -40,11 +40,11 @@ class TrainingState:
 
     def save(self, path: Path) -> None:
         """Write the run to a checkpoint file."""
-        tensors = _prefixed("model", model_tensors(self.model))
-        tensors |= _prefixed("optimizer", optimizer_tensors(self.model, self.optimizer))
-        tensors |= _prefixed("rng", to_tensors(self.rng))
-        tensors |= _prefixed("pass_rng", to_tensors(self.stream.pass_rng))
-        tensors |= _prefixed("best", self.best)
+        tensors = prefixed("model", model_tensors(self.model))
+        tensors |= prefixed("optimizer", optimizer_tensors(self.model, self.optimizer))
+        tensors |= prefixed("rng", to_tensors(self.rng))
+        tensors |= prefixed("pass_rng", to_tensors(self.stream.pass_rng))
+        tensors |= prefixed("best", self.best)
         scalars: dict[str, Any] = {name: getattr(self, name) for name in _SCALARS}
         scalars["options"] = self.options.model_dump()
         scalars["history"] = [dataclasses.asdict(record) for record in self.history]
@@ -64,14 +64,14 @@ class TrainingState:
         tensors, scalars = load_checkpoint(path)
         try:
             self._check_options(path, scalars["options"])
-            copy_tensors(self.model, _part("model", tensors), source=f"the checkpoint {path}")
-            restore_optimizer(self.model, self.optimizer, _part("optimizer", tensors))
-            self.best = _part("best", tensors)
+            copy_tensors(self.model, part_of("model", tensors), source=f"the checkpoint {path}")
+            restore_optimizer(self.model, self.optimizer, part_of("optimizer", tensors))
+            self.best = part_of("best", tensors)
             self.history = [EpochRecord(**record) for record in scalars["history"]]
             for name in _SCALARS:
                 setattr(self, name, scalars[name])
-            self.rng = from_tensors(_part("rng", tensors))
-            self.stream.seek(from_tensors(_part("pass_rng", tensors)), scalars["position"])
+            self.rng = from_tensors(part_of("rng", tensors))
+            self.stream.seek(from_tensors(part_of("pass_rng", tensors)), scalars["position"])
         except KeyError as error:
             raise ArtifactError(
                 f"the checkpoint {path} lacks {error}", hint="delete it to start the training again"
@@ -109,12 +109,3 @@ def copy_tensors(model: nn.Module, values: dict[str, torch.Tensor], *, source: s
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(values[name])
-
-
-def _prefixed(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {f"{prefix}:{name}": value for name, value in tensors.items()}
-
-
-def _part(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    start = f"{prefix}:"
-    return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}

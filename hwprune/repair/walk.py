@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from hwprune.errors import RepairError
 from hwprune.importance.batches import Batch
-from hwprune.importance.streams import bind
+from hwprune.importance.values import bind
 
 
 class Walk:

@@ -128,7 +128,11 @@ def _rounded(exact: float | Decimal, serves: Callable[[float], bool], way: str) 
         rounded = float(Context(prec=digits, rounding=way).plus(Decimal(exact)))
         if serves(rounded):
             return f"{rounded:.{digits}g}"
-    return repr(float(exact))
+    # A short number whose product falls just short of what it stands for.
+    rounded = float(exact)
+    while not serves(rounded):
+        rounded = math.nextafter(rounded, math.inf if way == ROUND_CEILING else -math.inf)
+    return repr(rounded)
 
 
 def _amount(value: float, limit: Limit) -> str:

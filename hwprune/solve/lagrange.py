@@ -60,11 +60,6 @@ class Dual:
         self._size = float(
             np.abs(self.model.constant[0]) + sum(np.abs(f.layers[0]).max() for f in self.model.factors)
         )
-        self._seen: list[tuple[np.ndarray, float]] = []
-
-    def known_bound(self, at_most: np.ndarray) -> float:
-        """Bound by all unrestricted sweeps so far."""
-        return min((best + float(prices @ at_most) for prices, best in self._seen), default=math.inf)
 
     def least(self, row: int, allowed: Sequence[np.ndarray] | None = None) -> tuple[float, np.ndarray]:
         """Least usage of a row (a lower bound on it where elimination is inexact), and a choice."""
@@ -90,8 +85,6 @@ class Dual:
         size = self._size + float(prices @ (np.abs(at_most) + np.abs(self.model.constant[1:])))
         best = swept.best + float(weights @ self.model.constant) + ROUNDING * size
         self.meet(swept.levels)
-        if allowed is None:
-            self._seen.append((prices, best))
         offset = best - swept.best + float(prices @ at_most)
         return Prices(best + float(prices @ at_most), prices, swept, offset)
 

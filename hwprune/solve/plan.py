@@ -6,8 +6,6 @@ plan still loads, says so, and must be verified and priced again by whoever uses
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,11 +29,7 @@ from hwprune.solve.plan_parts import (
 )
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from hwprune.dependency.blocks import Block
-
-__all__ = ["SUMMARY_HEADER", "LedgerLine", "Plan", "PlanGroup", "model_fingerprint"]
 
 #: Column titles of :meth:`Plan.summary_rows`.
 SUMMARY_HEADER = ("group", "units", "kept", "share", "importance", "alignment")
@@ -50,7 +44,7 @@ class Plan(Strict):
     Attributes
     ----------
     model, fingerprint
-        Name of the model, and :func:`model_fingerprint` of it.
+        Name of the model, and :func:`~hwprune.solve.fingerprint.model_fingerprint` of it.
     inputs
         Shapes of the inputs that latencies are for; empty where nobody wrote them down.
     resolution
@@ -214,7 +208,7 @@ class Plan(Strict):
         dependencies_sizes
             Dense units per group, as the dependency analysis of the model finds them.
         fingerprint
-            :func:`model_fingerprint` of the model.
+            :func:`~hwprune.solve.fingerprint.model_fingerprint` of the model.
         blocks
             Its residual blocks; None: the plan's blocks are not looked at.
 
@@ -290,13 +284,3 @@ def _distinct(what: str, names: Sequence[str]) -> None:
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise PlanError(f"{what} '{twice[0]}' is listed twice", hint="keep one of the two entries")
-
-
-def model_fingerprint(model: nn.Module) -> str:
-    """SHA-256 over names and shapes of all parameters, sorted by name; values do not count.
-
-    A parameter that is used under several names counts under each of them, so the result depends
-    on the structure only.
-    """
-    named = sorted((n, list(p.shape)) for n, p in model.named_parameters(remove_duplicate=False))
-    return hashlib.sha256(json.dumps(named, separators=(",", ":")).encode()).hexdigest()

@@ -119,13 +119,6 @@ class Problem:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_index", {d.group: i for i, d in enumerate(self.domains)})
 
-    @staticmethod
-    def of_latency(
-        domains: tuple[Domain, ...], terms: tuple[Term, ...], fixed_ns: float, budget_ns: float
-    ) -> Problem:
-        """Greatest importance under one latency budget, without blocks and concatenations."""
-        return Problem(domains, (Limit("latency", terms, fixed_ns, budget_ns),))
-
     @property
     def dense(self) -> Choice:
         """Everything at its largest width."""

@@ -19,8 +19,6 @@ from torch import fx
 from hwprune.capture.captured import Captured
 from hwprune.dependency.tracker import shape
 
-aten = torch.ops.aten
-
 
 @dataclass(frozen=True)
 class Known:

@@ -9,6 +9,8 @@ from typing import TypeAlias
 import torch
 from torch import fx
 
+from hwprune.dependency.arguments import argument
+
 Rewrite: TypeAlias = Callable[[fx.Node], None]
 
 REWRITES: dict[str, Rewrite] = {}
@@ -90,7 +92,7 @@ def _split(node: fx.Node) -> None:
     sizes = new_pieces(node)
     if sizes is None or list(sizes) == _made(node, sum(sizes)):
         return
-    source, dim = _argument(node, 0, "self"), _argument(node, 2, "dim", 0)
+    source, dim = argument(node, 0, "self"), argument(node, 2, "dim", 0)
     assert isinstance(source, fx.Node) and isinstance(dim, int)
     node.target = torch.ops.aten.split_with_sizes.default
     node.args, node.kwargs = (source, list(sizes), dim), {}
@@ -122,7 +124,7 @@ def _slice(node: fx.Node) -> None:
             node.update_arg(3, new_sizes(node)[int(str(node.args[1]))])
         return
     start, count = parts
-    source, dim = _argument(node, 0, "self"), _argument(node, 1, "dim", 0)
+    source, dim = argument(node, 0, "self"), argument(node, 1, "dim", 0)
     assert isinstance(source, fx.Node) and isinstance(dim, int)
     if "narrow" in str(node.target):
         node.args, node.kwargs = (source, dim, start, count), {}
@@ -147,10 +149,6 @@ def _group_count(node: fx.Node) -> None:
         node.update_arg(6, groups)
     else:
         node.update_kwarg("groups", groups)
-
-
-def _argument(node: fx.Node, index: int, name: str, default: object = None) -> object:
-    return node.args[index] if len(node.args) > index else node.kwargs.get(name, default)
 
 
 def _sizes(node: fx.Node, argument: int) -> tuple[int, ...]:

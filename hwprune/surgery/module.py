@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivat
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd  # pyright: ignore[reportPrivateUsage]
 
 from hwprune.capture.parametrized import plain_copy
+from hwprune.capture.tensors import named_tensors, of_same_kind, shapes_of
 from hwprune.dependency.groups import Dependencies
 from hwprune.errors import SurgeryError
 from hwprune.surgery.selection import Cuts, cut_tensor, select
@@ -32,7 +33,7 @@ def cut_module(model: nn.Module, deps: Dependencies, keep: Mapping[str, Sequence
         A tensor that must shrink is not a parameter or buffer of the module.
     """
     twin = plain_copy(model)
-    shapes = {name: tuple(tensor.shape) for name, tensor in _named_tensors(twin)}
+    shapes = shapes_of(twin)
     for group in deps.groups:
         for member in group.members:
             if member.param not in shapes and group.name in keep:
@@ -50,9 +51,9 @@ def cut_parameters(model: nn.Module, cuts: Cuts) -> nn.Module:
 
 
 def _cut_copy(twin: nn.Module, cuts: Cuts) -> nn.Module:
-    originals = _named_tensors(twin)  # held, so that no id is used twice
+    originals = named_tensors(twin)  # held, so that no id is used twice
     first: dict[int, str] = {}
-    for name, tensor in originals:
+    for name, tensor in originals.items():
         first.setdefault(id(tensor), name)
     made: dict[int, torch.Tensor] = {}
     touched: list[nn.Module] = []
@@ -66,23 +67,12 @@ def _cut_copy(twin: nn.Module, cuts: Cuts) -> nn.Module:
                 if dims is None:
                     continue
                 if id(tensor) not in made:
-                    made[id(tensor)] = _like(tensor, cut_tensor(tensor, dims))
+                    made[id(tensor)] = of_same_kind(tensor, cut_tensor(tensor, dims))
                 store[key] = made[id(tensor)]  # pyright: ignore[reportArgumentType] - same kind as before
                 touched.append(module)
     for module in touched:
         _update_attributes(module)
     return twin
-
-
-def _named_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    return [
-        *model.named_parameters(remove_duplicate=False),
-        *model.named_buffers(remove_duplicate=False),
-    ]
-
-
-def _like(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-    return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 
 def _update_attributes(module: nn.Module) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from hwprune.capture.captured import Captured
+from hwprune.capture.tensors import shapes_of
 from hwprune.dependency.groups import ChannelGroup, Dependencies
 from hwprune.surgery.apply import graph_tensors
 from hwprune.surgery.selection import Cuts, positions, select
@@ -54,11 +55,7 @@ def outcomes(
         The cut model.
     """
     before = {name: tuple(value.shape) for name, value in graph_tensors(captured.graph).items()}
-    tensors = [
-        *pruned.named_parameters(remove_duplicate=False),
-        *pruned.named_buffers(remove_duplicate=False),
-    ]
-    after = {name: tuple(value.shape) for name, value in tensors}
+    after = shapes_of(pruned)
     cuts = select(deps, keep, before)
     rows: list[Outcome] = []
     for group in deps.groups:

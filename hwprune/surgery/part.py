@@ -10,6 +10,7 @@ from torch import fx, nn
 from hwprune.capture.copies import quiet_copy
 from hwprune.capture.diagnose import first_lines
 from hwprune.capture.part import Part, Structure, as_called
+from hwprune.capture.tensors import named_tensors
 from hwprune.dependency.groups import Dependencies
 from hwprune.errors import SurgeryError, VerificationError
 from hwprune.surgery.compare import in_double, max_difference, outputs_of
@@ -71,14 +72,16 @@ def shared_outside(model: nn.Module, part: Part, deps: Dependencies) -> dict[str
     """Groups whose parameters the rest of the model uses, too, each with the reason to keep it."""
     old = model.get_submodule(part.path)
     places = [p for p, module in model.named_modules(remove_duplicate=False) if module is old]
-    inside = {id(t): name for name, t in _tensors(old)}
+    inside = {id(t): name for name, t in named_tensors(old).items()}
     outside = {
         inside[id(tensor)]: name
-        for name, tensor in _tensors(model)
+        for name, tensor in named_tensors(model).items()
         if id(tensor) in inside and not any(name.startswith(f"{place}.") for place in places)
     }
     same = {
-        name: outside[inside[id(tensor)]] for name, tensor in _tensors(old) if inside[id(tensor)] in outside
+        name: outside[inside[id(tensor)]]
+        for name, tensor in named_tensors(old).items()
+        if inside[id(tensor)] in outside
     }
     reasons: dict[str, str] = {}
     for group in deps.groups:
@@ -170,10 +173,3 @@ def _reference(model: nn.Module, part: Part, masked: nn.Module, example_inputs: 
         twin.get_submodule(part.path).load_state_dict(masked.state_dict(), strict=False)
         return twin
     return whole
-
-
-def _tensors(module: nn.Module) -> list[tuple[str, Any]]:
-    return [
-        *module.named_parameters(remove_duplicate=False),
-        *module.named_buffers(remove_duplicate=False),
-    ]

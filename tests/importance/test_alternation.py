@@ -17,7 +17,7 @@ from hwprune.importance import get, score
 from hwprune.importance.alternation import Alternation, ReadSums, alternate
 from hwprune.importance.contributions import Contributions, contributions
 from hwprune.importance.lasso_search import exact_support, search_penalty
-from hwprune.importance.streams import Positions
+from hwprune.importance.rows import Positions
 from tests.importance.transformer import Block, analysed, images
 from tests.nets import NETS, settle
 

@@ -14,7 +14,7 @@ from hwprune.importance.active import with_ridge
 from hwprune.importance.gram import Gram, contribution_gram
 from hwprune.importance.lasso import path_scores
 from hwprune.importance.lasso_path import RIDGE, exact_width, lasso, lasso_path
-from hwprune.importance.streams import Rows
+from hwprune.importance.rows import Rows
 from tests.importance.transformer import Block, analysed, images
 from tests.nets import NETS, settle
 

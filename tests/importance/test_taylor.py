@@ -15,7 +15,8 @@ from hwprune.capture.captured import Captured
 from hwprune.dependency import Dependencies, Run, Tap, analyse
 from hwprune.errors import CriterionError
 from hwprune.importance import score, with_gates
-from hwprune.importance.taylor import Form, RemovalGradient
+from hwprune.importance.gatespace import GateSpace
+from hwprune.importance.taylor import Form
 from hwprune.importance.units import unit_of_position
 from tests.nets import NETS, settle
 
@@ -111,8 +112,8 @@ def test_two_groups_on_one_tap_and_positions_of_no_group() -> None:
 def test_gradient_behind_batchnorm_is_gamma_dgamma_plus_beta_dbeta(form: Form) -> None:
     captured, deps = _analysed(_chain())
     x, y = _batch()
-    removal = RemovalGradient(captured, deps, form=form)
-    gradient = removal(F.cross_entropy(removal.model(x), y))["0"]
+    space = GateSpace(captured, deps, form)
+    gradient = space.gradient(F.cross_entropy(space.model(x), y))["0"]
     twin = copy.deepcopy(captured.model)
     F.cross_entropy(twin(x), y).backward()
     bn = twin[1]
@@ -127,8 +128,8 @@ def test_consumer_form_is_the_derivative_of_the_masked_model(name: str) -> None:
     captured, deps = _analysed(settle(NETS[name]()))
     x, y = _batch()
     captured.graph.requires_grad_(False)  # frozen weights must not matter
-    removal = RemovalGradient(captured, deps, form="consumers")
-    gradient = removal(F.cross_entropy(removal.model(x), y))
+    space = GateSpace(captured, deps, "consumers")
+    gradient = space.gradient(F.cross_entropy(space.model(x), y))
     own = dict(captured.graph.named_parameters())
     step = 1e-6
     for group in deps.groups:
@@ -150,8 +151,8 @@ def test_score_is_the_mean_of_squared_gradients_per_minibatch() -> None:
     captured, deps = _analysed(_chain())
     batches = [_batch(4), _batch(6)]
     for form in ("gate", "consumers"):
-        removal = RemovalGradient(captured, deps, form=form)
-        grads = [removal(F.cross_entropy(removal.model(x), y)) for x, y in batches]
+        space = GateSpace(captured, deps, form)
+        grads = [space.gradient(F.cross_entropy(space.model(x), y)) for x, y in batches]
         scores = score(captured, deps, "taylor2019", batches, form=form)
         for name, value in scores.items():
             torch.testing.assert_close(value, (grads[0][name] ** 2 + grads[1][name] ** 2) / 2)
@@ -201,8 +202,8 @@ def test_own_loss_needs_no_labels() -> None:
     captured, deps = _analysed(_chain())
     x, _ = _batch()
     scores = score(captured, deps, "taylor2019", [x], loss=lambda outputs, _: outputs[:, 0].sum())
-    removal = RemovalGradient(captured, deps, form="consumers")
-    torch.testing.assert_close(scores["4"], removal(removal.model(x)[:, 0].sum())["4"] ** 2)
+    space = GateSpace(captured, deps, "consumers")
+    torch.testing.assert_close(scores["4"], space.gradient(space.model(x)[:, 0].sum())["4"] ** 2)
 
 
 def test_groups_without_consumers_are_gated_and_without_taps_refused() -> None:

@@ -15,7 +15,7 @@ from hwprune.importance import get, score
 from hwprune.importance.active import ActiveInverse, with_ridge
 from hwprune.importance.contributions import contributions
 from hwprune.importance.greedy import as_scores, pursuit_order, removal_order
-from hwprune.importance.streams import Positions
+from hwprune.importance.rows import Positions
 from tests.importance.transformer import Block, analysed, images
 from tests.nets import NETS, settle
 

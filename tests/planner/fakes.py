@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from hwprune.latency.rows import Row
 from hwprune.latency.table import LatencyTable
 from hwprune.measure.stats import Summary
 from hwprune.planner.loop import PlanningLoop
-from hwprune.planner.network import PlainNetwork
+from hwprune.planner.network import NOTHING, Removable
 
 Cost = Callable[[KernelSpec], float]
 
@@ -37,6 +38,34 @@ MANIFEST = TableManifest(
 
 WIDTHS = tuple(range(16, 129, 16))
 DOMAINS = {"a": WIDTHS, "b": WIDTHS, "c": WIDTHS}
+
+
+@dataclass(frozen=True)
+class PlainNetwork:
+    """A network without removable blocks, from its kernel families."""
+
+    model: LatencyModel
+    at: Callable[[Mapping[str, int]], Program]
+
+    @property
+    def dense(self) -> Mapping[str, int]:
+        """Every group at its largest width."""
+        return self.model.dense
+
+    @property
+    def removable(self) -> tuple[Removable, ...]:
+        """None."""
+        return ()
+
+    def without(self, removed: frozenset[str]) -> LatencyModel:
+        """All kernel families."""
+        assert not removed
+        return self.model
+
+    def program_at(self, widths: Mapping[str, int], removed: frozenset[str] = NOTHING) -> Program:
+        """The network for timing."""
+        assert not removed
+        return self.at(widths)
 
 
 def dense_family(name: str, inputs: Extent, outputs: Extent) -> KernelFamily:

@@ -211,13 +211,13 @@ def test_a_frontier_is_written_whole_or_not_at_all(
         elif step == "file":
             patch.setattr("hwprune.planning.frontiers.write_json", fail)
         else:
-            patch.setattr("hwprune.artifact._swap_in", fail)
+            patch.setattr("hwprune.artifact.atomic._swap_in", fail)
         with pytest.raises((KeyboardInterrupt, ArtifactError)):
             frontier.save(path)
     assert contents(tmp_path) == before
     path.unlink()
     with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, ArtifactError)):
-        patch.setattr("hwprune.artifact._swap_in", fail)
+        patch.setattr("hwprune.artifact.atomic._swap_in", fail)
         frontier.save(path)
     assert not path.exists()
     frontier.save(path)

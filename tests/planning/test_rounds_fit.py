@@ -28,7 +28,11 @@ torch.set_num_threads(1)
 pytestmark = pytest.mark.usefixtures("fake_device")
 IMAGE = torch.randn(SHAPE, generator=torch.Generator().manual_seed(3))
 PLAIN = IterativeOptions(
-    rounds=2, schedule="linear", every=2, finetune=FinetuneOptions(steps=3, steps_per_epoch=3, lr=0.005)
+    rounds=2,
+    schedule="linear",
+    every=2,
+    repair=None,
+    finetune=FinetuneOptions(steps=3, steps_per_epoch=3, lr=0.005),
 )
 WIDTH = 48
 FIT = PLAIN.model_copy(update={"repair": RepairOptions(examples=40)})
@@ -160,6 +164,7 @@ def test_a_run_from_before_there_were_fits_goes_on(trained: dict[str, Tensor], t
 
 
 def test_how_a_fit_is_asked_for(trained: dict[str, Tensor], tmp_path: Path) -> None:
+    assert IterativeOptions().repair == RepairOptions()
     asked = IterativeOptions.model_validate({"repair": "least-squares:examples=64"})
     assert asked.repair == RepairOptions(examples=64)
     assert IterativeOptions.model_validate_json(asked.model_dump_json()) == asked

@@ -39,7 +39,7 @@ def _run(model: Small, tables: Path, floors: Any, latency: str, rounds: int) -> 
         latency=latency,
         train=DATA,
         criterion=f"gradient_matrix:floors={floors}",
-        options=IterativeOptions(rounds=rounds, schedule="linear", every=1, finetune=TRAINING),
+        options=IterativeOptions(rounds=rounds, schedule="linear", every=1, repair=None, finetune=TRAINING),
         tables=tables,
         checks=0,
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hwprune.importance.gram import Gram
-from hwprune.importance.streams import Rows
+from hwprune.importance.rows import Rows
 from hwprune.repair.regression import Fit, Ridge, error_of, fit_rows, fit_scales, fit_sums
 
 CHANNELS, KERNEL, OUTPUTS, ROWS = 5, 4, 3, 200

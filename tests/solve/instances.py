@@ -10,6 +10,13 @@ from hwprune.solve.domains import aligned_widths, domain_values
 from hwprune.solve.problem import Block, Concat, Domain, Limit, Problem, Term
 
 
+def latency_problem(
+    domains: tuple[Domain, ...], terms: tuple[Term, ...], fixed_ns: float, budget_ns: float
+) -> Problem:
+    """Greatest importance under one latency budget, without blocks and concatenations."""
+    return Problem(domains, (Limit("latency", terms, fixed_ns, budget_ns),))
+
+
 @dataclass
 class Builder:
     """Adds layers and makes up costs: a staircase in the channels with noise of a few percent."""

@@ -16,7 +16,7 @@ from hwprune.solve.milp import solve_milp
 from hwprune.solve.problem import Block, Choice, Domain, Limit, Problem, Solution, Term
 from hwprune.solve.solvers import solve
 from hwprune.solve.uniform import solve_uniform
-from tests.solve.instances import mobilenet_v2_like, resnet50_like, vgg16_like, vit_b_16_like
+from tests.solve.instances import latency_problem, mobilenet_v2_like, resnet50_like, vgg16_like, vit_b_16_like
 from tests.solve.strategies import problems
 
 SOLVERS = [solve_greedy, solve_uniform, solve_knapsack]
@@ -53,7 +53,7 @@ def _two(budget: float, cost_a: list[float], cost_b: list[float]) -> Problem:
     a = Domain("a", (2, 4, 8), (2.0, 4.0, 8.0))
     b = Domain("b", (4, 6, 8), (4.0, 6.0, 8.0))
     terms = (Term("a", ("a",), np.array(cost_a)), Term("b", ("b",), np.array(cost_b)))
-    return Problem.of_latency((a, b), terms, 0.0, budget)
+    return latency_problem((a, b), terms, 0.0, budget)
 
 
 def test_greedy_takes_the_step_with_the_best_rate() -> None:

@@ -15,7 +15,7 @@ from hwprune.solve.elimination import Elimination
 from hwprune.solve.highs import HighsProgram
 from hwprune.solve.milp import solve_exactly, solve_milp
 from hwprune.solve.model import build_model
-from hwprune.solve.problem import Problem, Solution
+from hwprune.solve.problem import Domain, Limit, Problem, Solution, Term
 from hwprune.solve.solvers import solve
 from tests.solve import instances
 from tests.solve.strategies import brute_force, choices, least, problems
@@ -82,6 +82,18 @@ def test_an_unreachable_budget_names_the_least(problem: Problem) -> None:
     # Rounded up, so that the number in the message can be asked for.
     assert least(problem, "latency") <= named <= least(problem, "latency") * (1 + 1.001e-5)
     assert solve_milp(problem.limited(named)).latency_ns <= named
+
+
+def test_a_least_budget_whose_product_falls_short_can_still_be_asked_for() -> None:
+    least_ns = 1_000_020.0
+    assert least_ns > 1.00002 * 1e6
+    domain = Domain("a", (8, 16), (1.0, 2.0))
+    limit = Limit("latency", (Term("k", ("a",), np.array([least_ns, 2e6])),), 0.0, 1.0)
+    with pytest.raises(BudgetError, match="least reachable") as error:
+        solve_milp(Problem((domain,), (limit,)))
+    match = re.search(r"latency is (\S+) ms", error.value.message)
+    assert match and float(match[1]) * 1e6 >= least_ns
+    assert float(match[1]) == pytest.approx(1.00002)
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=SLOW)

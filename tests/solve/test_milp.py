@@ -13,7 +13,7 @@ from hwprune.solve.formulation import Formulation
 from hwprune.solve.highs import Answer, HighsProgram
 from hwprune.solve.milp import solve_exactly, solve_milp
 from hwprune.solve.problem import Block, Choice, Concat, Domain, Limit, Problem, Term
-from tests.solve.instances import mobilenet_v2_like, resnet50_like
+from tests.solve.instances import latency_problem, mobilenet_v2_like, resnet50_like
 from tests.solve.strategies import brute_force
 
 A = Domain("a", (1, 2, 4), (1.0, 2.0, 3.0))
@@ -21,12 +21,12 @@ B = Domain("b", (2, 4), (0.0, 5.0))
 
 
 def _one(cost: np.ndarray | list[float], budget: float, fixed: float = 0.0) -> Problem:
-    return Problem.of_latency((A,), (Term("t", ("a",), np.array(cost)),), fixed, budget)
+    return latency_problem((A,), (Term("t", ("a",), np.array(cost)),), fixed, budget)
 
 
 def test_terms_over_the_same_groups_share_their_variables() -> None:
     cost = np.arange(6.0).reshape(3, 2)
-    one = Problem.of_latency((A, B), (Term("t", ("a", "b"), cost),), 0.0, 3.0)
+    one = latency_problem((A, B), (Term("t", ("a", "b"), cost),), 0.0, 3.0)
     terms = (*one.limits[0].terms, Term("u", ("b", "a"), cost.T), Term("v", ("a", "a"), np.eye(3)))
     memory = Limit("memory", (Term("m", ("b", "a"), cost.T),), 0.0, 1.0, "bytes")
     two = replace(one, limits=(replace(one.limits[0], terms=terms), memory))
@@ -36,21 +36,21 @@ def test_terms_over_the_same_groups_share_their_variables() -> None:
 def test_a_group_at_both_ends_is_priced_on_the_diagonal() -> None:
     # Off the diagonal everything is free: a relaxation that misses that would keep width 4.
     term = Term("t", ("a", "a"), np.diag([1.0, 5.0, 9.0]))
-    solution = solve_milp(Problem.of_latency((A,), (term,), 0.0, 6.0))
+    solution = solve_milp(latency_problem((A,), (term,), 0.0, 6.0))
     assert solution.widths == {"a": 2} and solution.latency_ns == 5.0
 
 
 def test_dense_budget_returns_the_dense_model_with_its_proof() -> None:
-    problem = Problem.of_latency((A, B), (Term("t", ("a", "b"), np.ones((3, 2))),), 1.0, 2.0)
+    problem = latency_problem((A, B), (Term("t", ("a", "b"), np.ones((3, 2))),), 1.0, 2.0)
     solution = solve_milp(problem)
     assert solution.widths == {"a": 4, "b": 4} and solution.gap == 0.0 and solution.bound == 8.0
-    assert solve_milp(Problem.of_latency((), (), 1.0, 2.0)).widths == {}
+    assert solve_milp(latency_problem((), (), 1.0, 2.0)).widths == {}
 
 
 def test_a_faster_wider_choice_is_found() -> None:
     # Measured staircases are not monotone: width 2 is slower than both of its neighbours.
     terms = (Term("t", ("a",), np.array([3.0, 9.0, 5.0])), Term("u", ("b",), np.array([0.0, 4.0])))
-    assert solve_milp(Problem.of_latency((A, B), terms, 0.0, 5.0)).widths == {"a": 4, "b": 2}
+    assert solve_milp(latency_problem((A, B), terms, 0.0, 5.0)).widths == {"a": 4, "b": 2}
 
 
 def test_choice_within_the_tolerance_of_the_budget_is_still_refused() -> None:
@@ -63,7 +63,7 @@ def test_what_is_cut_off_makes_room_for_the_optimum_and_not_for_greed() -> None:
     # All of it is 1e-10 too slow. Narrowing b is just enough and costs 0.5; greed would narrow a.
     a, b = Domain("a", (1, 2), (9.0, 10.0)), Domain("b", (1, 2), (9.5, 10.0))
     terms = (Term("a", ("a",), np.array([1e5, 6e5])), Term("b", ("b",), np.array([4e5, 4e5 + 1e-4])))
-    solution = solve_milp(Problem.of_latency((a, b), terms, 0.0, 1e6))
+    solution = solve_milp(latency_problem((a, b), terms, 0.0, 1e6))
     assert solution.widths == {"a": 2, "b": 1} and solution.latency_ns == 1e6
 
 
@@ -72,7 +72,7 @@ def test_many_choices_just_above_the_budget(reduce: bool) -> None:
     # 3^4 choices within the tolerance, all too slow: neither accepted nor endlessly cut off.
     domains = tuple(Domain(g, (1, 2, 3, 4), (0.0, 7.0, 8.0, 9.0)) for g in "abcd")
     cost = np.array([0.1e6, 0.25e6 * (1 + 1e-11), 0.25e6 * (1 + 2e-11), 0.25e6 * (1 + 3e-11)])
-    problem = Problem.of_latency(domains, tuple(Term(g, (g,), cost) for g in "abcd"), 0.0, 1e6)
+    problem = latency_problem(domains, tuple(Term(g, (g,), cost) for g in "abcd"), 0.0, 1e6)
     solution = solve_exactly(problem, HighsProgram, "x", time_limit_s=30, gap=1e-4, reduce=reduce)
     assert solution.latency_ns <= 1e6 and solution.value == brute_force(problem) == 27.0
     assert solution.bound >= 27.0
@@ -81,7 +81,7 @@ def test_many_choices_just_above_the_budget(reduce: bool) -> None:
 def test_a_cost_over_three_wide_groups_is_solved() -> None:
     wide = tuple(Domain(g, tuple(range(1, 41)), tuple(map(float, range(40)))) for g in "abc")
     cost = np.add.outer(np.add.outer(np.arange(40.0), 2 * np.arange(40.0)), 3 * np.arange(40.0))
-    solution = solve_milp(Problem.of_latency(wide, (Term("t", ("a", "b", "c"), cost),), 0.0, 100.0))
+    solution = solve_milp(latency_problem(wide, (Term("t", ("a", "b", "c"), cost),), 0.0, 100.0))
     # Widths are worth the same, so the cheap one comes first: 39 + 2 * 30 = 99.
     assert solution.value == 69.0 and solution.latency_ns <= 100.0
 
@@ -161,7 +161,7 @@ def test_scaling_values_and_latencies_changes_nothing() -> None:
     base = solve_milp(problem, gap=1e-6)
     limit = problem.limits[0]
     for value, cost in ((1e-9, 1.0), (1e6, 1e-3), (1.0, 1e4)):
-        scaled = Problem.of_latency(
+        scaled = latency_problem(
             tuple(replace(d, values=tuple(v * value for v in d.values)) for d in problem.domains),
             tuple(replace(t, cost_ns=t.cost_ns * cost) for t in limit.terms),
             limit.fixed * cost,

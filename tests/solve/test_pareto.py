@@ -18,7 +18,7 @@ from hwprune.solve.pareto import frontier, spread_budgets
 from hwprune.solve.problem import Domain, Problem, Solution, Term
 from hwprune.solve.uniform import solve_uniform
 from hwprune.solve.variants import best_of
-from tests.solve.instances import resnet50_like
+from tests.solve.instances import latency_problem, resnet50_like
 from tests.solve.strategies import brute_force, choices, problems
 
 CHECKS = list(HealthCheck)
@@ -77,7 +77,7 @@ def test_a_frontier_of_a_network_is_proven_at_every_point() -> None:
 
 def test_bad_frontiers_are_refused() -> None:
     a = Domain("a", (1, 2), (1.0, 2.0))
-    problem = Problem.of_latency((a,), (Term("t", ("a",), np.array([4.0, 8.0])),), 0.0, 9.0)
+    problem = latency_problem((a,), (Term("t", ("a",), np.array([4.0, 8.0])),), 0.0, 9.0)
     assert [p.value for p in frontier(problem, [3.0, 8.5, 5.0, 9.0])] == [1.0, 2.0]
     with pytest.raises(BudgetError, match="least reachable latency is 4e-06 ms"):
         frontier(problem, [1.0, 2.0])
@@ -95,7 +95,7 @@ def _pair(at_most: float) -> dict[int, Problem]:
     a = Domain("a", (1, 2), (1.0, 2.0))
     costs = {224: np.array([4.0, 8.0]), 192: np.array([3.0, 6.0])}
     terms = {side: (Term("t", ("a",), cost),) for side, cost in costs.items()}
-    return {side: Problem.of_latency((a,), own, 0.0, at_most) for side, own in terms.items()}
+    return {side: latency_problem((a,), own, 0.0, at_most) for side, own in terms.items()}
 
 
 def test_the_best_of_variants_by_any_solver() -> None:

@@ -14,7 +14,8 @@ from torch import nn
 
 from hwprune.artifact import write_json
 from hwprune.errors import ArtifactError, PlanError
-from hwprune.solve.plan import SUMMARY_HEADER, Plan, model_fingerprint
+from hwprune.solve.fingerprint import model_fingerprint
+from hwprune.solve.plan import SUMMARY_HEADER, Plan
 from hwprune.solve.plan_diff import diff_plans
 from hwprune.solve.plan_group import PlanGroup
 from hwprune.solve.plan_parts import LedgerLine, LimitLine, Rechecked, RemovedBlock

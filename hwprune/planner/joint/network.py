@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call  # pyright: ignore[reportUnknownVariableType]
 
 from hwprune.capture.captured import Captured
+from hwprune.capture.tensors import of_same_kind
 from hwprune.capture.trainable import TrainableGraph
 from hwprune.dependency.blocks import Block
 from hwprune.dependency.groups import Dependencies
@@ -106,7 +107,9 @@ class SharedNetwork:
                     hint="offer resolutions at which the network keeps its layers",
                 )
         made: dict[int, Tensor] = {}
-        self.weights = {n: made.setdefault(id(t), _like(t, t.detach().clone())) for n, t in source.items()}
+        self.weights = {
+            n: made.setdefault(id(t), of_same_kind(t, t.detach().clone())) for n, t in source.items()
+        }
         #: The whole network on the shared weights: what the optimizer sees.
         self.module = architecture_graph(
             last.captured, last.deps, (), last.deps.dense_widths, (), self.weights, "train"
@@ -134,7 +137,7 @@ class SharedNetwork:
     def cut(self, architecture: Architecture) -> SubNetwork:
         """An architecture with weights of its own, in evaluation mode: to recalibrate and to judge."""
         cuts = self._cuts(architecture)
-        own = {n: _like(t, cut_tensor(t, cuts.get(n, {}))) for n, t in self.weights.items()}
+        own = {n: of_same_kind(t, cut_tensor(t, cuts.get(n, {}))) for n, t in self.weights.items()}
         graph = self._graph(architecture, own, "eval")
         return SubNetwork(graph, self.variants[architecture.variant].size, {}, {})
 
@@ -149,7 +152,3 @@ class SharedNetwork:
         return architecture_graph(
             variant.captured, variant.deps, variant.blocks, widths, choice.removed, tensors, mode
         )
-
-
-def _like(old: Tensor, new: Tensor) -> Tensor:
-    return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new

@@ -13,7 +13,7 @@ from torch import nn
 from hwprune.errors import ArtifactError, UsageError
 from hwprune.planner.joint.options import JointOptions
 from hwprune.planner.joint.space import Space
-from hwprune.repair.checkpoint import load_checkpoint, save_checkpoint
+from hwprune.repair.checkpoint import load_checkpoint, part_of, prefixed, save_checkpoint
 from hwprune.repair.optimizer import optimizer_tensors, restore_optimizer
 from hwprune.repair.rng import RngState, from_tensors, set_rng_state, to_tensors
 from hwprune.repair.state import copy_tensors, model_tensors
@@ -53,11 +53,11 @@ class SearchState:
 
     def save(self, path: Path) -> None:
         """Write the search to a checkpoint file."""
-        tensors = {f"weights:{name}": t for name, t in model_tensors(self.module).items()}
-        tensors |= {f"optimizer:{n}": t for n, t in optimizer_tensors(self.module, self.optimizer).items()}
-        tensors |= {f"rng:{name}": t for name, t in to_tensors(self.rng).items()}
+        tensors = prefixed("weights", model_tensors(self.module))
+        tensors |= prefixed("optimizer", optimizer_tensors(self.module, self.optimizer))
+        tensors |= prefixed("rng", to_tensors(self.rng))
         for name, stream in self._streams().items():
-            tensors |= {f"{name}:{key}": t for key, t in to_tensors(stream.pass_rng).items()}
+            tensors |= prefixed(name, to_tensors(stream.pass_rng))
         tensors["v"] = torch.from_numpy(self.v.copy())
         tensors["trail"] = torch.from_numpy(np.array(self.trail).reshape(len(self.trail), len(self.v)))
         scalars: dict[str, Any] = {
@@ -85,14 +85,14 @@ class SearchState:
         tensors, scalars = load_checkpoint(path)
         try:
             self._check(path, scalars)
-            copy_tensors(self.module, _part("weights", tensors), source=f"the checkpoint {path}")
-            restore_optimizer(self.module, self.optimizer, _part("optimizer", tensors))
+            copy_tensors(self.module, part_of("weights", tensors), source=f"the checkpoint {path}")
+            restore_optimizer(self.module, self.optimizer, part_of("optimizer", tensors))
             self.v, self.trail = tensors["v"].numpy(), list(tensors["trail"].numpy())
             self.step, self.losses = scalars["step"], list(scalars["losses"])
             self.draws.bit_generator.state = scalars["draws"]
             for name, stream in self._streams().items():
-                stream.seek(from_tensors(_part(name, tensors)), scalars["positions"][name])
-            self.rng = from_tensors(_part("rng", tensors))
+                stream.seek(from_tensors(part_of(name, tensors)), scalars["positions"][name])
+            self.rng = from_tensors(part_of("rng", tensors))
         except KeyError as error:
             raise ArtifactError(
                 f"the checkpoint {path} lacks {error}", hint="delete it to start the search again"
@@ -117,8 +117,3 @@ class SearchState:
             names = sorted({c[1] for c in own if c not in other} | {c[1] for c in other if c not in own})
             what = ", ".join(names[:5])
             raise UsageError(f"the checkpoint {path} is of another search: {what} differ", hint=hint)
-
-
-def _part(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    start = f"{prefix}:"
-    return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}

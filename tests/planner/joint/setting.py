@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from hwprune.analysed import analyse_model
 from hwprune.dependency.blocks import find_blocks
 from hwprune.planner.joint import JointOptions, JointSolver, Variant
-from hwprune.pruned import analyse_model
 from hwprune.solve.problem import Problem, Solution
 from tests.planner.joint.analytic import analytic_problem
 from tests.small import Small, batches

@@ -10,7 +10,8 @@ from hwprune.planner.joint.mapping import Mapping
 from hwprune.planner.joint.penalty import Penalty
 from hwprune.planner.joint.rounding import round_feasibly
 from hwprune.planner.joint.space import Space
-from hwprune.solve.problem import Domain, Problem, Term
+from hwprune.solve.problem import Domain, Term
+from tests.solve.instances import latency_problem
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -56,7 +57,7 @@ def test_a_search_ends_within_the_budget_and_in_the_order_of_lagrange() -> None:
         Term(f"t{i}", (f"g{i}",), price[i] * np.array(levels, np.float64) / 100.0) for i in range(4)
     )
     budget = 0.4 * float(price.sum())
-    problem = Problem.of_latency(domains, terms, 0.0, budget)
+    problem = latency_problem(domains, terms, 0.0, budget)
     mapping = Mapping(Space.of(problem), problem, ())
     penalty = Penalty(mapping, [problem])
     rng, v = np.random.default_rng(1), np.full(4, 0.9)

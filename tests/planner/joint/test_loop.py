@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from hwprune.analysed import analyse_model
 from hwprune.latency.fusion import fuse
 from hwprune.latency.kernel import KernelSpec
 from hwprune.latency.predict import LatencyModel
@@ -20,11 +21,10 @@ from hwprune.latency.table import LatencyTable
 from hwprune.measure.stats import Summary
 from hwprune.planner.joint import JointOptions, JointSolver, Variant
 from hwprune.planner.loop import PlanningLoop
-from hwprune.planner.network import Column, PlainNetwork
+from hwprune.planner.network import Column
 from hwprune.planner.outcome import TOLERANCE
 from hwprune.planner.worth import Worth
-from hwprune.pruned import analyse_model
-from tests.planner.fakes import row, table
+from tests.planner.fakes import PlainNetwork, row, table
 from tests.small import Small, batches
 
 OPTIONS = JointOptions(

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from hwprune.analysed import analyse_model
 from hwprune.dependency.blocks import find_blocks
 from hwprune.errors import UsageError
 from hwprune.planner.joint.mapping import Architecture
 from hwprune.planner.joint.network import SharedNetwork, Variant
-from hwprune.pruned import analyse_model
 from hwprune.solve.problem import Choice
 from hwprune.surgery.apply import cut_graph
 from hwprune.surgery.blocks import without_blocks

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hwprune.analysed import analyse_model
 from hwprune.dependency.blocks import find_blocks
 from hwprune.planner.joint.mapping import Mapping
 from hwprune.planner.joint.rounding import round_feasibly
 from hwprune.planner.joint.space import Space
 from hwprune.planner.joint.stages import find_stages
-from hwprune.pruned import analyse_model
 from hwprune.solve.problem import Choice, Problem
 from tests.nets import Residual
 from tests.planner.joint.analytic import analytic_problem

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from hwprune.capture import Captured, capture
 from hwprune.dependency import analyse
 from hwprune.errors import CriterionError
 from hwprune.importance.batches import Batch
+from hwprune.importance.consumers import consumers_of
 from hwprune.importance.gram import Gram, contribution_gram
-from hwprune.importance.streams import Consumer, Positions, Rows, consumers_of, stream_rows
+from hwprune.importance.rows import Positions, Rows, rows_of, spots_of
+from hwprune.importance.values import watch_values
 from hwprune.surgery import cut_graph
 from tests.surgery.helpers import prepared
 
@@ -32,19 +35,21 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-class Recorder:
-    """Everything that was visited, by layer."""
+def _rows(captured: Captured, batches: list[Batch], positions: Positions) -> dict[str, list[Rows]]:
+    """Rows of every consumer, by batch."""
+    consumers = {consumer.node: consumer for consumer in consumers_of(captured.graph)}
+    found: dict[str, list[Rows]] = {node: [] for node in consumers}
+    for number, batch in enumerate(batches):
 
-    def __init__(self) -> None:
-        self.rows: dict[str, list[Rows]] = {}
+        def look(
+            node: fx.Node, args: Sequence[Any], value: Any, number: int = number, size: int = batch.size
+        ) -> None:
+            if node.name in consumers:
+                consumer = consumers[node.name]
+                at = positions.draw(node.name, number, value.shape[0], spots_of(consumer, value), size)
+                found[node.name].append(rows_of(consumer, node, args[0], value, at))
 
-    def __call__(self, consumer: Consumer, rows: Rows) -> None:
-        self.rows.setdefault(consumer.node, []).append(rows)
-
-
-def _rows(captured: Captured, batches: list[Batch], positions: Positions) -> Recorder:
-    found = Recorder()
-    stream_rows(captured.graph, consumers_of(captured.graph), batches, positions, found)
+        watch_values(captured.graph, [batch], look, criterion="test")
     return found
 
 
@@ -57,7 +62,7 @@ def test_rows_times_the_weight_are_the_outputs(name: str) -> None:
     captured = capture(model, x)
     (consumer,) = consumers_of(captured.graph)
     found = _rows(captured, [Batch((x,), {}, None)], Positions(4, seed=3))
-    (rows,) = found.rows[consumer.node]
+    (rows,) = found[consumer.node]
     weight = model.get_parameter("0.weight").detach().reshape(consumer.groups, -1, rows.x.shape[2])
     outputs = torch.einsum("ngd,god->ngo", rows.x, weight)
     if consumer.bias is not None:
@@ -96,11 +101,11 @@ def test_a_pruned_network_is_seen_at_the_same_places() -> None:
     untouched = [c.node for c in consumers_of(captured.graph) if c.weight in ("a1.0.weight", "b2.0.weight")]
     assert len(untouched) == 2
     for node in untouched:
-        for ours, theirs in zip(original.rows[node], pruned.rows[node], strict=True):
+        for ours, theirs in zip(original[node], pruned[node], strict=True):
             assert torch.equal(ours.x, theirs.x) and torch.equal(ours.y, theirs.y)
     (reader,) = (c for c in consumers_of(captured.graph) if c.weight == "c2.0.weight")
     kept = [9 * unit + offset for unit in range(0, 10, 2) for offset in range(9)]
-    for ours, theirs in zip(original.rows[reader.node], pruned.rows[reader.node], strict=True):
+    for ours, theirs in zip(original[reader.node], pruned[reader.node], strict=True):
         assert torch.allclose(ours.x[:, :, kept], theirs.x, atol=1e-6)
 
 
@@ -167,8 +172,8 @@ def test_named_inputs_find_their_places() -> None:
     captured = capture(Two(), (left, right))
     by_name = _rows(captured, [Batch((), {"right": right, "left": left}, None)], Positions())
     by_place = _rows(captured, [Batch((left, right), {}, None)], Positions())
-    for node, (rows,) in by_place.rows.items():
-        assert torch.equal(rows.x, by_name.rows[node][0].x)
+    for node, (rows,) in by_place.items():
+        assert torch.equal(rows.x, by_name[node][0].x)
     with pytest.raises(CriterionError, match="takes left, right, and a batch has"):
         _rows(captured, [Batch((), {"right": right}, None)], Positions())
 

@@ -9,53 +9,20 @@ from __future__ import annotations
 import itertools
 import math
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import fx
 
 from hwprune.dependency.arguments import argument
-from hwprune.dependency.groups import ChannelGroup
 from hwprune.errors import CriterionError
-from hwprune.importance.batches import Batch
+from hwprune.importance.consumers import Consumer
 
-Kind = Literal["convolution", "linear"]
-
-_CONVOLUTIONS = {
-    f"aten.conv{rank}d.{overload}": rank for rank in (1, 2, 3) for overload in ("default", "padding")
-}
-_LINEAR = "aten.linear.default"
 #: Above so many positions, some of an example's may coincide: drawing without that costs memory.
 _DISTINCT = 4096
-
-
-@dataclass(frozen=True)
-class Consumer:
-    """A layer that reads channels through a weight: a convolution (grouped or not) or a linear layer.
-
-    Attributes
-    ----------
-    node
-        Name of the node that computes it.
-    weight, bias
-        Names of its parameters; ``bias`` is None where there is none.
-    kind
-        What it is.
-    groups
-        Of the convolution.
-    kernel
-        Positions of the filter: k*k.
-    """
-
-    node: str
-    weight: str
-    bias: str | None
-    kind: Kind
-    groups: int
-    kernel: int
 
 
 @dataclass(frozen=True)
@@ -114,37 +81,6 @@ class Positions:
         if spots <= _DISTINCT:
             return torch.rand(rows, spots, generator=generator).topk(wanted, dim=1).indices
         return torch.randint(spots, (rows, wanted), generator=generator)
-
-
-def consumer_of(node: fx.Node) -> Consumer | None:
-    """What a node is as a consumer; None where it is none, or its weight is computed on the way."""
-    target = str(node.target)
-    if node.op != "call_function" or (target not in _CONVOLUTIONS and target != _LINEAR):
-        return None
-    weight, bias = node.args[1], argument(node, 2, "bias", None)
-    if not isinstance(weight, fx.Node) or weight.op != "get_attr":
-        return None
-    if bias is not None and (not isinstance(bias, fx.Node) or bias.op != "get_attr"):
-        return None
-    name = None if bias is None else str(bias.target)
-    if target == _LINEAR:
-        return Consumer(node.name, str(weight.target), name, "linear", 1, 1)
-    if len(node.meta["val"].shape) != _CONVOLUTIONS[target] + 2:  # one example without a batch dimension
-        return None
-    kernel = math.prod(weight.meta["val"].shape[2:])
-    groups = argument(node, 6, "groups", 1)
-    return Consumer(node.name, str(weight.target), name, "convolution", cast("int", groups), kernel)
-
-
-def consumers_of(graph: fx.GraphModule, group: ChannelGroup | None = None) -> tuple[Consumer, ...]:
-    """The consumers of a group, or all of a graph, in the order in which they are computed.
-
-    Layers that are no convolution and no linear layer (matrix products with a weight, transposed
-    convolutions) are not among them.
-    """
-    names = None if group is None else {m.node for m in group.members if m.role == "consumer"}
-    found = (consumer_of(node) for node in graph.graph.nodes if names is None or node.name in names)
-    return tuple(consumer for consumer in found if consumer is not None)
 
 
 def spots_of(consumer: Consumer, output: torch.Tensor) -> int:
@@ -225,105 +161,6 @@ def rows_of(consumer: Consumer, node: fx.Node, x: torch.Tensor, y: torch.Tensor,
             hint="look for NaN or infinite values in the data and the weights",
         )
     return rows
-
-
-Visit = Callable[[Consumer, Rows], None]
-
-
-def stream_rows(
-    graph: fx.GraphModule,
-    consumers: Iterable[Consumer],
-    data: Iterable[Batch],
-    positions: Positions,
-    visit: Visit,
-) -> int:
-    """Run a graph on data and hand over the rows of some of its layers, batch by batch.
-
-    Holds the activations of one batch at a time. Put the graph into evaluation mode first
-    (:func:`hwprune.importance.modes.in_mode`); no gradients are taken.
-
-    Parameters
-    ----------
-    graph
-        A captured graph.
-    consumers
-        Layers of it, from :func:`consumers_of`.
-    data
-        Batches, see :class:`hwprune.importance.data.CriterionData`.
-    positions
-        Where layers are looked at.
-    visit
-        Called with every layer and its rows of every batch; a layer's rows come in the order of
-        the data.
-
-    Returns
-    -------
-    int
-        Examples seen.
-
-    Raises
-    ------
-    CriterionError
-        Values are not finite, or the graph does not run on a batch.
-    """
-    wanted = {consumer.node: consumer for consumer in consumers}
-    seen = 0
-    for number, batch in enumerate(data):
-
-        def look(
-            node: fx.Node, args: Sequence[Any], value: Any, number: int = number, size: int = batch.size
-        ) -> None:
-            consumer = wanted.get(node.name)
-            if consumer is not None:
-                spots = spots_of(consumer, value)
-                rows = value.shape[0] if value.ndim > 1 else 1
-                at = positions.draw(consumer.node, number, rows, spots, size)
-                visit(consumer, rows_of(consumer, node, args[0], value, at))
-
-        with torch.no_grad():
-            Watched(graph, look).run(*bind(graph, batch), enable_io_processing=False)
-        seen += max(1, batch.size)
-    return seen
-
-
-def bind(graph: fx.GraphModule, batch: Batch) -> list[Any]:
-    """A batch as the values of the graph's placeholders, in their order.
-
-    Raises
-    ------
-    CriterionError
-        The graph takes other arguments.
-    """
-    codegen = graph.graph._codegen  # pyright: ignore[reportPrivateUsage] - the only place that knows names
-    info = getattr(codegen, "pytree_info", None)
-    names = [] if info is None else list(info.orig_args)[len(batch.inputs) :]
-    named = [batch.named[name] for name in names if name in batch.named]
-    values = list(graph.graph.process_inputs(*batch.inputs, *named))
-    wanted = [node.name for node in graph.graph.nodes if node.op == "placeholder"]
-    if len(values) != len(wanted) or len(named) != len(batch.named):
-        raise CriterionError(
-            f"the model takes {', '.join(wanted)}, and a batch has {len(batch.inputs)} inputs"
-            + (f" and {', '.join(batch.named)}" if batch.named else ""),
-            hint="the data must have the form of the example inputs",
-        )
-    return values
-
-
-Look = Callable[[fx.Node, Sequence[Any], Any], None]
-
-
-class Watched(fx.Interpreter):
-    """Runs a graph and shows every call's arguments and value."""
-
-    def __init__(self, graph: fx.GraphModule, look: Look) -> None:
-        super().__init__(graph)
-        self._look = look
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if n.op == "call_function":
-            self._look(n, self.fetch_args_kwargs_from_env(n)[0], value)
-        return value
 
 
 def _each(node: fx.Node, index: int, name: str, rank: int) -> list[int]:

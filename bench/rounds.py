@@ -111,14 +111,14 @@ def run(model: nn.Module, task: Task, way: Way, seed: int, share: float, tables:
     }
 
 
-def ways(rounds: Sequence[int], steps: Sequence[int], fits: Sequence[str]) -> Iterator[Way]:
-    """Those to be compared, quick ones first."""
-    for few in sorted(steps):
-        for count in rounds:
-            # BatchNorm alone is soon trained, and compared beside the shortest training only.
-            yield from (Way(count, few, fit) for fit in fits if fit != "recalibrated" or few == min(steps))
-            # As many steps in all, behind one cut.
-            yield from (Way(1, count * few, fit) for fit in fits if fit == "least_squares")
+def ways(schedules: Sequence[tuple[int, int]], fits: Sequence[str]) -> Iterator[Way]:
+    """What is compared, from rounds and steps behind each cut."""
+    least = min(steps for _, steps in schedules)
+    for rounds, steps in schedules:
+        # BatchNorm alone is soon trained, and compared beside the shortest training only.
+        yield from (Way(rounds, steps, fit) for fit in fits if fit != "recalibrated" or steps == least)
+        # As many steps in all, behind one cut.
+        yield from (Way(1, rounds * steps, fit) for fit in fits if fit == "least_squares")
 
 
 def trained(task: Task, name: str, seed: int, steps: int) -> nn.Module:
@@ -145,6 +145,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             if not mine:
                 continue
             name = f"{rounds} x {steps} {fit}"
+            found[f"{name}: networks"] = len(mine)
             found[f"{name}: accuracy %"] = 100 * _mean(r["accuracy"] for r in mine.values())
             both = mine.keys() & plain.keys()
             if fit != "none" and both:
@@ -165,8 +166,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--models", default="residual,separable")
     parser.add_argument("--tasks", default=",".join(TASKS))
-    parser.add_argument("--rounds", default="3,5")
-    parser.add_argument("--steps", default="10,50", help="of training after each cut")
+    parser.add_argument(
+        "--schedules", default="3x10,5x10,3x50", help="rounds x training steps after each cut"
+    )
     parser.add_argument("--fits", default=",".join(FITS))
     parser.add_argument("--seeds", type=int, default=2, help="how many")
     parser.add_argument("--budget", type=float, default=0.3, help="share of the dense latency in the end")
@@ -178,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     key = {"train": options.train, "budget": options.budget}
     state = State.kept(options.out.with_suffix(".state.json"), key)
-    rounds, steps = ([int(n) for n in text.split(",")] for text in (options.rounds, options.steps))
+    schedules = [(int(r), int(s)) for r, s in (text.split("x") for text in options.schedules.split(","))]
     dense: dict[tuple[str, str, int], tuple[Task, nn.Module]] = {}
     cases = [
         (task, name, seed)
@@ -186,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for task in options.tasks.split(",")
         for name in options.models.split(",")
     ]
-    compared = list(ways(rounds, steps, options.fits.split(",")))
+    compared = list(ways(schedules, options.fits.split(",")))
     for way, (task, name, seed) in itertools.product(compared, cases):
         row = f"{task}/{name}/{seed}/{way.rounds}x{way.steps}/{way.fit}"
         if row in state.rows:

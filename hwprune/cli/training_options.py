@@ -41,7 +41,7 @@ FitRounds = Annotated[
     typer.Option(
         "--fit",
         help="Fit layers after each cut, before the training behind it, to the model of before that cut: "
-        "least-squares, scales or none.",
+        "least-squares, scales or none. It helps most where that training is short.",
     ),
 ]
 FitExamples = Annotated[int, typer.Option(help="Examples that the fit reads at most.")]

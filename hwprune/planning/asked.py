@@ -47,6 +47,8 @@ class IterativeOptions(BaseModel):
         that cut: options, or a method such as ``"least_squares"`` (see
         :func:`hwprune.repair.options.read_repair`). The training batches are read, labels are not used.
         Losses on held-out data, where a plan goes by them, are taken without it. None leaves it out.
+        Default: least squares. In ``python -m bench.rounds`` it leaves much more accuracy than training alone
+        where that is 10 steps, and little more or less where it is 50.
     finetune
         Training after every cut but the last.
     final

@@ -32,9 +32,9 @@ def _tiny_task(seed: int) -> Task:
 
 def test_which_ways_are_compared() -> None:
     short = [(2, 1, "none"), (2, 1, "recalibrated"), (2, 1, "least_squares"), (1, 2, "least_squares")]
-    found = [*rounds.ways([2], [3, 1], list(rounds.FITS))]
+    found = [*rounds.ways([(2, 1), (2, 3)], list(rounds.FITS))]
     assert found == [*short, (2, 3, "none"), (2, 3, "least_squares"), (1, 6, "least_squares")]
-    assert [*rounds.ways([3], [1], ["none"])] == [(3, 1, "none")]
+    assert [*rounds.ways([(3, 1)], ["none"])] == [(3, 1, "none")]
 
 
 def test_a_run_has_every_way_and_goes_on_where_it_was(
@@ -43,12 +43,12 @@ def test_a_run_has_every_way_and_goes_on_where_it_was(
     monkeypatch.setitem(rounds.NETS, "tiny", _tiny_net)
     monkeypatch.setitem(rounds.TASKS, "tiny", _tiny_task)
     out = tmp_path / "rounds.json"
-    text = "--models tiny --tasks tiny --seeds 1 --rounds 2 --steps 1 --train 3 --budget 0.8"
+    text = "--models tiny --tasks tiny --seeds 1 --schedules 2x1 --train 3 --budget 0.8"
     asked = [*text.split(), "--out", str(out), "--tables", str(tmp_path / "tables")]
     rounds.main(asked)
     found = json.loads(out.read_text())
     ways = [(row["rounds"], row["steps"], row["fit"]) for row in found["rows"]]
-    assert ways == [*rounds.ways([2], [1], list(rounds.FITS))]
+    assert ways == [*rounds.ways([(2, 1)], list(rounds.FITS))]
     for row in found["rows"]:
         assert row["predicted"] <= 0.8 and 0.0 <= row["accuracy"] <= 1.0
         assert len(row["cuts"]) == row["rounds"] and row["cuts"][-1] == row["cut"]

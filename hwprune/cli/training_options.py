@@ -86,6 +86,10 @@ def training(texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
+#: What --fit takes.
+FITS = ("least-squares", "scales", "none")
+
+
 def final_training(texts: Sequence[str]) -> dict[str, str]:
     """What --final says.
 
@@ -107,6 +111,8 @@ def fitting(method: str, examples: int, ridge: float, seed: int) -> RepairOption
     """
     from hwprune.repair.options import repair_options
 
+    if method.replace("_", "-") not in FITS:
+        raise UsageError(f"--fit {method}: there is no such fit", hint=f"use {', '.join(FITS)}")
     return repair_options(method=method.replace("-", "_"), examples=examples, ridge=ridge, seed=seed)
 
 

@@ -24,7 +24,7 @@ from scipy import optimize
 from hwprune.solve.elimination import Elimination, Swept
 from hwprune.solve.model import Model
 
-#: Without a type: to find out what it returns takes a type checker a quarter of its time.
+#: Without a type: to find out what it returns takes a type checker a tenth of its time.
 _linprog: Any = optimize.linprog
 #: Most sweeps for one search of prices.
 MAX_SWEEPS = 60

@@ -223,7 +223,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "budget": ((*TRAIN, "-l", "fast"), 1, ("budget 'fast' cannot be read", "8ms")),
     "budget without unit": ((*TRAIN, "-l", "8"), 1, ("budget '8' has no unit",)),
     "criterion": ((*TRAIN, "--criterion", "taylor2018"), 2, ("taylor2018", "taylor2019")),
-    "fit": ((*TRAIN, "--fit", "lasso"), 2, ("option 'method' of the repair is 'lasso'", "least_squares")),
+    "fit": ((*TRAIN, "--fit", "lasso"), 2, ("--fit lasso", "use least-squares, scales, none")),
     "ridge": ((*TRAIN, "--fit", "scales", "--ridge", "-1"), 2, ("option 'ridge' of the repair", "0")),
     "examples of a fit": ((*TRAIN, "--fit-examples", "0"), 2, ("option 'examples' of the repair",)),
     "target": ((*TRAIN, "-t", "hots"), 2, ("unknown target 'hots'",)),

@@ -54,7 +54,7 @@ def test_layers_are_fitted_to_the_dense_model(hw: Command, tmp_path: Path) -> No
 @pytest.mark.usefixtures("cut")
 def test_fits_that_cannot_be(hw: Command, tmp_path: Path) -> None:
     unknown = hw(*BASE, "--weights", "dense.safetensors", "--fit", "lasso")
-    assert unknown.code == 2 and "least_squares" in unknown.err
+    assert unknown.code == 2 and "use least-squares, scales, none" in unknown.err
     blind = hw(*BASE, "--fit", "scales")
     assert blind.code == 2 and "--weights" in blind.err
     loose = hw(*BASE, "--weights", "dense.safetensors", "--fit", "scales", "--ridge", "-1")

@@ -12,7 +12,7 @@ from hwprune.dependency import analyse
 from hwprune.dependency.groups import Dependencies
 from hwprune.latency.fusion import fuse
 from hwprune.surgery import cut_graph
-from tests.zoo import torchvision_models
+from tests.zoo import small_torchvision
 
 MODELS = (
     "resnet18", "resnet50", "vgg16", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0",
@@ -34,7 +34,7 @@ def random_keep(deps: Dependencies, seed: int) -> dict[str, list[int]]:
 @pytest.mark.parametrize("name", MODELS)
 def test_families_follow_the_groups(name: str) -> None:
     with torch.device("cpu" if name.startswith("regnet") else "meta"):  # no time for random weights
-        model = getattr(torchvision_models(), name)()
+        model = small_torchvision(name)
     model = model.to_empty(device="cpu").eval()
     captured = capture(model, (torch.randn(1, 3, 64, 64),))
     deps = analyse(captured)

@@ -8,37 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-from torch.utils.data import TensorDataset
 
 from bench import plan_accuracy_case as case_module
 from bench.criteria import main
 from bench.criteria_cells import STAGES, Cells
 from bench.criteria_oracle import correlations, oracle_summary
 from bench.criteria_summary import rows_of, summary
-from bench.plan_accuracy_tasks import SIDE, Net, Task, conv_bn
-
-
-def _tiny_net(classes: int) -> Net:
-    layers = [conv_bn(1, 32, 3, 4), nn.ReLU(), conv_bn(32, 32, 3), nn.ReLU()]
-    return Net(nn.Sequential(*layers), 32, classes)
-
-
-def _tiny_task(seed: int) -> Task:
-    generator = torch.Generator().manual_seed(seed)
-
-    def part(count: int) -> TensorDataset:
-        labels = torch.arange(count) % 2
-        images = torch.randn(count, 1, SIDE, SIDE, generator=generator)
-        return TensorDataset(images + labels[:, None, None, None], labels)
-
-    return Task(part(64), part(20), part(40), classes=2)
+from tests.bench.tiny import tiny_net, tiny_task
 
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    monkeypatch.setitem(case_module.NETS, "tiny", _tiny_net)
-    monkeypatch.setitem(case_module.TASKS, "tiny", _tiny_task)
+    monkeypatch.setitem(case_module.NETS, "tiny", tiny_net)
+    monkeypatch.setitem(case_module.TASKS, "tiny", tiny_task)
     text = "--models tiny --tasks tiny --seeds 1 --train 3 --finetune 1 --made-up --target x86-64-avx512"
     return [*text.split(), "--budgets", "0.7", "--out", str(tmp_path / "found.json")]
 

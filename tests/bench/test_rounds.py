@@ -6,28 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
-from torch.utils.data import TensorDataset
 
 from bench import rounds
-from bench.plan_accuracy_tasks import SIDE, Net, Task, conv_bn
-
-
-def _tiny_net(classes: int) -> Net:
-    layers = [conv_bn(1, 32, 3, 4), nn.ReLU(), conv_bn(32, 32, 3), nn.ReLU()]
-    return Net(nn.Sequential(*layers), 32, classes)
-
-
-def _tiny_task(seed: int) -> Task:
-    generator = torch.Generator().manual_seed(seed)
-
-    def part(count: int) -> TensorDataset:
-        labels = torch.arange(count) % 2
-        images = torch.randn(count, 1, SIDE, SIDE, generator=generator)
-        return TensorDataset(images + labels[:, None, None, None], labels)
-
-    return Task(part(64), part(20), part(40), classes=2)
+from tests.bench.tiny import tiny_net, tiny_task
 
 
 def test_which_ways_are_compared() -> None:
@@ -40,8 +21,8 @@ def test_which_ways_are_compared() -> None:
 def test_a_run_has_every_way_and_goes_on_where_it_was(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(rounds.NETS, "tiny", _tiny_net)
-    monkeypatch.setitem(rounds.TASKS, "tiny", _tiny_task)
+    monkeypatch.setitem(rounds.NETS, "tiny", tiny_net)
+    monkeypatch.setitem(rounds.TASKS, "tiny", tiny_task)
     out = tmp_path / "rounds.json"
     text = "--models tiny --tasks tiny --seeds 1 --schedules 2x1 --train 3 --budget 0.8"
     asked = [*text.split(), "--out", str(out), "--tables", str(tmp_path / "tables")]

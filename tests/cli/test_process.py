@@ -108,8 +108,8 @@ def test_the_whole_way_from_a_plan_to_a_bundle(hw: Command, tables: Path, monkey
         return json.loads(ran.out)
 
     # The plan takes about half of the dense latency: far from what a busy machine could make of it.
-    plan = data("plan", *small, "-l", "85%", "--checks", "1")
-    assert plan["predicted_ns"] <= plan["budget_ns"] == pytest.approx(0.85 * plan["dense_ns"])
+    plan = data("plan", *small, "-l", "95%", "--checks", "1")
+    assert plan["predicted_ns"] <= plan["budget_ns"] == pytest.approx(0.95 * plan["dense_ns"])
     assert plan["measured_ns"] > 0
     assert data("prune", *small, "-p", "plan.json")["max_rel_error"] <= 1e-4
     compiled = data("compile", *small, "--pruned", "pruned", "-o", "bundle")

@@ -24,7 +24,7 @@ _MANIFEST = TableManifest(
     system="",
     pipeline="0" * 12,
     unit="ns",
-    provenance="measured",
+    provenance="estimated",
     created="",
     updated="",
     sweeps=(SweepRecord(id="0" * 8, command="", git=None, versions={}, seed=0, profile={}, started=""),),

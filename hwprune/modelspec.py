@@ -14,8 +14,9 @@ import importlib.util
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, TypeVar
 
 import torch
@@ -62,10 +63,18 @@ def load_factory(name: str) -> Callable[[], Any]:
     return call
 
 
+class _Source(SourceFileLoader):
+    """Runs the file as it is now: Python's cache takes two versions of one second and size for the same."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UsageError(f"file {path} does not exist", hint="check the part before the colon")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(path.stem, path, loader=_Source(path.stem, str(path)))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     _find_neighbours(path.resolve().parent)

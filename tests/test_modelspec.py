@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -50,6 +51,16 @@ def test_a_file_that_fails_leaves_no_half_module(tmp_path: Path):
     assert "half_written" not in sys.modules
     path.write_text("from torch import nn\nmake = nn.ReLU\n")
     assert isinstance(load_model(f"{path}:make"), nn.ReLU)
+
+
+def test_a_file_is_read_as_it_is_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    path = tmp_path / "edited.py"
+    for name in ("ReLU", "GELU"):
+        path.write_text(f"from torch import nn\nmake = nn.{name}\n")
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+        assert isinstance(load_model(f"{path}:make"), getattr(nn, name))
+    assert not (tmp_path / "__pycache__").exists()
 
 
 @pytest.mark.parametrize("name", ["", "x", ":", "x:", ":x", "tests.small"])

@@ -39,6 +39,7 @@ from hwprune.cli.training_options import (
     Final,
     Fit,
     FitExamples,
+    FitMemory,
     FitRounds,
     Lr,
     More,
@@ -85,6 +86,7 @@ def iterate(
     optimizer: Optimizer = "sgd",
     fit: FitRounds = "least-squares",
     fit_examples: FitExamples = 512,
+    fit_memory: FitMemory = 1.0,
     ridge: Ridge = 1e-3,
     train: More = None,
     final: Final = None,
@@ -158,7 +160,7 @@ def iterate(
     from hwprune.repair.options import finetune_options
     from hwprune.validated import validated
 
-    repairing = fitting(fit, fit_examples, ridge, seed)
+    repairing = fitting(fit, examples=fit_examples, memory_gb=fit_memory, ridge=ridge, seed=seed)
     each = {"epochs": epochs, "lr": lr, "optimizer": optimizer, "seed": seed, **training(train or ())}
     asked = {
         "rounds": rounds,
@@ -223,6 +225,7 @@ def repair(
     optimizer: Optimizer = "sgd",
     fit: Fit = None,
     fit_examples: FitExamples = 512,
+    fit_memory: FitMemory = 1.0,
     ridge: Ridge = 1e-3,
     distill: Distill = None,
     seed: Seed = 0,
@@ -235,7 +238,7 @@ def repair(
 
     # Layers fitted to the dense model do not go with BatchNorms that were trained since.
     method = fit or ("none" if weights is None or stored_repairs(pruned) else "least-squares")
-    asked = fitting(method, fit_examples, ridge, seed)
+    asked = fitting(method, examples=fit_examples, memory_gb=fit_memory, ridge=ridge, seed=seed)
     require_directory(output, "plan.json")
     teaches = taught(distill, weights)
     dense = load_model(model, weights, trust_pickle=trust_pickle) if teaches or weights else None

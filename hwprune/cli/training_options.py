@@ -45,6 +45,13 @@ FitRounds = Annotated[
     ),
 ]
 FitExamples = Annotated[int, typer.Option(help="Examples that the fit reads at most.")]
+FitMemory = Annotated[
+    float,
+    typer.Option(
+        metavar="GB",
+        help="Memory for what the fit keeps between two layers. With less than it needs it takes longer.",
+    ),
+]
 Ridge = Annotated[float, typer.Option(help="How much the fit holds on to the weights.")]
 More = Annotated[
     list[str] | None,
@@ -101,8 +108,8 @@ def final_training(texts: Sequence[str]) -> dict[str, str]:
     return read_pairs(texts, "option of the last training", "--final epochs=10")
 
 
-def fitting(method: str, examples: int, ridge: float, seed: int) -> RepairOptions:
-    """What --fit, --fit-examples and --ridge say.
+def fitting(method: str, *, examples: int, memory_gb: float, ridge: float, seed: int) -> RepairOptions:
+    """What --fit, --fit-examples, --fit-memory and --ridge say.
 
     Raises
     ------
@@ -113,7 +120,8 @@ def fitting(method: str, examples: int, ridge: float, seed: int) -> RepairOption
 
     if method.replace("_", "-") not in FITS:
         raise UsageError(f"--fit {method}: there is no such fit", hint=f"use {', '.join(FITS)}")
-    return repair_options(method=method.replace("-", "_"), examples=examples, ridge=ridge, seed=seed)
+    known = {"examples": examples, "memory_gb": memory_gb, "ridge": ridge, "seed": seed}
+    return repair_options(method=method.replace("-", "_"), **known)
 
 
 def taught(distill: bool | None, weights: object) -> bool:

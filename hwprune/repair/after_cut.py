@@ -125,7 +125,7 @@ def repair_cut(
     progress
         Told before each layer.
     quiet
-        Log no warnings of data that tell little: for many repairs of one kind.
+        Log no warnings of data that tell little or memory that is short: for many repairs of one kind.
 
     Raises
     ------
@@ -140,7 +140,7 @@ def repair_cut(
     batchnorms = 0
     try:
         if options.method != "none":
-            fits = _fit(part, origin, batches, options, progress)
+            fits = _fit(part, origin, batches, options, progress, quiet=quiet)
             if not quiet:
                 _warn(fits, batches, options)
         if options.recalibrate:
@@ -157,7 +157,13 @@ def repair_cut(
 
 
 def _fit(
-    part: nn.Module, origin: Origin, batches: list[Batch], options: RepairOptions, progress: Told
+    part: nn.Module,
+    origin: Origin,
+    batches: list[Batch],
+    options: RepairOptions,
+    progress: Told,
+    *,
+    quiet: bool,
 ) -> tuple[LayerFit, ...]:
     assert options.method != "none"
     captured, deps = origin.captured, origin.deps
@@ -179,6 +185,7 @@ def _fit(
         every_layer=options.every_layer,
         seed=options.seed,
         memory_bytes=options.memory_gb * 1e9,
+        quiet=quiet,
     )
     with in_mode(original, training=False):
         fits = reconstruct(original, pruned, kept, owned, batches, fitting, progress)

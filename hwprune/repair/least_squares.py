@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -83,6 +84,7 @@ def reconstruct(
     before = Walk(original, batches, fitting.memory_bytes / 2)
     now = Walk(pruned, batches, fitting.memory_bytes / 2)
     fits: list[LayerFit] = []
+    warned = fitting.quiet
     for number, place in enumerate(places):
         told(f"fit {place.consumer.weight}", number, len(places))
         source = nodes[place.node.name]
@@ -91,6 +93,16 @@ def reconstruct(
         # too: layers behind must be fitted to what they will read.
         if fitting.method == "scales" and place.norm is not None:
             _renormalise(pruned, place, place.norm, now)
+        short_of = max(before.short_of, now.short_of)
+        if short_of and not warned:
+            warned = True
+            _log.warning(
+                "what lies before %s takes %.2g GB for all examples, too much to keep: the layers before are run "
+                "again for every layer; memory_gb=%d (--fit-memory) or fewer examples save time",
+                place.consumer.weight,
+                short_of / 1e9,
+                math.ceil(2 * short_of / 1e9),
+            )
     told("fit", len(places), len(places))
     return tuple(fits)
 

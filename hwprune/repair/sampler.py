@@ -44,6 +44,8 @@ class Fitting:
         Of the positions.
     memory_bytes
         What activations between two layers may take.
+    quiet
+        Do not say that more memory would save time.
     """
 
     method: Method = "least_squares"
@@ -53,6 +55,7 @@ class Fitting:
     every_layer: bool = False
     seed: int = 0
     memory_bytes: float = 1e9
+    quiet: bool = False
 
 
 class Sampler:

@@ -54,6 +54,8 @@ class Walk:
             self._stored.append(dict(zip(placeholders, bind(graph, batch), strict=True)))
             _check_sizes(self._stored[-1])
         self.nodes_run = 0
+        #: The most that would have had to be kept where it did not fit; 0 if all did.
+        self.short_of = 0.0
 
     def __len__(self) -> int:
         return len(self._stored)
@@ -75,7 +77,9 @@ class Walk:
         for number, (size, before) in enumerate(zip(self._sizes, self._stored, strict=True)):
             values = self._run(before, end, keep)
             if store is None:
-                store = _bytes(values) * sum(self._sizes) / size <= self._budget
+                whole = _bytes(values) * sum(self._sizes) / size
+                store = whole <= self._budget
+                self.short_of = max(self.short_of, 0.0 if store else whole)
             if store:
                 self._stored[number] = values
             yield {found.name: value for found, value in values.items()}

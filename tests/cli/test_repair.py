@@ -36,13 +36,14 @@ BASE = ("repair", "tests.small:Small", "--pruned", "pruned", "--data", "tests.sm
 @pytest.mark.usefixtures("cut")
 def test_layers_are_fitted_to_the_dense_model(hw: Command, tmp_path: Path) -> None:
     dense = ("--weights", "dense.safetensors", "--evaluate", "tests.small:evaluation", "--json")
-    ran = hw(*BASE, *dense, "--fit-examples", "32", "-o", "fitted")
+    ran = hw(*BASE, *dense, "--fit-examples", "32", "--fit-memory", "0.5", "-o", "fitted")
     found = json.loads(ran.out)
     assert found["layers"] == 3 and found["steps"] == 0
     assert found["accuracy_after"] == found["accuracy_recalibrated"] > found["accuracy_before"]
     assert "fit a.0.weight" in ran.err
     (record,) = json.loads((tmp_path / "fitted/plan.json").read_text())["payload"]["repairs"]
     assert record["examples"] == 32 and record["options"]["method"] == "least_squares"
+    assert record["options"]["memory_gb"] == 0.5
     scaled = json.loads(hw(*BASE, *dense, "--fit", "scales", "-o", "scaled").out)
     assert scaled["accuracy_after"] >= scaled["accuracy_before"]
     again = ("repair", BASE[1], "--pruned", "fitted", *BASE[4:])

@@ -97,8 +97,8 @@ def reconstruct(
         if short_of and not warned:
             warned = True
             _log.warning(
-                "what lies before %s takes %.2g GB for all examples, too much to keep: the layers before are run "
-                "again for every layer; memory_gb=%d (--fit-memory) or fewer examples save time",
+                "what lies before %s takes %.2g GB for all examples, too much to keep: the layers before are "
+                "run again for every layer; memory_gb=%d (--fit-memory) or fewer examples save time",
                 place.consumer.weight,
                 short_of / 1e9,
                 math.ceil(2 * short_of / 1e9),

@@ -53,7 +53,7 @@ def with_fitting_floors(prepared: Prepared, budget: str | float | None, begun: B
 
     def fits(widths: Mapping[str, int]) -> bool:
         nonlocal least, conflict
-        _limit(prepared, both(prepared.harm, widths))
+        hold_at(prepared, both(prepared.harm, widths))
         for column in loop.columns:
             try:
                 problem = loop.problem(begun.table, begun.residual, at_most, column=column)
@@ -105,8 +105,8 @@ def held(prepared: Prepared, least: Mapping[str, int]) -> str:
     return f"hold {named}{more}"
 
 
-def _limit(prepared: Prepared, least: Mapping[str, int]) -> None:
-    """Set the floors of the loop, and of its resolutions."""
+def hold_at(prepared: Prepared, least: Mapping[str, int]) -> None:
+    """Set the floors of the loop, and of its resolutions, to these widths."""
     loop = prepared.first.loop
     loop.shape = replace(prepared.goal, least=least)
     loop.columns = tuple(_limited(column, least) for column in loop.columns)

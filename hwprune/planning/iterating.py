@@ -19,6 +19,7 @@ from hwprune.planner.outcome import Begun
 from hwprune.planner.pareto import least_of
 from hwprune.planner.workbench import Progress
 from hwprune.planning.asked import Asked
+from hwprune.planning.floors import hold_at
 from hwprune.planning.keeper import Kept, ScoreKeeper, refresh
 from hwprune.planning.plans import solve_for
 from hwprune.planning.prepare import prepare
@@ -243,7 +244,7 @@ def _require_reachable(prepared: Prepared, begun: Begun, budget_ns: float) -> No
     """Refuse a last budget that no plan for the dense model meets, before the trainings on the way to it."""
     loop = prepared.first.loop
     # Floors of the criterion are those of the dense model; later rounds find their own, lower ones.
-    loop.shape = replace(prepared.goal, least=prepared.harm)
+    hold_at(prepared, prepared.harm)
     problem = loop.problem(begun.table, begun.residual, math.inf)
     if least_of(problem) > budget_ns:
         # Says what can be reached, unless it finds a way after all.

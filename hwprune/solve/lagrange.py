@@ -16,7 +16,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import optimize
@@ -24,8 +23,6 @@ from scipy import optimize
 from hwprune.solve.elimination import Elimination, Swept
 from hwprune.solve.model import Model
 
-#: Without a type: to find out what it returns takes a type checker a tenth of its time.
-_linprog: Any = optimize.linprog
 #: Most sweeps for one search of prices.
 MAX_SWEEPS = 60
 #: Largest scaled price; beyond it only choices of least usage are met.
@@ -144,7 +141,7 @@ def _lowest(lines: list[np.ndarray], at_most: np.ndarray, scale: np.ndarray) -> 
         price, height = _lowest_of_one(-(top - rows[:, 0]) / size, slack[:, 0])
         return np.array([price]) * scale, float(top + size * height)
     left = np.hstack([-np.ones((len(rows), 1)), slack])
-    solved = _linprog(
+    solved = optimize.linprog(
         np.concatenate([[1.0], np.zeros(len(at_most))]),
         A_ub=left,
         b_ub=(top - rows[:, 0]) / size,
